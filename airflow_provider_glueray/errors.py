@@ -1,0 +1,155 @@
+"""Everything this package raises on purpose, in one tree.
+
+Floor 0: standard library only. A message says what, which run, the last state, the likely cause and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from airflow_provider_glueray.runs import Outcome, RunState
+
+# What can go wrong. `retryable` says whether running the same task again could help.
+#
+# GlueRayError
+# ├── SpecError            a value breaks a rule; nothing was started
+# ├── SubmitError          the run could not be started
+# │   ├── ScriptError      the script or another local file is missing, unreadable or of the wrong kind
+# │   ├── StagingError     the bucket is missing or denied
+# │   ├── ConnectionMissing  no such Airflow connection, or no credentials or region in it
+# │   ├── JobConflict      the job's name belongs to something that is not ours to change
+# │   ├── AccountRefused   the account may not use Glue for Ray
+# │   ├── ServiceFull      no room now; the operator waits, up to its queue timeout
+# │   └── SubmitUnknown    the answer was lost, so the run may or may not exist
+# ├── StopError            the service refused to stop a run that is still active
+# └── RunFailed            the run ended, and not with success
+#     ├── RunStopped
+#     ├── RunTimedOut
+#     └── RunLost
+
+
+class GlueRayError(Exception):
+    """Root of everything this package raises on purpose."""
+
+    retryable: ClassVar[bool] = True
+
+
+class SpecError(GlueRayError, ValueError):
+    """A value breaks a rule. ``problems`` lists each: what, which value, which rule, where it comes from."""
+
+    retryable = False
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problems))
+
+
+class SubmitError(GlueRayError):
+    """The run could not be started."""
+
+
+class ScriptError(SubmitError):
+    """A local file is missing, unreadable, or of the wrong kind."""
+
+    retryable = False
+
+
+class StagingError(SubmitError):
+    """The staging bucket is missing or denied."""
+
+    retryable = False
+
+
+class ConnectionMissing(SubmitError):
+    """The Airflow connection is missing or incomplete."""
+
+    retryable = False
+
+
+class JobConflict(SubmitError):
+    """The job's name belongs to a job that we must not overwrite."""
+
+    retryable = False
+
+
+class AccountRefused(SubmitError):
+    """The account or region may not use Glue for Ray."""
+
+    retryable = False
+
+
+class ServiceFull(SubmitError):
+    """The service has no room now: a concurrency limit or the account's capacity."""
+
+
+class SubmitUnknown(SubmitError):
+    """The answer to the start request was lost; the run may exist."""
+
+
+class StopError(GlueRayError):
+    """The service refused to stop a run."""
+
+
+class RunFailed(GlueRayError):
+    """A run ended without success. ``outcome`` holds the last snapshot and the tail of the log."""
+
+    lead: ClassVar[str] = "failed"
+    hint: ClassVar[str] = "Fix the script or its input; a retry of the task starts a new run."
+
+    def __init__(self, outcome: Outcome, url: str = "") -> None:
+        self.outcome = outcome
+        snapshot = outcome.snapshot
+        lines = [
+            f"Run {snapshot.ref.id} of {snapshot.ref.name} {self.lead} (last state {snapshot.raw_state})."
+        ]
+        if snapshot.message:
+            lines.append(f"The service says: {snapshot.message}")
+        if outcome.tail:
+            lines += ["The end of its log:", *(f"  {line}" for line in outcome.tail)]
+        lines.append(self.hint)
+        if url:
+            lines.append(f"See {url}")
+        super().__init__("\n".join(lines))
+
+
+class RunStopped(RunFailed):
+    """The run was stopped before it was done."""
+
+    lead = "was stopped"
+    hint = "Somebody or something asked for the stop: a person, a cleared task, or another program."
+
+
+class RunTimedOut(RunFailed):
+    """The run took longer than allowed and was stopped."""
+
+    lead = "took too long"
+    hint = "Raise `timeout`, give it more workers, or look for what it waits on."
+
+
+class RunLost(RunFailed):
+    """The service confirms that it does not know the run."""
+
+    lead = "is gone"
+    hint = "The job or its history was deleted, or the connection now points at another account or region."
+
+
+_FAILURES: Mapping[RunState, type[RunFailed]] = {
+    RunState.FAILED: RunFailed,
+    RunState.STOPPED: RunStopped,
+    RunState.TIMED_OUT: RunTimedOut,
+    RunState.LOST: RunLost,
+}
+
+
+def failure_of(outcome: Outcome, url: str = "") -> RunFailed | None:
+    """Return the error that an outcome deserves, or None for the one success there is.
+
+    A run that succeeded although our deadline had struck did its work: it is a success.
+    """
+    state = outcome.snapshot.state
+    if state is RunState.SUCCEEDED:
+        return None
+    if outcome.deadline_passed and state is not RunState.LOST:
+        return RunTimedOut(outcome, url)
+    return _FAILURES.get(state, RunFailed)(outcome, url)

@@ -1,0 +1,273 @@
+"""The words for one run: its reference, states, snapshots, logs, usage and outcome.
+
+Floor 0: standard library only. No Airflow, no AWS, no Ray, no clock and no I/O. The table of raw states in
+this file is the only one in the package; a test walks botocore's model and fails when AWS adds a state.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class RunState(StrEnum):
+    """What a run is doing, in one vocabulary for every backend."""
+
+    #: Accepted, waiting for room (Glue: WAITING).
+    QUEUED = "queued"
+    #: The cluster is being made ready; the script has not begun.
+    STARTING = "starting"
+    #: The script is executing.
+    RUNNING = "running"
+    #: A stop was accepted and is under way.
+    STOPPING = "stopping"
+    #: Done, and the script returned normally. The only success.
+    SUCCEEDED = "succeeded"
+    #: The script or the service failed.
+    FAILED = "failed"
+    #: The service ended the run because it took too long.
+    TIMED_OUT = "timed_out"
+    #: Stopped on request. A failure everywhere: the work was not done.
+    STOPPED = "stopped"
+    #: The service confirms that it does not know this run. A failed poll is *not* this.
+    LOST = "lost"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when nothing will change any more."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT, RunState.STOPPED, RunState.LOST}
+)
+
+#: AWS Glue ``JobRunState`` (botocore, all ten). ERROR and EXPIRED end a run that did not do its work;
+#: what EXPIRED means for Ray is undocumented, so it fails closed.
+GLUE_JOB_RUN: Mapping[str, RunState] = {
+    "WAITING": RunState.QUEUED,
+    "STARTING": RunState.STARTING,
+    "RUNNING": RunState.RUNNING,
+    "STOPPING": RunState.STOPPING,
+    "STOPPED": RunState.STOPPED,
+    "SUCCEEDED": RunState.SUCCEEDED,
+    "FAILED": RunState.FAILED,
+    "TIMEOUT": RunState.TIMED_OUT,
+    "ERROR": RunState.FAILED,
+    "EXPIRED": RunState.FAILED,
+}
+
+
+def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> RunState:
+    """Translate a raw state; an unknown word is active, unless the service says the run has completed.
+
+    :param completed: whether the service has set a completion time. Then an unknown word fails closed.
+    """
+    known = table.get(raw)
+    if known is not None:
+        return known
+    return RunState.FAILED if completed else RunState.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Which run: enough to find it again from another process. JSON both ways.
+
+    ``name`` is what the run belongs to (for Glue the job), ``id`` the run's own id (``jr_…``).
+    """
+
+    backend: str
+    name: str
+    id: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return ``{"backend", "name", "id"}``."""
+        return {"backend": self.backend, "name": self.name, "id": self.id}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRef:
+        """Rebuild from :meth:`to_json`."""
+        return cls(backend=value["backend"], name=value["name"], id=value["id"])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run consumed.
+
+    ``seconds``: time during which it held resources. ``mdpu_hours``: memory-optimised DPU hours
+    (1 M-DPU = 4 vCPU + 32 GB; one Z.2X worker = 2 M-DPU).
+    """
+
+    seconds: float
+    workers: int
+    mdpu_hours: float
+
+    def to_json(self, price_per_mdpu_hour: float) -> dict[str, float | int]:
+        """Return the figures with ``estimated_cost_usd`` at the given price (an estimate, not a bill)."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "workers": self.workers,
+            "mdpu_hours": round(self.mdpu_hours, 6),
+            "price_per_mdpu_hour": price_per_mdpu_hour,
+            "estimated_cost_usd": round(self.mdpu_hours * price_per_mdpu_hour, 6),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run as it was seen once. JSON both ways; times are epoch seconds (UTC)."""
+
+    ref: RunRef
+    state: RunState
+    raw_state: str
+    message: str = ""
+    started: float | None = None
+    completed: float | None = None
+    usage: Usage | None = None
+    #: False when the service used a word that the table above does not have.
+    recognised: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            **asdict(self),
+            "ref": self.ref.to_json(),
+            "state": str(self.state),
+            "usage": asdict(self.usage) if self.usage else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunSnapshot:
+        """Rebuild from :meth:`to_json`."""
+        usage = value["usage"]
+        return cls(
+            **{
+                **value,
+                "ref": RunRef.from_json(value["ref"]),
+                "state": RunState(value["state"]),
+                "usage": Usage(**usage) if usage else None,
+            }
+        )
+
+
+#: Where a log line came from. SCRIPT is the driver: what the user wrote to stdout and stderr.
+SCRIPT = "script"
+#: Read as well when a run has failed; each only adds to the picture, the script's log tells the story.
+FAILURE_SOURCES = ("worker-err", "worker-out", "runtime-env", "monitor")
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line. ``node`` is the address of the machine where the service tells it, else empty."""
+
+    source: str
+    text: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        return f"[{self.source}{' ' + self.node if self.node else ''}] {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogCursor:
+    """How far a log was read: from ``since_ms`` (epoch milliseconds) on, but not the events in ``seen``."""
+
+    since_ms: int = 0
+    seen: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"since_ms": self.since_ms, "seen": sorted(self.seen)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LogCursor:
+        """Rebuild from :meth:`to_json`."""
+        return cls(since_ms=value["since_ms"], seen=frozenset(value["seen"]))
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """The lines that are new since a cursor, and the cursor to use next time."""
+
+    lines: Sequence[LogLine]
+    cursor: LogCursor
+
+
+class RunBackend(Protocol):
+    """What a hook must be able to do for a run to be followed. Every call may raise; none keeps state.
+
+    The plural arguments are the point: one call answers for everybody who waits.
+    """
+
+    def describe(self, refs: Collection[RunRef]) -> Mapping[RunRef, RunSnapshot]:
+        """Return one snapshot per run. A run the service does not know is LOST, never left out."""
+
+    def read_logs(
+        self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]
+    ) -> Mapping[RunRef, LogPage]:
+        """Return the new lines of each run. A log that does not exist yet is empty."""
+
+    def stop(self, ref: RunRef) -> None:
+        """Ask for the run to be stopped. Stopping a run that has ended is not an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How following a run ended: the last snapshot, the end of its log, and whether our deadline struck."""
+
+    snapshot: RunSnapshot
+    tail: Sequence[str] = ()
+    deadline_passed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "snapshot": self.snapshot.to_json(),
+            "tail": list(self.tail),
+            "deadline_passed": self.deadline_passed,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outcome:
+        """Rebuild from :meth:`to_json`."""
+        return cls(
+            snapshot=RunSnapshot.from_json(value["snapshot"]),
+            tail=tuple(value["tail"]),
+            deadline_passed=value["deadline_passed"],
+        )
+
+
+@dataclass(slots=True)
+class LogTail:
+    """The end of a log in bounded memory: at most 200 lines of at most 1,000 characters."""
+
+    _lines: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Remember lines."""
+        self._lines.extend(text[:1000] for text in texts)
+
+    def lines(self, most: int = 30) -> tuple[str, ...]:
+        """Return the last traceback, else the last lines; at most ``most``.
+
+        Not simply the last lines: Glue appends what the script printed only after the run, so the
+        traceback that explains a failure need not stand at the end.
+        """
+        lines = list(self._lines)
+        begins = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+        if not begins:
+            return tuple(lines[-most:])
+        end = begins[-1] + 1
+        # Frames are indented and a message follows; Ray nests a second such pair: the remote traceback.
+        while (after := next((i for i in range(end, len(lines)) if not _indented(lines[i])), end)) > end:
+            end = after + 1
+        traceback = lines[begins[-1] : end]
+        # The frame that raised and the message stand at the end, so a long traceback loses its middle.
+        return tuple(traceback if len(traceback) <= most else [traceback[0], "  …", *traceback[2 - most :]])
+
+
+def _indented(line: str) -> bool:
+    return line.startswith((" ", "\t"))
