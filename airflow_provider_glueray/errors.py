@@ -1,6 +1,6 @@
 """Everything this package raises on purpose, in one tree.
 
-Floor 0: standard library only. A message says what, which run, the last state, the likely cause and what to do.
+Floor 0: standard library only. A message says what, which run, its last state, the likely cause, what to do.
 """
 
 from __future__ import annotations

@@ -1,0 +1,316 @@
+"""The order of things while a run is followed, once, for workers, triggerers and sensors alike.
+
+Floor 1: standard library and floor 0. :func:`follow` is a generator that says what to do next and is sent the
+answer. It does no I/O and reads no clock, so a test feeds it by hand. Two dull drivers obey it: :func:`drive`
+blocks, :func:`adrive` awaits a shared :class:`~airflow_provider_glueray.watcher.Watcher`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_glueray.runs import (
+    FAILURE_SOURCES,
+    SCRIPT,
+    LogCursor,
+    LogLine,
+    LogPage,
+    LogTail,
+    Outcome,
+    RunBackend,
+    RunRef,
+    RunSnapshot,
+    RunState,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.watcher import Watcher
+
+#: Seconds that a run may take to stop after its deadline before we give up on seeing it stopped.
+STOP_GRACE = 300.0
+#: Seconds after which a stop that had no effect is asked for again.
+STOP_AGAIN = 60.0
+#: The most seconds that late log lines are waited for, however many keep coming.
+DRAIN_LIMIT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How to follow. JSON both ways, so that it travels into a trigger unchanged.
+
+    :param deadline: epoch seconds at which the run is stopped; absolute, so a resumption does not restart it.
+    :param poll_seconds: the longest pause between two polls. Young runs are polled more often: the pause is
+        a tenth of the run's age, at least one second.
+    :param owns_run: whether to stop the run at the deadline. A sensor only watches.
+    :param sources: the logs to show; empty for none.
+    """
+
+    deadline: float | None = None
+    poll_seconds: float = 10.0
+    owns_run: bool = True
+    sources: tuple[str, ...] = (SCRIPT,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "sources": list(self.sources)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """Rebuild from :meth:`to_json`."""
+        return cls(**{**value, "sources": tuple(value["sources"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Describe the run, ``after`` seconds from now, or sooner if its raw state is seen to differ."""
+
+    after: float
+    known: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLogs:
+    """Read what is new in the run's logs."""
+
+    cursor: LogCursor
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for a while."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask the service to stop the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Write one line of our own to the task log."""
+
+    level: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Write the run's own lines to the task log."""
+
+    lines: Sequence[LogLine]
+
+
+Step = Observe | ReadLogs | Pause | Stop | Tell | Show
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a step brought: the time (epoch seconds), and a value or the exception that came instead."""
+
+    now: float
+    value: Any = None
+    error: Exception | None = None
+
+
+Steps = Generator[Step, Answer, Outcome]
+
+
+def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Steps:
+    """Follow a run to its end.
+
+    A failed poll is not a failed run: it is polled again until the deadline. A failed log read never fails
+    anything. At the deadline a run that we own is stopped.
+
+    :returns: the outcome, through ``StopIteration``; judge it with :func:`errors.failure_of`.
+    """
+    logs = _Logs(policy.sources, cursor or LogCursor())
+    last = RunSnapshot(ref, RunState.RUNNING, raw_state="UNKNOWN", message="No poll has succeeded yet.")
+    began = 0.0
+    failures = 0
+    stop_asked: float | None = None
+    pause = 0.0
+    while True:
+        answer = yield Observe(pause, last.raw_state)
+        began = began or answer.now
+        if answer.error is not None:
+            failures += 1
+            if failures in (1, 10, 100, 1000):
+                yield Tell(
+                    logging.WARNING, f"Poll {failures} of {ref.id} failed, trying again: {answer.error}"
+                )
+        else:
+            failures = 0
+            snapshot: RunSnapshot = answer.value
+            if snapshot.raw_state != last.raw_state:
+                yield _tell_state(snapshot)
+            last = snapshot
+            yield from logs.read()
+            if snapshot.state.is_terminal:
+                break
+        deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
+        if deadline_passed and not policy.owns_run:
+            return Outcome(last, logs.tail.lines(), deadline_passed=True)
+        if deadline_passed and (stop_asked is None or answer.now - stop_asked >= STOP_AGAIN):
+            stop_asked = stop_asked or answer.now
+            yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
+            stopped = yield Stop()
+            if stopped.error is not None:
+                yield Tell(logging.ERROR, f"Could not stop run {ref.id}: {stopped.error}")
+        if policy.deadline is not None and answer.now >= policy.deadline + STOP_GRACE:
+            return Outcome(last, logs.tail.lines(), deadline_passed=True)
+        pause = _pause(answer.now - (last.started or began), failures, policy, answer.now, stop_asked)
+    yield from logs.drain(lasted=max(answer.now - (last.started or began), 0.0))
+    if last.state is not RunState.SUCCEEDED and policy.sources:
+        since = LogCursor(since_ms=int((last.started or began) * 1000))
+        yield from _Logs(FAILURE_SOURCES, since).read(most=100)
+    return Outcome(last, logs.tail.lines(), deadline_passed=stop_asked is not None)
+
+
+def _tell_state(snapshot: RunSnapshot) -> Tell:
+    text = f"Run {snapshot.ref.id} is {snapshot.raw_state}"
+    if not snapshot.recognised:
+        return Tell(
+            logging.WARNING, f"{text}, a state this provider does not know; taken as {snapshot.state}."
+        )
+    return Tell(logging.INFO, f"{text}: {snapshot.message}" if snapshot.message else text)
+
+
+def _pause(age: float, failures: int, policy: Policy, now: float, stop_asked: float | None) -> float:
+    """Wait a tenth of the run's age, more after failed polls, never past the deadline."""
+    if stop_asked is not None:
+        return 1.0
+    pause = min(max(age * 0.1, 1.0), policy.poll_seconds)
+    if failures:
+        pause = min(pause * 2 ** min(failures, 6), max(60.0, policy.poll_seconds))
+    if policy.deadline is not None:
+        pause = min(pause, max(policy.deadline - now, 0.0))
+    return pause
+
+
+class _Logs:
+    """Reading, showing and remembering the log of one run."""
+
+    def __init__(self, sources: tuple[str, ...], cursor: LogCursor) -> None:
+        self._sources = sources
+        self._cursor = cursor
+        self._complained = False
+        self.tail = LogTail()
+
+    def read(self, most: int | None = None) -> Generator[Step, Answer, bool]:
+        """Show what is new; with ``most``, only the last of it. Tell whether there was anything."""
+        if not self._sources:
+            return False
+        answer = yield ReadLogs(self._cursor, self._sources)
+        if answer.error is not None:
+            if not self._complained:
+                self._complained = True
+                yield Tell(
+                    logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}"
+                )
+            return False
+        page: LogPage = answer.value
+        self._cursor = page.cursor
+        lines = page.lines if most is None else page.lines[-most:]
+        self.tail.add(line.text for line in lines)
+        if lines:
+            yield Show(lines)
+        return bool(lines)
+
+    def drain(self, lasted: float) -> Generator[Step, Answer, None]:
+        """Read until quiet: Glue hands over what a script printed only after the run has ended.
+
+        The longer the run, the longer the patience: a twentieth of its time, 1 to 10 seconds.
+        """
+        quiet = min(max(lasted * 0.05, 1.0), 10.0)
+        silent = waited = 0.0
+        while self._sources and silent < quiet and waited < DRAIN_LIMIT:
+            yield Pause(quiet / 2)
+            waited += quiet / 2
+            silent = 0.0 if (yield from self.read()) else silent + quiet / 2
+
+
+def drive(
+    steps: Steps,
+    backend: RunBackend,
+    ref: RunRef,
+    log: logging.Logger,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.time,
+) -> Outcome:
+    """Obey ``steps`` in this thread."""
+
+    def act(step: Step) -> Any:
+        match step:
+            case Observe(after=after):
+                sleep(after)
+                return backend.describe([ref])[ref]
+            case ReadLogs(cursor=cursor, sources=sources):
+                return backend.read_logs({ref: cursor}, sources)[ref]
+            case Pause(seconds=seconds):
+                return sleep(seconds)
+            case Stop():
+                return backend.stop(ref)
+            case Tell() | Show():
+                return _write(step, log)
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = Answer(clock(), act(step))
+            except Exception as error:  # what a failed step means is for `follow` to say
+                answer = Answer(clock(), error=error)
+            step = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def adrive(
+    steps: Steps,
+    watcher: Watcher,
+    ref: RunRef,
+    log: logging.Logger,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> Outcome:
+    """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits."""
+
+    async def act(step: Step) -> Any:
+        match step:
+            case Observe(after=after, known=known):
+                return await watcher.observe(ref, after, known)
+            case ReadLogs(cursor=cursor, sources=sources):
+                return await watcher.read_logs(ref, cursor, sources)
+            case Pause(seconds=seconds):
+                return await watcher.pause(seconds)
+            case Stop():
+                return await watcher.call(lambda backend: backend.stop(ref))
+            case Tell() | Show():
+                return _write(step, log)
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = Answer(clock(), await act(step))
+            except Exception as error:
+                answer = Answer(clock(), error=error)
+            step = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def _write(step: Tell | Show, log: logging.Logger) -> None:
+    if isinstance(step, Tell):
+        log.log(step.level, "%s", step.message)
+        return
+    for line in step.lines:
+        log.info("%s", line)
