@@ -1,0 +1,178 @@
+"""Be the daemon: bind the URL, start Ray, watch it, clean up on SIGTERM. Only `control` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import boto3
+import psutil
+from botocore.config import Config
+
+from . import processes
+from .cluster import Cluster, RayUnavailable
+from .control import BUCKET, REGION, ROLE_ARN, Endpoint
+from .engine import Engine
+from .faults import Faults
+from .glue_api import GlueApi
+from .ledger import Ledger
+from .server import OWN_AGENT, Application, make_endpoint
+
+_logger = logging.getLogger("glueray.local")
+_client_lock = threading.Lock()
+
+
+class Daemon:
+    """One endpoint, in the process that owns it."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._state_path = Path(arguments.state)
+        self._problem: str | None = None
+        self._ledger = Ledger()
+        self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
+        self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024)
+        self._engine = Engine(self._ledger, self._cluster, self._faults, self.client)
+        application = Application(
+            GlueApi(self._ledger, self._engine, self._faults), self._faults, self.status
+        )
+        self._server = make_endpoint(application, arguments.port)
+        self._url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @functools.cache  # noqa: B019
+    def client(self, service: str, region: str) -> Any:
+        """Return a boto3 client of this endpoint, which faults and counters leave alone."""
+        config = Config(
+            user_agent_extra=OWN_AGENT, retries={"max_attempts": 3}, s3={"addressing_style": "path"}
+        )
+        with _client_lock:  # boto3's default session is not safe to share while it makes clients
+            return boto3.client(
+                service,
+                region_name=region,
+                endpoint_url=self._url,
+                aws_access_key_id="local",
+                aws_secret_access_key="local",
+                config=config,
+            )
+
+    def status(self) -> dict[str, Any]:
+        """Say how Ray and the runs are."""
+        with self._ledger.lock:
+            runs = Counter(run.forced or run.state for run in self._ledger.runs.values())
+        return {
+            "nodes": self._cluster.size,
+            "nodes_alive": self._cluster.nodes_alive,
+            "ready": self._cluster.ready,
+            "problem": self._problem,
+            "runs": dict(runs),
+            "rss_mib": round(psutil.Process().memory_info().rss / 2**20),
+        }
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then leave nothing behind."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)
+        try:
+            threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+            self._furnish()
+            self._record()
+            self._engine.start()
+            self._watch()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            self._engine.end()
+            self._cluster.stop()
+            self._state_path.unlink(missing_ok=True)
+
+    def _furnish(self) -> None:
+        self.client("s3", REGION).create_bucket(Bucket=BUCKET)
+        trust = {
+            "Effect": "Allow",
+            "Principal": {"Service": "glue.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+        self.client("iam", REGION).create_role(
+            RoleName=ROLE_ARN.rpartition("/")[2],
+            AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+        )
+
+    def _record(self) -> None:
+        """Write the state file, whole and for the owner's eyes only: it holds Ray's token."""
+        state = {
+            "name": self._arguments.name,
+            "pid": os.getpid(),
+            "created": psutil.Process().create_time(),
+            "boot": processes.boot(),
+            "started": time.time(),
+            "url": self._url,
+            "address": self._cluster.address,
+            "dashboard": self._cluster.dashboard,
+            "token": self._cluster.token,
+            "nodes": self._cluster.size,
+            "root": str(self._cluster.root),
+            "sessions": self._cluster.sessions,
+        }
+        draft = self._state_path.with_suffix(".draft")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(state, file)
+        draft.replace(self._state_path)
+
+    def _watch(self) -> NoReturn:
+        """Start Ray from this thread, which lives as long as the daemon, and keep an eye on it."""
+        environment = Endpoint({"url": self._url}, self._state_path).env()
+        try:
+            self._cluster.start(environment)
+        except RayUnavailable as error:
+            self._problem = str(error)
+        recorded: list[int] = []
+        while True:
+            if recorded != self._cluster.sessions:
+                recorded = self._cluster.sessions
+                self._record()
+            if self._cluster.lost:
+                self._problem = "the Ray head has died; stop and start this endpoint"
+            elif not self._cluster.ready:
+                with contextlib.suppress(RayUnavailable):
+                    self._cluster.count_nodes()
+            if self._faults.take_fail_node():
+                self._cluster.replace_worker()
+            time.sleep(0.25)
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def main() -> None:
+    """Read the options `control.start` passes and serve."""
+    parser = argparse.ArgumentParser(prog="glueray-local-daemon")
+    parser.add_argument("--state", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--provisioning-seconds", type=float, required=True)
+    parser.add_argument("--quota-mdpu", type=int, required=True)
+    parser.add_argument("--object-store-mb", type=int, required=True)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    daemon = Daemon(parser.parse_args())
+    try:
+        daemon.run()
+    finally:
+        sys.stdout.flush()
+        os._exit(0)  # a request thread may wait on a client for ever
+
+
+if __name__ == "__main__":
+    main()

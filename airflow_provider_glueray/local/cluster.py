@@ -1,0 +1,209 @@
+"""Run the Ray cluster of one endpoint: a head and its workers as separate nodes with addresses of their own.
+
+Every node offers the logical shape of a Z.2X worker (8 CPUs), whatever the host has. Token authentication is
+on and everything binds to loopback addresses. It knows nothing of Glue; it needs Linux, where all of
+127.0.0.0/8 is loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import psutil
+
+from . import processes
+
+#: vCPUs of a Z.2X worker [botocore].
+CPUS_PER_NODE = 8
+#: Inherited names which would lead a script to real credentials, to another cluster, or to slower imports.
+_DROPPED = ("AWS_", "RAY_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+
+
+class RayUnavailable(Exception):
+    """The Jobs API of the cluster did not answer."""
+
+
+@dataclass
+class Node:
+    """One `ray start --block`; `directory` holds its temp dir and `session` is its process session."""
+
+    address: str
+    directory: Path
+    process: Popen[bytes]
+
+    @property
+    def session(self) -> int:
+        """The session id, which is the pid of `ray start`."""
+        return self.process.pid
+
+    @property
+    def logs(self) -> Path:
+        """Where Ray writes the logs of this node."""
+        return self.directory / "session_latest" / "logs"
+
+
+class Cluster:
+    """A head and `size - 1` workers. Call `start` and `replace_worker` from one long-lived thread only."""
+
+    def __init__(self, size: int, object_store_bytes: int) -> None:
+        self.size = size
+        self.root = Path(tempfile.mkdtemp(prefix="glueray-"))  # short: a socket path has 107 characters
+        self.token = secrets.token_hex(16)
+        self.nodes: list[Node] = []
+        self.nodes_alive = 0
+        self._born = 0
+        self._object_store_bytes = object_store_bytes
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_DROPPED)}
+        python_bin = str(Path(sys.executable).parent)
+        self._environment = {
+            **inherited,
+            "PATH": os.pathsep.join([python_bin, inherited.get("PATH", os.defpath)]),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Else eight logical CPUs on a small host start eight interpreters at once.
+            "RAY_worker_maximum_startup_concurrency": str(os.cpu_count() or 2),
+        }
+        self._gcs_port, self.dashboard_port, self._client_port = free_ports("127.0.0.1", 3)
+        self.address = f"127.0.0.2:{self._gcs_port}"
+        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def sessions(self) -> list[int]:
+        """Session ids of all nodes."""
+        return [node.session for node in self.nodes]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every node has been seen alive."""
+        return self.nodes_alive >= self.size
+
+    @property
+    def lost(self) -> bool:
+        """Whether the head has died."""
+        return bool(self.nodes) and self.nodes[0].process.poll() is not None
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start the head and, once it accepts connections, the workers; returns before they are alive.
+
+        `environment` is added to that of every Ray process, hence to every script's.
+        """
+        self._environment |= environment
+        self._add_node(
+            "--head",
+            *("--port", str(self._gcs_port)),
+            *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(self.dashboard_port)),
+            *("--ray-client-server-port", str(self._client_port), "--include-dashboard", "true"),
+        )
+        deadline = time.monotonic() + 60
+        while not _accepts("127.0.0.2", self._gcs_port):
+            if self.lost or time.monotonic() > deadline:
+                raise RayUnavailable(f"the Ray head did not start, see {self.root}/ray.log")
+            time.sleep(0.1)
+        for _ in range(self.size - 1):
+            self._add_node("--address", self.address)
+
+    def replace_worker(self) -> None:
+        """Kill the newest worker node without warning and start another, at an address of its own."""
+        if self.size < 2:
+            return
+        node = self.nodes.pop()
+        for process in processes.in_sessions([node.session]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.process.wait()
+        self._add_node("--address", self.address)
+
+    def _add_node(self, *options: str) -> None:
+        address = f"127.0.0.{2 + self._born}"
+        directory = self.root / str(self._born)
+        directory.mkdir()
+        command = [
+            str(Path(sys.executable).parent / "ray"),
+            *("start", "--block", *options, "--node-ip-address", address),
+            *("--dashboard-agent-listen-port", str(free_ports(address, 1)[0]), "--temp-dir", str(directory)),
+            *("--num-cpus", str(CPUS_PER_NODE), "--num-gpus", "0"),
+            *("--object-store-memory", str(self._object_store_bytes), "--disable-usage-stats"),
+            *("--min-worker-port", "0", "--max-worker-port", "0"),
+        ]
+        self._born += 1
+        self.nodes.append(
+            Node(address, directory, processes.spawn(command, self._environment, self.root / "ray.log"))
+        )
+
+    def count_nodes(self) -> int:
+        """Ask Ray how many nodes are alive, and remember it."""
+        answer = self._request("GET", "/api/v0/nodes")
+        nodes = answer["data"]["result"]["result"]
+        self.nodes_alive = sum(1 for node in nodes if node["state"] == "ALIVE")
+        return self.nodes_alive
+
+    def submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> None:
+        """Submit a Ray job."""
+        body = {"entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": dict(runtime_env)}
+        self._request("POST", "/api/jobs/", body)
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Return every Ray job by submission id: `status`, `message`, `driver_exit_code`, `job_id`."""
+        answer = self._request("GET", "/api/jobs/")
+        return {job["submission_id"]: job for job in answer if job.get("submission_id")}
+
+    def stop_job(self, submission_id: str) -> None:
+        """Ask Ray to stop a job: SIGTERM now, SIGKILL three seconds later [ray]."""
+        self._request("POST", f"/api/jobs/{submission_id}/stop")
+
+    def stop(self) -> None:
+        """Stop Ray and remove what it wrote."""
+        processes.end_sessions(self.sessions)
+        for node in self.nodes:
+            node.process.wait(timeout=5)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self.dashboard + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise RayUnavailable(
+                f"{method} {path}: {error.code} {error.read(2000).decode(errors='replace')}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RayUnavailable(f"{method} {path}: {error}") from error
+
+
+def free_ports(address: str, count: int) -> list[int]:
+    """Return `count` different TCP ports which are free at `address` now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((address, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _accepts(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True

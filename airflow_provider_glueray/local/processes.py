@@ -1,0 +1,105 @@
+"""Start processes that die with their parent, and find every one of them again by its session.
+
+Ray leaves children behind which have changed their parent but not their session (the dashboard's fork
+server), so sessions, not process trees, say what is ours. Nothing is ever matched by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own; on Linux it gets SIGTERM when the calling *thread* ends."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            list(command),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+
+def alive(pid: int, created: float | None = None) -> bool:
+    """Tell whether `pid` runs and is no zombie; `created` (epoch seconds) guards against a reused pid."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return created is None or abs(process.create_time() - created) < 2.0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def in_sessions(sessions: Iterable[int]) -> list[psutil.Process]:
+    """Return the live processes of the given sessions, never this one."""
+    wanted, found = set(sessions), []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if pid != os.getpid() and os.getsid(pid) in wanted:
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+    return found
+
+
+def descendants_outside(sessions: Iterable[int]) -> list[psutil.Process]:
+    """Return live descendants which have sessions of their own (drivers and their watchers)."""
+    inside = in_sessions(sessions)
+    known = {process.pid for process in inside}
+    found: dict[int, psutil.Process] = {}
+    for process in inside:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update({child.pid: child for child in process.children(recursive=True)})
+    return [process for pid, process in found.items() if pid not in known]
+
+
+def end_sessions(sessions: Iterable[int], patience_seconds: float = 5.0) -> None:
+    """End the sessions and what they started: SIGTERM to the leaders, then SIGKILL to the rest."""
+    wanted = list(sessions)
+    outside = descendants_outside(wanted)
+    for leader in wanted:
+        if alive(leader) and _is_leader(leader):
+            with contextlib.suppress(OSError):
+                os.kill(leader, signal.SIGTERM)
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline and any(process.pid in wanted for process in in_sessions(wanted)):
+        time.sleep(0.1)
+    for process in [*in_sessions(wanted), *outside]:
+        with contextlib.suppress(
+            psutil.NoSuchProcess
+        ):  # psutil checks the creation time: no reused pid is hit
+            process.kill()
+
+
+def _is_leader(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
+
+
+def boot() -> float:
+    """Return the time of the last boot, rounded; session ids recorded before it mean nothing."""
+    return round(float(psutil.boot_time()), -1)
