@@ -20,6 +20,7 @@ from airflow_provider_glueray.runs import Outcome, RunState
 # │   ├── ConnectionMissing  no such Airflow connection, or no credentials or region in it
 # │   ├── JobConflict      the job's name belongs to something that is not ours to change
 # │   ├── AccountRefused   the account may not use Glue for Ray
+# │   ├── RequestRefused   the service refused what was asked, or the caller's right to ask
 # │   ├── ServiceFull      no room now; the operator waits, up to its queue timeout
 # │   └── SubmitUnknown    the answer was lost, so the run may or may not exist
 # ├── StopError            the service refused to stop a run that is still active
@@ -75,6 +76,12 @@ class JobConflict(SubmitError):
 
 class AccountRefused(SubmitError):
     """The account or region may not use Glue for Ray."""
+
+    retryable = False
+
+
+class RequestRefused(SubmitError):
+    """The service refused the request: a value it does not accept, or a permission that is missing."""
 
     retryable = False
 

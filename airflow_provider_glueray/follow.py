@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_glueray.runs import (
     FAILURE_SOURCES,
@@ -120,6 +120,16 @@ class Answer:
 
 
 Steps = Generator[Step, Answer, Outcome]
+
+
+class TaskLog(Protocol):
+    """What is asked of a logger; Airflow's own and the standard library's both have it."""
+
+    def log(self, level: int, msg: str, /, *args: Any) -> Any:
+        """Write a record at a level."""
+
+    def info(self, msg: str, /, *args: Any) -> Any:
+        """Write a record."""
 
 
 def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Steps:
@@ -240,7 +250,7 @@ def drive(
     steps: Steps,
     backend: RunBackend,
     ref: RunRef,
-    log: logging.Logger,
+    log: TaskLog,
     *,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.time,
@@ -277,7 +287,7 @@ async def adrive(
     steps: Steps,
     watcher: Watcher,
     ref: RunRef,
-    log: logging.Logger,
+    log: TaskLog,
     *,
     clock: Callable[[], float] = time.time,
 ) -> Outcome:
@@ -308,7 +318,7 @@ async def adrive(
         return end.value  # type: ignore[no-any-return]
 
 
-def _write(step: Tell | Show, log: logging.Logger) -> None:
+def _write(step: Tell | Show, log: TaskLog) -> None:
     if isinstance(step, Tell):
         log.log(step.level, "%s", step.message)
         return

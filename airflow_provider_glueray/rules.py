@@ -116,6 +116,12 @@ def _some_workers(value: object) -> str | None:
     return None if count >= 1 else "must be 1 or more"
 
 
+@_rule("max_concurrent_runs", source="botocore ExecutionProperty")
+def _some_runs(value: object) -> str | None:
+    count = number(value)
+    return None if count is not None and count >= 1 else "must be a whole number, 1 or more"
+
+
 @_rule("min_workers", "number_of_workers", source="dg/author-job-ray-job-parameters: 0 to NumberOfWorkers")
 def _floor_below_ceiling(low: object, high: object) -> str | None:
     if low is None:

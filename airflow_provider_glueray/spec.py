@@ -22,6 +22,8 @@ from airflow_provider_glueray.rules import (
 
 #: M-DPU of one Z.2X worker: 8 vCPU, 64 GB, 128 GB disk. Source: dg/ray-jobs-section.
 MDPU_PER_WORKER = 2
+#: Tags that the operator puts on every job it makes: which DAG and task it belongs to.
+AUTOMATIC_TAGS = frozenset({"airflow_dag_id", "airflow_task_id"})
 
 
 @dataclass(frozen=True)

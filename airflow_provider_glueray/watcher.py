@@ -55,9 +55,7 @@ class Watcher:
         self._backend_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="glueray-watcher")
         self._groups: dict[str, _Group] = {}
-        self._reads: dict[
-            tuple[str, tuple[str, ...]], tuple[dict[RunRef, LogCursor], asyncio.Task[dict]]
-        ] = {}
+        self._reads: dict[tuple[str, tuple[str, ...]], _Reading] = {}
 
     async def call(self, function: Callable[[RunBackend], T]) -> T:
         """Run a blocking call on the backend in a thread."""

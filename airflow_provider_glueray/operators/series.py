@@ -1,0 +1,72 @@
+"""What a task remembers about its run across retries, crashes and clears.
+
+Floor 3. A *series* is the tries between two clears. A retry belongs to the same series and takes its run up
+again; a clear begins a new one. Airflow 3.3 keeps the task state store through both, so the record says which
+series it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+from uuid import uuid4
+
+from airflow_provider_glueray.runs import RunRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+#: Key in the task state store. Never rename: runs in flight are found through it.
+STORE_KEY = "glueray_run"
+
+
+@dataclass(slots=True)
+class Record:
+    """One run of one series, written before the run is started and again after.
+
+    :param series: number of the first try of the series.
+    :param mark: unique to the run; travels with it as an argument, so that the run can be found by it.
+    :param job_name: the job the run belongs to.
+    :param run_id: None until the service has answered.
+    :param submitted: epoch seconds at which the start was first asked for.
+    :param deadline: epoch seconds at which the run is to be stopped; None for never.
+    :param queued_since: epoch seconds since when the service has had no room; None when it is not waiting.
+    """
+
+    series: int
+    mark: str
+    job_name: str
+    submitted: float
+    run_id: str | None = None
+    deadline: float | None = None
+    queued_since: float | None = None
+
+    @classmethod
+    def new(cls, context: Context, job_name: str, now: float) -> Self:
+        """Begin a record for the current series."""
+        return cls(series=series_of(context), mark=uuid4().hex, job_name=job_name, submitted=now)
+
+    @classmethod
+    def load(cls, context: Context) -> Self | None:
+        """Return what the task remembers, of whichever series."""
+        stored = cast("Mapping[str, Any] | None", context["task_state_store"].get(STORE_KEY))
+        return cls(**stored) if stored else None
+
+    def save(self, context: Context) -> None:
+        """Remember. The store outlives the worker."""
+        context["task_state_store"].set(STORE_KEY, asdict(self))
+
+    def ref(self, backend: str) -> RunRef | None:
+        """Return the run, if the service has answered."""
+        return RunRef(backend, self.job_name, self.run_id) if self.run_id else None
+
+
+def series_of(context: Context) -> int:
+    """Return the number of the first try of the current series.
+
+    A clear sets ``max_tries = try_number + retries``, so this grows with each clear and not with a retry. It
+    is the formula of Airflow's own task runner.
+    """
+    ti = context["ti"]
+    return int(ti.max_tries) - int(ti.task.retries or 0) + 1

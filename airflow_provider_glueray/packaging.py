@@ -1,0 +1,71 @@
+"""Local files on their way to S3, each under the hash of what it holds.
+
+Floor 2: talks to S3 through the client it is given. Same content, same key: a second upload is skipped, two
+DAGs whose scripts are both called ``main.py`` do not meet, and a run keeps the script it was started with.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from airflow_provider_glueray.errors import ScriptError, StagingError
+
+
+def read_local(path: str, python_version: str) -> bytes:
+    """Return the content of a local file; a script must parse as the runtime's Python.
+
+    :raises ScriptError: missing, not a file, not readable, empty, or not Python.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ScriptError(f"Cannot read {path}: {error.strerror or error}") from error
+    if not content.strip():
+        raise ScriptError(f"{path} is empty")
+    if path.endswith(".py"):
+        major, minor = (int(part) for part in python_version.split("."))
+        try:
+            ast.parse(content, filename=path, feature_version=(major, minor))
+        except (SyntaxError, ValueError) as error:
+            raise ScriptError(f"{path} is not Python {python_version}: {error}") from error
+    return content
+
+
+def staged_uri(path: str, content: bytes, staging: str) -> str:
+    """Return where a file goes: ``<staging>/<name>-<hash><suffix>``."""
+    name = Path(path)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return f"{staging.rstrip('/')}/{name.stem}-{digest}{name.suffix}"
+
+
+def upload(client: Any, content: bytes, uri: str) -> bool:
+    """Put the content at an S3 URI unless it is there already; tell whether it had to be sent.
+
+    :raises StagingError: the bucket is missing or denied.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        try:
+            client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            # A caller who may put but not list is answered 403 for a key that is not there.
+            if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "403"):
+                raise
+        else:
+            return False
+        client.put_object(Bucket=bucket, Key=key, Body=content)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code == "NoSuchBucket":
+            raise StagingError(
+                f"The staging bucket {bucket!r} does not exist (uploading to {uri})"
+            ) from error
+        if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            raise StagingError(f"No permission to write {uri}: {code}. It takes s3:PutObject") from error
+        raise
+    return True

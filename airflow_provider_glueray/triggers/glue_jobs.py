@@ -1,0 +1,80 @@
+"""The one trigger: it drives `follow` in the triggerer, for operators and sensors alike.
+
+Floor 3. Everything it needs travels in its arguments, so a triggerer that restarts takes up where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_glueray.follow import Policy, adrive, follow
+from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
+from airflow_provider_glueray.watcher import watching
+
+
+class GlueRayJobTrigger(BaseTrigger):
+    """Wait for a run and send its outcome as the event.
+
+    :param run: a ``RunRef`` as JSON.
+    :param hook: keyword arguments of :class:`GlueRayJobHook`; the runs of equal ones share their polls.
+    :param policy: a ``Policy`` as JSON.
+    :param cursor: a ``LogCursor`` as JSON: where to begin in the log.
+    :param stop_on_kill: whether to stop the run when a user kills or clears the deferred task.
+    """
+
+    def __init__(
+        self,
+        run: Mapping[str, Any],
+        hook: Mapping[str, Any],
+        policy: Mapping[str, Any],
+        cursor: Mapping[str, Any],
+        stop_on_kill: bool = True,
+    ) -> None:
+        super().__init__()
+        self.run_json = dict(run)
+        self.hook = dict(hook)
+        self.policy = dict(policy)
+        self.cursor = dict(cursor)
+        self.stop_on_kill = stop_on_kill
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments, all plain JSON."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "run": self.run_json,
+                "hook": self.hook,
+                "policy": self.policy,
+                "cursor": self.cursor,
+                "stop_on_kill": self.stop_on_kill,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Follow the run to its end and yield its ``Outcome`` as JSON."""
+        ref = RunRef.from_json(self.run_json)
+        steps = follow(ref, Policy.from_json(self.policy), LogCursor.from_json(self.cursor))
+        async with watching(self._key(), self._make_backend) as watcher:
+            outcome = await adrive(steps, watcher, ref, self.log)
+        yield TriggerEvent(outcome.to_json())
+
+    async def on_kill(self) -> None:
+        """Stop the run: a user marked the deferred task, or cleared it. Not called on a restart."""
+        if not self.stop_on_kill:
+            return
+        ref = RunRef.from_json(self.run_json)
+        self.log.info("Task killed; stopping run %s", ref.id)
+        async with watching(self._key(), self._make_backend) as watcher:
+            await watcher.call(lambda backend: backend.stop(ref))
+
+    def _key(self) -> str:
+        return json.dumps(self.hook, sort_keys=True)
+
+    def _make_backend(self) -> RunBackend:
+        from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
+
+        return GlueRayJobHook(**self.hook)
