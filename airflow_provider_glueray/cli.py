@@ -23,9 +23,7 @@ EXIT_OK, EXIT_NOT_RUNNING, EXIT_FAILED = 0, 3, 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="glueray", description="Distributed Python ETL as Ray steps in Airflow."
-    )
+    parser = argparse.ArgumentParser(prog="glueray", description="Distributed Python ETL as Ray steps in Airflow.")
     groups = parser.add_subparsers(title="groups", required=True, metavar="GROUP")
     for add_group in _GROUPS:
         add_group(groups)
@@ -43,9 +41,7 @@ def _add_local(groups: Any) -> None:
     commands = local.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     start = _local_command(commands, "start", _local_start, "start an endpoint and wait until Ray is up")
-    start.add_argument(
-        "--port", type=int, default=4577, help="port of the URL, 0 for any free one (%(default)s)"
-    )
+    start.add_argument("--port", type=int, default=4577, help="port of the URL, 0 for any free one (%(default)s)")
     start.add_argument("--nodes", type=int, default=2, help="Ray nodes, the head included (%(default)s)")
     start.add_argument(
         "--object-store-mb", type=int, default=300, help="object store of each node in MiB (%(default)s)"
@@ -63,14 +59,10 @@ def _add_local(groups: Any) -> None:
 
     _local_command(commands, "stop", _local_stop, "stop an endpoint, or sweep up after one that crashed")
 
-    status = _local_command(
-        commands, "status", _local_status, "show an endpoint; exit code 3 when it does not run"
-    )
+    status = _local_command(commands, "status", _local_status, "show an endpoint; exit code 3 when it does not run")
     status.add_argument("--json", action="store_true", help="print JSON")
 
-    env = _local_command(
-        commands, "env", _local_env, "print shell exports which point AWS clients at an endpoint"
-    )
+    env = _local_command(commands, "env", _local_env, "print shell exports which point AWS clients at an endpoint")
     env.add_argument("--airflow", action="store_true", help="print an Airflow connection instead")
     env.add_argument("--json", action="store_true", help="print JSON")
     env.add_argument("--region", default="us-east-1", help="default region of the clients (%(default)s)")
@@ -80,9 +72,7 @@ def _local_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument(
-        "--name", default="default", help="which endpoint, when there are several (%(default)s)"
-    )
+    command.add_argument("--name", default="default", help="which endpoint, when there are several (%(default)s)")
     command.set_defaults(run=_needing_local(run))
     return command
 
@@ -127,9 +117,7 @@ def _local_start(arguments: argparse.Namespace) -> int:
         wait=not arguments.no_wait,
     )
     named = "" if arguments.name == "default" else f" --name {arguments.name}"
-    print(
-        f"{'started' if arguments.no_wait else 'ready'} in {time.monotonic() - began:.1f} s: {endpoint.url}"
-    )
+    print(f"{'started' if arguments.no_wait else 'ready'} in {time.monotonic() - began:.1f} s: {endpoint.url}")
     print(f'  AWS clients:  eval "$(glueray local env{named})"')
     print(f'  Airflow:      eval "$(glueray local env --airflow{named})"')
     print(f"  bucket s3://{control.BUCKET}, role {control.ROLE_ARN}")

@@ -107,9 +107,7 @@ class RunFailed(GlueRayError):
     def __init__(self, outcome: Outcome, url: str = "") -> None:
         self.outcome = outcome
         snapshot = outcome.snapshot
-        lines = [
-            f"Run {snapshot.ref.id} of {snapshot.ref.name} {self.lead} (last state {snapshot.raw_state})."
-        ]
+        lines = [f"Run {snapshot.ref.id} of {snapshot.ref.name} {self.lead} (last state {snapshot.raw_state})."]
         if snapshot.message:
             lines.append(f"The service says: {snapshot.message}")
         if outcome.tail:

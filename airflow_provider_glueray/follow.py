@@ -152,9 +152,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         if answer.error is not None:
             failures += 1
             if failures in (1, 10, 100, 1000):
-                yield Tell(
-                    logging.WARNING, f"Poll {failures} of {ref.id} failed, trying again: {answer.error}"
-                )
+                yield Tell(logging.WARNING, f"Poll {failures} of {ref.id} failed, trying again: {answer.error}")
         else:
             failures = 0
             snapshot: RunSnapshot = answer.value
@@ -186,9 +184,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
 def _tell_state(snapshot: RunSnapshot) -> Tell:
     text = f"Run {snapshot.ref.id} is {snapshot.raw_state}"
     if not snapshot.recognised:
-        return Tell(
-            logging.WARNING, f"{text}, a state this provider does not know; taken as {snapshot.state}."
-        )
+        return Tell(logging.WARNING, f"{text}, a state this provider does not know; taken as {snapshot.state}.")
     return Tell(logging.INFO, f"{text}: {snapshot.message}" if snapshot.message else text)
 
 
@@ -221,9 +217,7 @@ class _Logs:
         if answer.error is not None:
             if not self._complained:
                 self._complained = True
-                yield Tell(
-                    logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}"
-                )
+                yield Tell(logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}")
             return False
         page: LogPage = answer.value
         self._cursor = page.cursor

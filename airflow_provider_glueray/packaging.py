@@ -62,9 +62,7 @@ def upload(client: Any, content: bytes, uri: str) -> bool:
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "NoSuchBucket":
-            raise StagingError(
-                f"The staging bucket {bucket!r} does not exist (uploading to {uri})"
-            ) from error
+            raise StagingError(f"The staging bucket {bucket!r} does not exist (uploading to {uri})") from error
         if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             raise StagingError(f"No permission to write {uri}: {code}. It takes s3:PutObject") from error
         raise

@@ -300,6 +300,4 @@ def text_of(value: object) -> str:
         return str(value)
     if isinstance(value, (Mapping, list, tuple)):
         return json.dumps(value, sort_keys=True)
-    raise TypeError(
-        f"a {type(value).__name__} has no text form; pass a string, number, boolean, date or JSON value"
-    )
+    raise TypeError(f"a {type(value).__name__} has no text form; pass a string, number, boolean, date or JSON value")

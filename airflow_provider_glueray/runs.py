@@ -41,9 +41,7 @@ class RunState(StrEnum):
         return self in _TERMINAL
 
 
-_TERMINAL = frozenset(
-    {RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT, RunState.STOPPED, RunState.LOST}
-)
+_TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT, RunState.STOPPED, RunState.LOST})
 
 #: AWS Glue ``JobRunState`` (botocore, all ten). ERROR and EXPIRED end a run that did not do its work;
 #: what EXPIRED means for Ray is undocumented, so it fails closed.
@@ -205,9 +203,7 @@ class RunBackend(Protocol):
     def describe(self, refs: Collection[RunRef]) -> Mapping[RunRef, RunSnapshot]:
         """Return one snapshot per run. A run the service does not know is LOST, never left out."""
 
-    def read_logs(
-        self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]
-    ) -> Mapping[RunRef, LogPage]:
+    def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> Mapping[RunRef, LogPage]:
         """Return the new lines of each run. A log that does not exist yet is empty."""
 
     def stop(self, ref: RunRef) -> None:

@@ -189,9 +189,7 @@ def to_glue_job_update(spec: RayJobSpec, current: Mapping[str, Any]) -> dict[str
     """
     wanted = {key: value for key, value in to_glue_job(spec).items() if key not in ("Name", "Tags")}
     kept = {key: value for key, value in current.items() if key not in _READ_ONLY}
-    foreign = {
-        key: text for key, text in kept.get("DefaultArguments", {}).items() if key not in SERVICE_ARGUMENTS
-    }
+    foreign = {key: text for key, text in kept.get("DefaultArguments", {}).items() if key not in SERVICE_ARGUMENTS}
     wanted["DefaultArguments"] = {**foreign, **wanted["DefaultArguments"]}
     for member in ("Command", "ExecutionProperty"):
         wanted[member] = {**kept.get(member, {}), **wanted[member]}

@@ -59,9 +59,7 @@ class Watcher:
 
     async def call(self, function: Callable[[RunBackend], T]) -> T:
         """Run a blocking call on the backend in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: function(self._the_backend())
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self._the_backend()))
 
     def _the_backend(self) -> RunBackend:
         with self._backend_lock:
@@ -139,9 +137,7 @@ class Watcher:
             pages = await asyncio.shield(task)
         return pages[ref]
 
-    async def _read(
-        self, key: tuple[str, tuple[str, ...]], cursors: dict[RunRef, LogCursor]
-    ) -> dict[RunRef, LogPage]:
+    async def _read(self, key: tuple[str, tuple[str, ...]], cursors: dict[RunRef, LogCursor]) -> dict[RunRef, LogPage]:
         await asyncio.sleep(GATHER)
         del self._reads[key]
         return dict(await self.call(lambda backend: backend.read_logs(cursors, key[1])))
@@ -158,9 +154,7 @@ class PollFailedError(Exception):
     """A shared poll failed; the cause is the backend's own exception."""
 
 
-_watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, tuple[Watcher, int]]] = (
-    WeakKeyDictionary()
-)
+_watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, tuple[Watcher, int]]] = WeakKeyDictionary()
 
 
 @asynccontextmanager

@@ -102,9 +102,7 @@ class GlueRayJobHook(AwsBaseHook):
                 with translated(f"job {spec.name!r}"):
                     return self._create_or_update(spec, current)
             except ChangedMeanwhileError:
-                self.log.info(
-                    "Job %s was changed by somebody else, looking again (%d)", spec.name, attempt + 1
-                )
+                self.log.info("Job %s was changed by somebody else, looking again (%d)", spec.name, attempt + 1)
         raise SubmitError(f"Job {spec.name!r} kept being changed by others while it was being updated")
 
     def get_job(self, name: str) -> dict[str, Any] | None:
@@ -191,9 +189,7 @@ class GlueRayJobHook(AwsBaseHook):
                 if found:
                     return found[0].ref
                 time.sleep(LOOK_AGAIN_SECONDS)
-        raise SubmitUnknown(
-            f"Glue did not answer three requests to start {spec.name!r}, and no run is to be seen"
-        )
+        raise SubmitUnknown(f"Glue did not answer three requests to start {spec.name!r}, and no run is to be seen")
 
     def _start(self, spec: RayJobSpec, mark: str) -> RunRef:
         with translated(f"start of job {spec.name!r}"):
@@ -286,9 +282,7 @@ class GlueRayJobHook(AwsBaseHook):
 
     def _stop_batch(self, name: str, refs: Sequence[RunRef]) -> None:
         with translated(f"stop of {name!r}"):
-            answer = self._client_for("glue").batch_stop_job_run(
-                JobName=name, JobRunIds=[ref.id for ref in refs]
-            )
+            answer = self._client_for("glue").batch_stop_job_run(JobName=name, JobRunIds=[ref.id for ref in refs])
         accepted = {entry["JobRunId"] for entry in answer.get("SuccessfulSubmissions", ())}
         reasons = {entry["JobRunId"]: entry.get("ErrorDetail", {}) for entry in answer.get("Errors", ())}
         for ref in (ref for ref in refs if ref.id not in accepted):

@@ -33,9 +33,7 @@ MOST_PAGES = 20
 _RUN_ID = re.compile(r"jr_[0-9a-f]+")
 
 
-def read_logs(
-    client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]
-) -> dict[RunRef, LogPage]:
+def read_logs(client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
     """Return what is new for each run since its cursor, oldest first.
 
     :param client: a CloudWatch Logs client.

@@ -127,6 +127,7 @@ class Cluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         node.process.wait()
+        self.nodes_alive = len(self.nodes)
         self._add_node("--address", self.address)
 
     def _add_node(self, *options: str) -> None:

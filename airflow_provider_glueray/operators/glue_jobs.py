@@ -275,9 +275,7 @@ class GlueRayJobOperator(BaseOperator):
     def _stop_survivors(self, record: Record) -> None:
         """Stop what an earlier series left running: the task was cleared, so its result is not wanted."""
         ref = record.ref(self._backend)
-        seen = (
-            self.hook.describe([ref]).values() if ref else self.hook.find_runs(record.job_name, record.mark)
-        )
+        seen = self.hook.describe([ref]).values() if ref else self.hook.find_runs(record.job_name, record.mark)
         for snapshot in seen:
             if not snapshot.state.is_terminal:
                 self.log.info("Stopping run %s, from before the task was cleared", snapshot.ref.id)
@@ -297,7 +295,7 @@ class GlueRayJobOperator(BaseOperator):
                     record.save(context)
                     needed = spec.workers.number_of_workers * MDPU_PER_WORKER
                     raise ServiceFull(
-                        f"{error}. Waited {waited:.0f} s for room (queue_timeout={self.queue_timeout:.0f} s). "
+                        f"{error}. Waited {waited:.0f} s of {self.queue_timeout:.0f} s (queue_timeout) for room. "
                         f"The run needs {needed} M-DPU; an account has 50 per region, not adjustable, and "
                         f"this job allows {spec.max_concurrent_runs} run(s) at once"
                     ) from error
@@ -326,9 +324,7 @@ class GlueRayJobOperator(BaseOperator):
             ti.xcom_push(key=link.xcom_key, value=target)
         self.log.info("Run %s of %s: %s", ref.id, ref.name, url)
         if SCRIPT in self.log_sources and self.wait_for_completion:
-            self.log.info(
-                "Log records are shown as they come; what the script prints, Glue hands over at the end"
-            )
+            self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
         return ref
 
     def _wait(self, record: Record, ref: RunRef, context: Context) -> str:

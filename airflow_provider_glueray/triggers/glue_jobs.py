@@ -34,7 +34,7 @@ class GlueRayJobTrigger(BaseTrigger):
         cursor: Mapping[str, Any],
         stop_on_kill: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.run_json = dict(run)
         self.hook = dict(hook)
         self.policy = dict(policy)

@@ -1,0 +1,56 @@
+"""What Airflow's provider discovery asks for. Validated in tests against both of Airflow's schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_GLUE_FOR_RAY = "AWS Glue for Ray"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata in the shape of ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-glueray",
+        "name": "Glue Ray",
+        "description": "Distributed Python ETL as Ray steps: AWS Glue for Ray, and the same API on a laptop.",
+        "integrations": [
+            {
+                "integration-name": _GLUE_FOR_RAY,
+                "external-doc-url": "https://docs.aws.amazon.com/glue/latest/dg/ray-jobs-section.html",
+                "tags": ["aws"],
+            }
+        ],
+        "operators": [_listed("operators.glue_jobs")],
+        "sensors": [_listed("sensors.glue_jobs")],
+        "hooks": [_listed("hooks.glue_jobs")],
+        "triggers": [_listed("triggers.glue_jobs")],
+        "extra-links": [
+            "airflow_provider_glueray.links.runs.GlueRayRunLink",
+            "airflow_provider_glueray.links.runs.GlueRayLogsLink",
+        ],
+        "config": {
+            "glueray": {
+                "description": "Settings of airflow-provider-glueray.",
+                "options": {
+                    "price_per_mdpu_hour": {
+                        "description": (
+                            "US dollars per M-DPU-hour, for the estimated cost of a run. The default is a rate "
+                            "of 2024-11 for interactive sessions in eu-west-1; that jobs cost the same is "
+                            "assumed."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": None,
+                        "default": "0.44",
+                    }
+                },
+            }
+        },
+    }
+
+
+def _listed(module: str) -> dict[str, Any]:
+    return {
+        "integration-name": _GLUE_FOR_RAY,
+        "python-modules": [f"airflow_provider_glueray.{module}"],
+    }

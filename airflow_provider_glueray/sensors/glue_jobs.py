@@ -1,0 +1,163 @@
+"""Wait for a run that was started elsewhere.
+
+Floor 3. The same snapshots, trigger and verdict as the operator; only it never stops the run: it is not its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_glueray.errors import ConnectionMissing, GlueRayError, failure_of
+from airflow_provider_glueray.follow import Policy
+from airflow_provider_glueray.links.runs import GlueRayLogsLink, GlueRayRunLink
+from airflow_provider_glueray.operators.finish import close, hook_kwargs, no_useless_retry, usage_of
+from airflow_provider_glueray.operators.series import Record, series_of
+from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
+
+
+class GlueRayJobSensor(BaseSensorOperator):
+    """Wait until a run has succeeded; fail when it failed. Returns the run's id.
+
+    :param job_name: the Glue job. (templated)
+    :param run_id: the run; None for the newest one of the job when the sensor first looks. While the job has
+        no run yet, the sensor waits for one. (templated)
+    :param conn_id: an ``aws`` connection; None for boto3's own credentials.
+    :param region_name, verify, botocore_config: as in the amazon provider.
+    :param deferrable: wait in the triggerer, where sensors and operators of one job share their polls.
+    :param poll_seconds: the longest pause between two polls.
+
+    ``timeout``, ``soft_fail``, ``mode`` and the rest are Airflow's own. A failed run fails the sensor for good:
+    waiting again cannot change it.
+    """
+
+    template_fields: Sequence[str] = ("job_name", "run_id", "conn_id", "region_name")
+    operator_extra_links = (GlueRayRunLink(), GlueRayLogsLink())
+    ui_color = "#d5f5e3"
+
+    def __init__(
+        self,
+        *,
+        job_name: str,
+        run_id: str | None = None,
+        conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_seconds: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"poke_interval": poll_seconds, **kwargs})
+        self.job_name = job_name
+        self.run_id = run_id
+        self.conn_id = conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+        self.deferrable = deferrable
+        self.poll_seconds = poll_seconds
+
+    def execute(self, context: Context, event: Any = None) -> Any:
+        """Wait, in whichever mode. ``event`` only says that a timer has rung."""
+        if not self.deferrable:
+            return super().execute(context)
+        with no_useless_retry():
+            ref = self._run(context)
+        if ref is None:
+            from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+            self.log.info("Job %s has no run yet", self.job_name)
+            pause = TimeDeltaTrigger(timedelta(seconds=self.poll_seconds))
+            return self.defer(trigger=pause, method_name=self.execute.__name__, timeout=self._left(context))
+        from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
+
+        policy = Policy(poll_seconds=self.poll_seconds, owns_run=False, sources=())
+        return self.defer(
+            trigger=GlueRayJobTrigger(
+                run=ref.to_json(),
+                hook=self._hook_kwargs(),
+                policy=policy.to_json(),
+                cursor=LogCursor().to_json(),
+                stop_on_kill=False,
+            ),
+            method_name=self.execute_complete.__name__,
+            timeout=self._left(context),
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
+        """Take over from the trigger: judge the outcome it sent."""
+        return self._finish(Outcome.from_json(event), context)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once. A failed look is not a failed run."""
+        with no_useless_retry():
+            try:
+                ref = self._run(context)
+                snapshot = self.hook.describe([ref])[ref] if ref else None
+            except ConnectionMissing:
+                raise
+            except GlueRayError as error:
+                self.log.warning("Could not look, trying again: %s", error)
+                return PokeReturnValue(is_done=False)
+        if snapshot is None or not snapshot.state.is_terminal:
+            self.log.info("%s", f"Run {snapshot.ref.id} is {snapshot.raw_state}" if snapshot else "No run yet")
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(Outcome(snapshot), context))
+
+    def _run(self, context: Context) -> RunRef | None:
+        """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
+        record = Record.load(context)
+        if record is None or record.series < series_of(context):
+            record = Record.new(context, self.job_name, time.time())
+        if record.run_id is None:
+            latest = None if self.run_id else self.hook.latest_run(self.job_name)
+            record.run_id = latest.ref.id if latest else self.run_id or None
+            record.save(context)
+            self._announce(record.ref(self._backend), context)
+        return record.ref(self._backend)
+
+    def _announce(self, ref: RunRef | None, context: Context) -> None:
+        if ref is None:
+            return
+        targets = (self.hook.url(ref), self.hook.logs_url(ref))
+        for link, target in zip(self.operator_extra_links, targets, strict=True):
+            context["ti"].xcom_push(key=link.xcom_key, value=target)
+        self.log.info("Waiting for run %s of %s: %s", ref.id, ref.name, targets[0])
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
+        context["ti"].xcom_push(key="glueray_usage", value=usage_of(outcome))
+        close(outcome, self.log)
+        failure = failure_of(outcome, self.hook.url(outcome.snapshot.ref))
+        if failure is not None:
+            raise AirflowFailException(str(failure)) from failure
+        return outcome.snapshot.ref.id
+
+    def _left(self, context: Context) -> timedelta:
+        """Return what is left of the timeout, which runs from the sensor's first look."""
+        record = Record.load(context)
+        begun = record.submitted if record else time.time()
+        return timedelta(seconds=max(begun + self.timeout - time.time(), 0.0))
+
+    _backend = "glue-job"
+
+    @cached_property
+    def hook(self) -> GlueRayJobHook:
+        """The door to the service."""
+        from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
+
+        return GlueRayJobHook(**self._hook_kwargs())
+
+    def _hook_kwargs(self) -> dict[str, Any]:
+        return hook_kwargs(self.conn_id, self.region_name, self.verify, self.botocore_config)
