@@ -1,0 +1,140 @@
+"""Clients of the endpoint. The Glue client checks every raw response against botocore's output shapes."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from airflow_provider_glueray.local import control
+
+RAY_JOB = {
+    "Role": control.ROLE_ARN,
+    "GlueVersion": "4.0",
+    "WorkerType": "Z.2X",
+    "NumberOfWorkers": 2,
+    "Command": {
+        "Name": "glueray",
+        "Runtime": "Ray2.4",
+        "PythonVersion": "3.9",
+        "ScriptLocation": "s3://glueray-local/absent.py",
+    },
+}
+_JSON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "structure": dict,
+    "map": dict,
+    "list": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "long": int,
+    "float": (int, float),
+    "double": (int, float),
+    "timestamp": (int, float),
+}
+
+
+def check_shape(shape: Any, value: Any, path: str) -> None:
+    """Fail on a member the model does not know, on a wrong JSON type and on a missing required member."""
+    assert isinstance(value, _JSON_TYPES[shape.type_name]), (path, value)
+    assert isinstance(value, bool) == (shape.type_name == "boolean"), (path, value)
+    if shape.type_name == "structure":
+        assert set(value) <= set(shape.members), (path, set(value) - set(shape.members))
+        assert set(shape.required_members) <= set(value), path
+        for name, item in value.items():
+            check_shape(shape.members[name], item, f"{path}.{name}")
+    elif shape.type_name == "list":
+        for item in value:
+            check_shape(shape.member, item, f"{path}[]")
+    elif shape.type_name == "map":
+        for key, item in value.items():
+            check_shape(shape.key, key, f"{path}.key")
+            check_shape(shape.value, item, f"{path}.{key}")
+    elif shape.type_name == "string" and shape.enum:
+        assert value in shape.enum, (path, value)
+
+
+def make_client(endpoint: control.Endpoint, service: str, region: str = control.REGION, attempts: int = 1) -> Any:
+    return boto3.client(
+        service,
+        region_name=region,
+        endpoint_url=endpoint.url,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(retries={"total_max_attempts": attempts, "mode": "standard"}),
+    )
+
+
+@pytest.fixture
+def glue(clean_endpoint: control.Endpoint) -> Any:
+    client = make_client(clean_endpoint, "glue")
+
+    def check(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
+        answer = json.loads(response_dict["body"])
+        if response_dict["status_code"] == 200:
+            check_shape(operation_model.output_shape, answer, operation_model.name)
+        else:
+            assert set(answer) == {"__type", "Message"}
+
+    client.meta.events.register("before-parse.glue", check)
+    return client
+
+
+@pytest.fixture
+def client(clean_endpoint: control.Endpoint) -> Callable[..., Any]:
+    """Return a function which makes unchecked clients: `client(service, region=..., attempts=...)`."""
+    return lambda service, **options: make_client(clean_endpoint, service, **options)
+
+
+@pytest.fixture
+def s3(clean_endpoint: control.Endpoint) -> Any:
+    return make_client(clean_endpoint, "s3")
+
+
+@pytest.fixture
+def logs(clean_endpoint: control.Endpoint) -> Any:
+    return make_client(clean_endpoint, "logs")
+
+
+@pytest.fixture
+def make_job(glue: Any, s3: Any) -> Callable[..., str]:
+    """Return a function which creates a job from a script's text and returns its name."""
+
+    def make(script: str = "", **changes: Any) -> str:
+        name = f"job-{uuid.uuid4().hex[:12]}"
+        s3.put_object(Bucket=control.BUCKET, Key=f"{name}.py", Body=script.encode())
+        command = {**RAY_JOB["Command"], "ScriptLocation": f"s3://{control.BUCKET}/{name}.py"}
+        glue.create_job(**{**RAY_JOB, "Command": command, "Name": name, **changes})
+        return name
+
+    return make
+
+
+@pytest.fixture
+def wait_for(glue: Any) -> Callable[..., dict[str, Any]]:
+    """Return a function which waits until a run shows one of the states, and returns the run."""
+
+    def wait(job: str, run: str, *states: str, seconds: float = 40) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = glue.get_job_run(JobName=job, RunId=run)["JobRun"]
+            if found["JobRunState"] in states:
+                return found
+            assert time.monotonic() < deadline, found
+            assert "CompletedOn" not in found, found
+            time.sleep(0.1)
+
+    return wait
+
+
+@pytest.fixture
+def held(clean_endpoint: control.Endpoint) -> control.Endpoint:
+    """Return the endpoint with runs held in STARTING, so that Ray is not involved."""
+    clean_endpoint.faults(provisioning_seconds=3600)
+    return clean_endpoint

@@ -1,0 +1,87 @@
+"""The endpoint misbehaves exactly as told, and counts calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from airflow_provider_glueray.local import control
+
+
+def code(call: Callable[..., Any], **request: Any) -> str:
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    return str(caught.value.response["Error"]["Code"])
+
+
+def test_calls_are_counted(glue: Any, logs: Any, s3: Any, clean_endpoint: control.Endpoint) -> None:
+    """Glue and Logs calls are counted by name, S3 is not."""
+    glue.list_jobs()
+    glue.list_jobs()
+    logs.describe_log_groups()
+    s3.list_buckets()
+    assert clean_endpoint.calls() == {"ListJobs": 2, "DescribeLogGroups": 1}
+    clean_endpoint.reset_calls()
+    assert clean_endpoint.calls() == {}
+
+
+def test_counted_faults_run_out(glue: Any, clean_endpoint: control.Endpoint) -> None:
+    """Throttling, refusal and service errors hit the operation named, as often as asked."""
+    clean_endpoint.faults(
+        throttle_next={"ListJobs": 2},
+        refuse_next={"GetJobs": 1},
+        error_next={"GetJobRuns": ["InternalServiceException", 1]},
+    )
+    assert [code(glue.list_jobs), code(glue.list_jobs)] == ["ThrottlingException"] * 2
+    glue.list_jobs()
+    assert code(glue.get_jobs) == "AccessDeniedException"
+    glue.get_jobs()
+    assert code(glue.get_job_runs, JobName="x") == "InternalServiceException"
+    assert code(glue.get_job_runs, JobName="x") == "EntityNotFoundException"
+    assert clean_endpoint.faults()["throttle_next"] == {"ListJobs": 0}
+
+
+def test_a_rate_of_one_throttles_everything(
+    glue: Any, client: Callable[..., Any], clean_endpoint: control.Endpoint
+) -> None:
+    """And botocore's own retries see it as throttling."""
+    clean_endpoint.faults(throttle_rate=1.0)
+    assert code(glue.list_jobs) == "ThrottlingException"
+    clean_endpoint.faults(throttle_rate=0.0, throttle_next={"ListJobs": 1})
+    assert "JobNames" in client("glue", attempts=2).list_jobs()
+
+
+def test_a_dropped_answer_hides_work_which_was_done(
+    glue: Any, make_job: Callable[..., str], clean_endpoint: control.Endpoint
+) -> None:
+    """The run exists although the caller never learned its id."""
+    clean_endpoint.faults(provisioning_seconds=3600, drop_next={"StartJobRun": 1})
+    job = make_job()
+    with pytest.raises(ConnectionClosedError):
+        glue.start_job_run(JobName=job)
+    assert len(glue.get_job_runs(JobName=job)["JobRuns"]) == 1
+    glue.delete_job(JobName=job)
+
+
+def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoint: control.Endpoint) -> None:
+    """After the closure other accounts are refused with the words seen in the wild."""
+    job = make_job()
+    clean_endpoint.faults(account_closed=True)
+    for call in (lambda: make_job(), lambda: glue.start_job_run(JobName=job)):
+        with pytest.raises(ClientError, match="Account not allowed to submit Glue Ray job Post Deprecation"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"throttle_nxt": {}}, {"throttle_rate": 2}, {"drop_next": {"StartJobRun": -1}}, {"force_state": "EXPIRED"}],
+)
+def test_a_misspelt_fault_is_refused(clean_endpoint: control.Endpoint, changes: dict[str, Any]) -> None:
+    """So that it cannot make a test pass."""
+    before = clean_endpoint.faults()
+    with pytest.raises(control.EndpointError, match="fault"):
+        clean_endpoint.faults(**changes)
+    assert clean_endpoint.faults() == before

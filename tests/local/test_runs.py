@@ -1,0 +1,207 @@
+"""The life of a run without Ray: refusals, limits, queueing, paging, stopping, forced states."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from airflow_provider_glueray.local import control
+
+pytestmark = pytest.mark.usefixtures("held")
+
+
+def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    error = caught.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"Timeout": 5}, "Timeout not supported for Ray jobs"),
+        ({"WorkerType": "G.1X", "NumberOfWorkers": 2}, "only [Z.2X] worker types are supported"),
+        ({"NumberOfWorkers": 2}, "Worker Type and Number of Workers must be set together"),
+        ({"AllocatedCapacity": 4}, "Please do not set Allocated Capacity"),
+        ({"ExecutionClass": "FLEX"}, "Execution class FLEX is not supported"),
+        ({"Arguments": {"--min-workers": "9"}}, "--min-workers must be a whole number from 0 to 2"),
+    ],
+)
+def test_start_is_refused_in_the_services_words(
+    glue: Any, make_job: Callable[..., str], request_: dict[str, Any], words: str
+) -> None:
+    """The rules of a job hold for a run's own sizes and arguments too."""
+    code, message = refused(glue.start_job_run, JobName=make_job(), **request_)
+    assert code == "InvalidInputException"
+    assert words in message
+
+
+def test_what_is_absent_is_not_found(glue: Any, make_job: Callable[..., str]) -> None:
+    """Unknown jobs and runs are EntityNotFoundException."""
+    code, message = refused(glue.start_job_run, JobName="absent")
+    assert (code, message) == (
+        "EntityNotFoundException",
+        "Failed to start job run due to missing metadata",
+    )
+    code, _ = refused(glue.get_job_run, JobName=make_job(), RunId="jr_0")
+    assert code == "EntityNotFoundException"
+    assert refused(glue.get_job_runs, JobName="absent")[0] == "EntityNotFoundException"
+
+
+def test_only_ray_jobs_run(glue: Any) -> None:
+    """A Spark job may be kept here, not run."""
+    glue.create_job(Name="spark", Role="r", Command={"Name": "glueetl", "ScriptLocation": "s3://b/k"})
+    code, message = refused(glue.start_job_run, JobName="spark")
+    assert code == "InvalidInputException"
+    assert "runs glueray jobs only; the job's command is glueetl" in message
+
+
+def test_a_run_as_it_starts(glue: Any, make_job: Callable[..., str]) -> None:
+    """Arguments merge per key, the non-overridable ones win, and no completion time is shown."""
+    job = make_job(
+        DefaultArguments={"--a": "job", "--b": "job"}, NonOverridableArguments={"--c": "fixed"}, Description="x"
+    )
+    run_id = glue.start_job_run(JobName=job, Arguments={"--b": "run", "--c": "run"})["JobRunId"]
+    assert re.fullmatch("jr_[0-9a-f]{64}", run_id)
+
+    run = glue.get_job_run(JobName=job, RunId=run_id)["JobRun"]
+    assert run["Arguments"] == {"--a": "job", "--b": "run", "--c": "fixed"}
+    assert (run["JobRunState"], run["Attempt"], run["NumberOfWorkers"]) == ("STARTING", 0, 2)
+    assert not {"CompletedOn", "ErrorMessage", "PreviousRunId"} & set(run)
+
+
+def test_one_run_at_a_time_unless_told_otherwise(glue: Any, make_job: Callable[..., str]) -> None:
+    """MaxConcurrentRuns is 1 by default and frees a little after the run ended."""
+    job = make_job()
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    code, message = refused(glue.start_job_run, JobName=job)
+    assert (code, message) == ("ConcurrentRunsExceededException", f"Concurrent runs exceeded for {job}")
+
+    glue.batch_stop_job_run(JobName=job, JobRunIds=[run])
+    while glue.get_job_run(JobName=job, RunId=run)["JobRun"]["JobRunState"] != "STOPPED":
+        time.sleep(0.01)
+    assert refused(glue.start_job_run, JobName=job)[0] == "ConcurrentRunsExceededException"
+    time.sleep(0.25)
+    again = glue.start_job_run(JobName=job, JobRunId=run)["JobRunId"]
+    retried = glue.get_job_run(JobName=job, RunId=again)["JobRun"]
+    assert (retried["PreviousRunId"], retried["Attempt"]) == (run, 1)
+
+    glue.update_job(
+        JobName=job,
+        JobUpdate={
+            **{
+                key: value
+                for key, value in glue.get_job(JobName=job)["Job"].items()
+                if key in {"Role", "Command", "WorkerType", "NumberOfWorkers"}
+            },
+            "ExecutionProperty": {"MaxConcurrentRuns": 2},
+        },
+    )
+    glue.start_job_run(JobName=job)
+
+
+def test_a_queued_run_waits_and_moves_up(
+    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
+) -> None:
+    """With queuing a run is WAITING and says why; it starts when the place is free, or stops at once."""
+    job = make_job(JobRunQueuingEnabled=True)
+    first, second, third = (glue.start_job_run(JobName=job)["JobRunId"] for _ in range(3))
+    waiting = glue.get_job_run(JobName=job, RunId=second)["JobRun"]
+    assert (waiting["JobRunState"], waiting["StateDetail"]) == (
+        "WAITING",
+        f"Concurrent runs exceeded for {job}",
+    )
+    glue.batch_stop_job_run(JobName=job, JobRunIds=[first, third])
+    assert glue.get_job_run(JobName=job, RunId=third)["JobRun"]["JobRunState"] == "STOPPED"
+    assert "StateDetail" not in wait_for(job, second, "STARTING", seconds=3)
+
+
+def test_the_accounts_quota_counts_two_per_worker(
+    glue: Any, make_job: Callable[..., str], held: control.Endpoint, client: Callable[..., Any]
+) -> None:
+    """50 M-DPU per Region: the run which passes it is refused, or waits."""
+    region = client("glue", region="us-west-2")
+    job = make_job()
+    definition = glue.get_job(JobName=job)["Job"]
+    keep = {"Role", "Command", "WorkerType", "GlueVersion"}
+    small = {key: value for key, value in definition.items() if key in keep}
+    for name, workers in (("big", 20), ("more", 6), ("rest", 5)):
+        region.create_job(Name=name, **small, NumberOfWorkers=workers)
+    region.start_job_run(JobName="big")
+    code, message = refused(region.start_job_run, JobName="more")
+    assert code == "ResourceNumberLimitExceededException"
+    assert "40 in use, 12 requested, quota 50" in message
+    region.start_job_run(JobName="rest")
+    queued = region.start_job_run(JobName="more", JobRunQueuingEnabled=True)["JobRunId"]
+    assert region.get_job_run(JobName="more", RunId=queued)["JobRun"]["JobRunState"] == "WAITING"
+
+    held.faults(quota_mdpu=62)
+    time.sleep(0.5)
+    assert region.get_job_run(JobName="more", RunId=queued)["JobRun"]["JobRunState"] == "STARTING"
+    for name in ("big", "more", "rest"):
+        region.delete_job(JobName=name)
+
+
+def test_runs_are_listed_newest_first_and_paged(glue: Any, make_job: Callable[..., str]) -> None:
+    """GetJobRuns pages of at most 200, the newest run on the first."""
+    job = make_job(ExecutionProperty={"MaxConcurrentRuns": 10})
+    started = [glue.start_job_run(JobName=job, WorkerType="Z.2X", NumberOfWorkers=1)["JobRunId"] for _ in range(5)]
+    pages = list(glue.get_paginator("get_job_runs").paginate(JobName=job, PaginationConfig={"PageSize": 2}))
+    assert [len(page["JobRuns"]) for page in pages] == [2, 2, 1]
+    assert [run["Id"] for page in pages for run in page["JobRuns"]] == started[::-1]
+    assert refused(glue.get_job_runs, JobName=job, MaxResults=201)[0] == "ValidationException"
+    glue.delete_job(JobName=job)
+
+
+def test_stop_reports_run_by_run(
+    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
+) -> None:
+    """Stopping is asynchronous; what cannot be stopped is an entry of Errors, not an exception."""
+    job = make_job()
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    answer = glue.batch_stop_job_run(JobName=job, JobRunIds=[run, "jr_0"])
+    assert answer["SuccessfulSubmissions"] == [{"JobName": job, "JobRunId": run}]
+    assert answer["Errors"][0]["ErrorDetail"]["ErrorCode"] == "EntityNotFoundException"
+    assert "CompletedOn" in wait_for(job, run, "STOPPED", seconds=3)
+    (error,) = glue.batch_stop_job_run(JobName=job, JobRunIds=[run])["Errors"]
+    assert error["ErrorDetail"]["ErrorCode"] == "JobRunInTerminalStateException"
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "ERROR", "EXPIRED"])
+def test_states_which_nothing_local_makes_can_be_forced(
+    glue: Any, make_job: Callable[..., str], held: control.Endpoint, wait_for: Callable[..., Any], state: str
+) -> None:
+    """A forced terminal state ends the run."""
+    job = make_job()
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    held.faults(force_state={run: state})
+    assert "CompletedOn" in wait_for(job, run, state, seconds=3)
+
+
+def test_an_unknown_state_can_be_shown(
+    make_job: Callable[..., str], held: control.Endpoint, client: Callable[..., Any]
+) -> None:
+    """A word which the model does not have is shown until it is taken back; the run goes on below."""
+    glue = client("glue")
+    job = make_job()
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    held.faults(force_state={run: "PAUSED"})
+    time.sleep(0.5)
+    shown = glue.get_job_run(JobName=job, RunId=run)["JobRun"]
+    assert (shown["JobRunState"], "CompletedOn" in shown) == ("PAUSED", False)
+    held.faults(force_state={run: None})
+    time.sleep(0.5)
+    assert glue.get_job_run(JobName=job, RunId=run)["JobRun"]["JobRunState"] == "STARTING"
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_open(glue: Any, held: control.Endpoint) -> Any:
+    yield
+    for job in glue.list_jobs()["JobNames"]:
+        glue.delete_job(JobName=job)
