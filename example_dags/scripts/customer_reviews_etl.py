@@ -201,9 +201,7 @@ def parquet_files(uri):
     found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True))
     files = [info.path for info in found if info.is_file and info.path.endswith(".parquet")]
     if not files:
-        raise InputMissing(
-            f"no Parquet files below {uri}: is the category spelled right, and has it been written?"
-        )
+        raise InputMissing(f"no Parquet files below {uri}: is the category spelled right, and has it been written?")
     return files
 
 
