@@ -44,18 +44,14 @@ class Daemon:
         self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
         self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024)
         self._engine = Engine(self._ledger, self._cluster, self._faults, self.client)
-        application = Application(
-            GlueApi(self._ledger, self._engine, self._faults), self._faults, self.status
-        )
+        application = Application(GlueApi(self._ledger, self._engine, self._faults), self._faults, self.status)
         self._server = make_endpoint(application, arguments.port)
         self._url = f"http://127.0.0.1:{self._server.server_port}"
 
     @functools.cache  # noqa: B019
     def client(self, service: str, region: str) -> Any:
         """Return a boto3 client of this endpoint, which faults and counters leave alone."""
-        config = Config(
-            user_agent_extra=OWN_AGENT, retries={"max_attempts": 3}, s3={"addressing_style": "path"}
-        )
+        config = Config(user_agent_extra=OWN_AGENT, retries={"max_attempts": 3}, s3={"addressing_style": "path"})
         with _client_lock:  # boto3's default session is not safe to share while it makes clients
             return boto3.client(
                 service,

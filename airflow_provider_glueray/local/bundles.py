@@ -56,9 +56,7 @@ def prepare(run: Run, s3: Any, directory: Path) -> Prepared:
     # A shell drops names with hyphens from its environment, so env(1) hands them over. stdout goes to a file
     # of its own because Ray would merge it, live, into the driver's log; the service shows prints only after
     # the run.
-    start.write_text(
-        f"exec env {' '.join(words)} python {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n"
-    )
+    start.write_text(f"exec env {' '.join(words)} python {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n")
     return Prepared(f"exec sh {shlex.quote(str(start))}", runtime_env, stdout)
 
 
@@ -72,8 +70,7 @@ def check_layout(name: str, uri: str, path: Path) -> None:
     roots = sorted({entry.partition("/")[0] + ("/" if "/" in entry else "") for entry in entries})
     if len(roots) != 1 or not roots[0].endswith("/"):
         raise CannotPrepare(
-            f"{name}: {uri} must contain exactly one top-level directory and nothing else, "
-            f"found: {', '.join(roots)}"
+            f"{name}: {uri} must contain exactly one top-level directory and nothing else, found: {', '.join(roots)}"
         )
 
 

@@ -143,9 +143,7 @@ class Cluster:
             *("--min-worker-port", "0", "--max-worker-port", "0"),
         ]
         self._born += 1
-        self.nodes.append(
-            Node(address, directory, processes.spawn(command, self._environment, self.root / "ray.log"))
-        )
+        self.nodes.append(Node(address, directory, processes.spawn(command, self._environment, self.root / "ray.log")))
 
     def count_nodes(self) -> int:
         """Ask Ray how many nodes are alive, and remember it."""

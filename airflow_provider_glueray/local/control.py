@@ -43,9 +43,7 @@ class EndpointError(RuntimeError):
 class Endpoint:
     """A running endpoint. As a context manager it stops at the end of the block."""
 
-    def __init__(
-        self, state: dict[str, Any], path: Path, child: subprocess.Popen[bytes] | None = None
-    ) -> None:
+    def __init__(self, state: dict[str, Any], path: Path, child: subprocess.Popen[bytes] | None = None) -> None:
         self._state, self._path, self._child = state, path, child
 
     @property

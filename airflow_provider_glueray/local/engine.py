@@ -7,6 +7,7 @@ state, except that StartJobRun decides between STARTING and WAITING.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import shutil
@@ -37,9 +38,7 @@ _logger = logging.getLogger(__name__)
 class Engine(threading.Thread):
     """The thread which moves runs. `client(service, region)` returns a boto3 client of this endpoint."""
 
-    def __init__(
-        self, ledger: Ledger, cluster: Cluster, faults: Faults, client: Callable[[str, str], Any]
-    ) -> None:
+    def __init__(self, ledger: Ledger, cluster: Cluster, faults: Faults, client: Callable[[str, str], Any]) -> None:
         super().__init__(name="engine", daemon=True)
         self._ledger, self._cluster, self._faults, self._client = ledger, cluster, faults, client
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="run")
@@ -135,9 +134,7 @@ class Engine(threading.Thread):
             raise CannotPrepare("stopped")
         if rules.logging_enabled(run.arguments.get("--logging_configuration", "{}")):
             writer = LogWriter(self._client("logs", run.region))
-            self._shipper.attach(
-                run.id, RunLogs(run, lambda: list(self._cluster.nodes), prepared.stdout, writer)
-            )
+            self._shipper.attach(run.id, RunLogs(run, lambda: list(self._cluster.nodes), prepared.stdout, writer))
         self._cluster.submit(run.id, prepared.entrypoint, prepared.runtime_env)
 
     def _launched(self, run: Run, error: BaseException | None) -> None:
@@ -199,6 +196,11 @@ def failure_message(exit_code: int | None, report: str) -> str:
     if exit_code is None:
         return report[:2000] or "Ray gave no reason"
     ended = f"Job entrypoint command failed with exit code {exit_code}"
-    _, found, traceback = report.rpartition("Traceback (most recent call last):\n")
-    lines = [line for line in traceback.splitlines() if _EXCEPTION_LINE.fullmatch(line)] if found else []
-    return f"{lines[-1]}. {ended}" if lines else ended
+    lines = report.splitlines()
+    # Ray keeps the last lines only, so the traceback's first line may be gone; its frames are indented.
+    ends = [
+        line
+        for before, line in itertools.pairwise(lines)
+        if before.startswith("  ") and _EXCEPTION_LINE.fullmatch(line)
+    ]
+    return f"{ends[-1]}. {ended}" if ends else ended

@@ -58,9 +58,7 @@ class Faults:
     def values(self) -> dict[str, Any]:
         """Return the faults in force; counted ones show what is left."""
         with self._lock:
-            return {
-                key: dict(value) if isinstance(value, dict) else value for key, value in self._values.items()
-            }
+            return {key: dict(value) if isinstance(value, dict) else value for key, value in self._values.items()}
 
     def put(self, changes: Mapping[str, Any]) -> None:
         """Change the given faults, leave the others; ValueError names an unknown or malformed one."""
@@ -92,15 +90,11 @@ class Faults:
             if _take(values, "throttle_next", operation) or random.random() < values["throttle_rate"]:
                 return Verdict(GlueError("ThrottlingException", "Rate exceeded"))
             if _take(values, "refuse_next", operation):
-                return Verdict(
-                    GlueError("AccessDeniedException", f"Not authorized to perform: glue:{operation}")
-                )
+                return Verdict(GlueError("AccessDeniedException", f"Not authorized to perform: glue:{operation}"))
             code, left = values["error_next"].get(operation, ("", 0))
             if left > 0:
                 values["error_next"] = {**values["error_next"], operation: [code, left - 1]}
-                return Verdict(
-                    GlueError(code, f"{code} made by glueray local", 500 if "Internal" in code else 400)
-                )
+                return Verdict(GlueError(code, f"{code} made by glueray local", 500 if "Internal" in code else 400))
             return Verdict(drop=_take(values, "drop_next", operation))
 
 

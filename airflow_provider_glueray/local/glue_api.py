@@ -126,9 +126,7 @@ class GlueApi:
         found = [self._ledger.jobs.get((region, name)) for name in request["JobNames"]]
         return {
             "Jobs": [job.wire() for job in found if job is not None],
-            "JobsNotFound": [
-                name for name, job in zip(request["JobNames"], found, strict=True) if job is None
-            ],
+            "JobsNotFound": [name for name, job in zip(request["JobNames"], found, strict=True) if job is None],
         }
 
     def _delete_job(self, request: Request, region: str) -> Response:
@@ -216,9 +214,7 @@ class GlueApi:
                 if (run.forced or run.state) in TERMINAL:
                     raise _terminal(run)
             except GlueError as error:
-                errors.append(
-                    {**ids, "ErrorDetail": {"ErrorCode": error.code, "ErrorMessage": error.message}}
-                )
+                errors.append({**ids, "ErrorDetail": {"ErrorCode": error.code, "ErrorMessage": error.message}})
             else:
                 self._engine.request_stop(run)
                 stopped.append(ids)

@@ -87,9 +87,7 @@ def end_sessions(sessions: Iterable[int], patience_seconds: float = 5.0) -> None
     while time.monotonic() < deadline and any(process.pid in wanted for process in in_sessions(wanted)):
         time.sleep(0.1)
     for process in [*in_sessions(wanted), *outside]:
-        with contextlib.suppress(
-            psutil.NoSuchProcess
-        ):  # psutil checks the creation time: no reused pid is hit
+        with contextlib.suppress(psutil.NoSuchProcess):  # psutil checks the creation time: no reused pid is hit
             process.kill()
 
 

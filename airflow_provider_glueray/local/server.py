@@ -93,9 +93,7 @@ class Application:
             return _send_error(start_response, error)
         except Exception:
             _logger.exception("%s failed", operation)
-            return _send_error(
-                start_response, GlueError("InternalServiceException", "See the endpoint's log", 500)
-            )
+            return _send_error(start_response, GlueError("InternalServiceException", "See the endpoint's log", 500))
         return _send(start_response, 200, answer)
 
     def _filter_log_events(
@@ -189,9 +187,7 @@ def _with_body(environ: Environ, request: Mapping[str, Any]) -> Environ:
     return {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
-def _send(
-    start_response: StartResponse, status: int, answer: Mapping[str, Any], error: str = ""
-) -> list[bytes]:
+def _send(start_response: StartResponse, status: int, answer: Mapping[str, Any], error: str = "") -> list[bytes]:
     body = json.dumps(answer).encode()
     headers = [
         ("Content-Type", "application/x-amz-json-1.1"),

@@ -1,0 +1,66 @@
+"""Endpoints come and go without leaving anything behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from airflow_provider_glueray.local import control, processes
+
+
+def _until_gone(pids: list[int], seconds: float) -> list[int]:
+    deadline = time.monotonic() + seconds
+    while (left := [pid for pid in pids if processes.alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, tmp_path: Path) -> None:
+    """It runs beside another endpoint; after SIGKILL, stop sweeps Ray, its files and the state file."""
+    mine = control.start("crash", port=0, nodes=1, home=tmp_path)
+    state = json.loads(mine.log_path.with_suffix(".json").read_text())
+    family = [process.pid for process in processes.in_sessions(state["sessions"])]
+    assert len(family) > 5
+    assert mine.url != endpoint.url
+
+    os.kill(mine.pid, signal.SIGKILL)
+    os.waitpid(mine.pid, 0)
+    assert control.find("crash", tmp_path) is None
+    with pytest.raises(control.EndpointError, match="does not answer"):
+        mine.calls()
+    assert control.forget("crash", tmp_path)
+    assert _until_gone(family, 5) == []
+    assert not Path(state["root"]).exists()
+    assert not mine.log_path.with_suffix(".json").exists()
+    assert not control.forget("crash", tmp_path)
+    assert endpoint.status()["ready"]
+
+
+def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
+    """A service manager may end the daemon at any time."""
+    mine = control.start("early", port=0, nodes=2, home=tmp_path, wait=False)
+    time.sleep(1)
+    state = json.loads(mine.log_path.with_suffix(".json").read_text())
+    children = [child.pid for child in psutil.Process(mine.pid).children(recursive=True)]
+    mine.stop()
+    mine.stop()
+    assert _until_gone(children, 5) == []
+    assert processes.in_sessions(state["sessions"]) == []
+    assert not Path(state["root"]).exists()
+
+
+def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
+    """With the reason, and nothing left running."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(control.EndpointError, match=r"the endpoint did not start: .*in use"):
+            control.start("taken", port=taken.getsockname()[1], home=tmp_path)
+    assert control.find("taken", tmp_path) is None

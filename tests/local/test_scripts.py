@@ -1,0 +1,258 @@
+"""Scripts run on real Ray: arguments, dependencies, failures, stops, logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_glueray.local import control
+
+PREFIX = "/aws-glue/ray/jobs/"
+SUCCEEDS = """
+import logging, os, sys
+import ray
+
+logging.basicConfig(level=logging.INFO)
+ray.init("auto")
+
+
+@ray.remote
+def where(i):
+    print("worker says", i)
+    print("worker warns", i, file=sys.stderr)
+    return os.environ.get("my-arg"), sys.argv
+
+
+logging.info("logged live")
+print("printed", os.environ["my-arg"], len(sys.argv))
+print("reserved", "min-workers" in os.environ)
+print("remote", ray.get(where.remote(1))[0])
+print("€" * 100_000)
+"""
+SLEEPS = """
+import logging, time
+
+logging.basicConfig(level=logging.INFO)
+print("printed early")
+logging.info("awake")
+time.sleep(300)
+"""
+
+
+def messages(logs: Any, leaf: str, prefix: str) -> list[str]:
+    pages = logs.get_paginator("filter_log_events").paginate(logGroupName=PREFIX + leaf, logStreamNamePrefix=prefix)
+    return [event["message"] for page in pages for event in page["events"]]
+
+
+def zipped(**files: str) -> bytes:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return body.getvalue()
+
+
+def test_a_script_succeeds_and_its_logs_arrive(
+    glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
+) -> None:
+    """Arguments are in the driver's environment, prints come after the run, every group has its lines."""
+    job = make_job(SUCCEEDS, DefaultArguments={"--min-workers": "1"})
+    run_id = glue.start_job_run(JobName=job, Arguments={"--my-arg": "it's 1 = $HOME"})["JobRunId"]
+    run = wait_for(job, run_id, "SUCCEEDED")
+    assert run["CompletedOn"] >= run["StartedOn"]
+    assert run["DPUSeconds"] == run["ExecutionTime"] * 4
+    assert "ErrorMessage" not in run
+
+    stream = f"{job}-{run_id}"
+    script = messages(logs, "script-log", stream)
+    printed = script.index("printed it's 1 = $HOME 1")
+    assert printed > next(number for number, line in enumerate(script) if "logged live" in line)
+    assert script[printed + 1 : printed + 3] == ["reserved False", "remote None"]
+    pieces = [line for line in script if line.startswith("€")]
+    assert "".join(pieces) == "€" * 100_000
+    assert max(len(piece.encode()) for piece in pieces) <= 256 * 1024 - 26
+    assert messages(logs, "ray-worker-out-logs", stream) == ["worker says 1"]
+    assert messages(logs, "ray-worker-err-logs", stream) == ["worker warns 1"]
+    groups = {group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]}
+    leaves = ["ray-monitor-log", "ray-gcs-logs", "ray-process-logs", "ray-raylet-logs", "ray-runtime-env-log"]
+    assert {PREFIX + leaf for leaf in leaves} <= groups
+    (worker,) = logs.describe_log_streams(logGroupName=PREFIX + "ray-worker-out-logs", logStreamNamePrefix=stream)[
+        "logStreams"
+    ]
+    assert worker["logStreamName"].startswith(f"{stream}-127_0_0_")
+
+
+def test_a_prefix_which_nothing_has_finds_nothing(logs: Any) -> None:
+    """Unlike moto, which ignores the prefix; an absent group is ResourceNotFoundException."""
+    logs.create_log_group(logGroupName="/mine")
+    logs.create_log_stream(logGroupName="/mine", logStreamName="a")
+    logs.put_log_events(
+        logGroupName="/mine",
+        logStreamName="a",
+        logEvents=[{"timestamp": int(time.time() * 1000), "message": "m"}],
+    )
+    assert logs.filter_log_events(logGroupName="/mine", logStreamNamePrefix="b")["events"] == []
+    assert len(logs.filter_log_events(logGroupName="/mine", logStreamNamePrefix="a")["events"]) == 1
+    with pytest.raises(logs.exceptions.ResourceNotFoundException):
+        logs.filter_log_events(logGroupName="/absent", logStreamNamePrefix="a")
+    logs.delete_log_group(logGroupName="/mine")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "import ray\nray.init('auto')\n@ray.remote\ndef f():\n    raise ValueError('no rows: 0')\n"
+            "ray.get(f.remote())",
+            "ValueError: no rows: 0. Job entrypoint command failed with exit code 1",
+        ),
+        ("raise SystemExit(7)", "Job entrypoint command failed with exit code 7"),
+    ],
+)
+def test_a_script_fails_with_its_reason(
+    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], script: str, words: str
+) -> None:
+    """ErrorMessage ends with the exception, if any, and the exit code."""
+    job = make_job(script)
+    run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
+    assert run["ErrorMessage"] == words
+
+
+def test_stop_while_running(glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]) -> None:
+    """RUNNING, then STOPPING, then STOPPED; logging arrives while it runs, prints do not; asking twice is fine."""
+    job = make_job(SLEEPS)
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    wait_for(job, run, "RUNNING")
+    deadline = time.monotonic() + 10
+    while not any("awake" in line for line in _script_log(logs, job, run)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "printed early" not in _script_log(logs, job, run)
+    for _ in range(2):
+        assert glue.batch_stop_job_run(JobName=job, JobRunIds=[run])["Errors"] == []
+    wait_for(job, run, "STOPPING", seconds=1)
+    wait_for(job, run, "STOPPED", seconds=15)
+
+
+def _script_log(logs: Any, job: str, run: str) -> list[str]:
+    return _lines(logs, "script-log", job, run)
+
+
+def _lines(logs: Any, leaf: str, job: str, run: str) -> list[str]:
+    try:
+        return messages(logs, leaf, f"{job}-{run}")
+    except logs.exceptions.ResourceNotFoundException:
+        return []
+
+
+def test_logs_can_be_switched_off(
+    glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
+) -> None:
+    """--logging_configuration turns CloudWatch Logs off for a run."""
+    off = json.dumps({"CLOUDWATCH_LOGS": {"IS_ENABLED": "False"}})
+    job = make_job("print('quiet')")
+    run = glue.start_job_run(JobName=job, Arguments={"--logging_configuration": off})["JobRunId"]
+    wait_for(job, run, "SUCCEEDED")
+    assert _script_log(logs, job, run) == []
+
+
+def test_zips_reach_the_script(
+    glue: Any, s3: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
+) -> None:
+    """The working directory's single directory is the cwd; py_modules can be imported, on workers too."""
+    s3.put_object(Bucket=control.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
+    s3.put_object(Bucket=control.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"}))
+    job = make_job(
+        "import ray, answers\nray.init('auto')\n"
+        "@ray.remote\ndef f():\n    import answers\n    return answers.yes() + open('data.txt').read()\n"
+        "print(answers.yes(), open('data.txt').read(), ray.get(f.remote()))",
+        DefaultArguments={
+            "--working-dir": f"s3://{control.BUCKET}/work.zip",
+            "--s3-py-modules": f"s3://{control.BUCKET}/mod.zip",
+        },
+    )
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    wait_for(job, run, "SUCCEEDED")
+    assert "yes forty-two yesforty-two" in _script_log(logs, job, run)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (zipped(**{"a/x.py": "", "__MACOSX/y": ""}), "exactly one top-level directory and nothing else"),
+        (zipped(**{"x.py": ""}), "found: x.py"),
+        (b"no zip", "is not a zip file"),
+        (None, "LAUNCH ERROR | Error downloading from S3 for bucket: glueray-local, key: bad.zip."),
+    ],
+)
+def test_a_bad_zip_fails_the_run(
+    glue: Any, s3: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], body: bytes | None, words: str
+) -> None:
+    """With the reason in ErrorMessage, at run time."""
+    s3.delete_object(Bucket=control.BUCKET, Key="bad.zip")
+    if body is not None:
+        s3.put_object(Bucket=control.BUCKET, Key="bad.zip", Body=body)
+    job = make_job("", DefaultArguments={"--working-dir": f"s3://{control.BUCKET}/bad.zip"})
+    run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
+    assert words in run["ErrorMessage"]
+
+
+def test_a_missing_script_fails_the_run(
+    glue: Any, s3: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
+) -> None:
+    """CreateJob does not look; the run does."""
+    job = make_job()
+    s3.delete_object(Bucket=control.BUCKET, Key=f"{job}.py")
+    run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
+    assert f"bucket: {control.BUCKET}, key: {job}.py" in run["ErrorMessage"]
+    assert run["ExecutionTime"] == 0
+
+
+def test_ray_data_reads_and_writes_the_endpoints_s3(
+    glue: Any, s3: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
+) -> None:
+    """s3:// paths work in a script without a word about the endpoint."""
+    uri = f"s3://{control.BUCKET}/rows"
+    job = make_job(
+        f"import ray\nray.init('auto')\nray.data.range(100, override_num_blocks=2).write_parquet('{uri}')\n"
+        f"print('rows', ray.data.read_parquet('{uri}').count())"
+    )
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    wait_for(job, run, "SUCCEEDED", seconds=60)
+    assert "rows 100" in _script_log(logs, job, run)
+    assert s3.list_objects_v2(Bucket=control.BUCKET, Prefix="rows/")["KeyCount"] > 0
+
+
+def test_a_node_can_fail(
+    glue: Any,
+    logs: Any,
+    clean_endpoint: control.Endpoint,
+    make_job: Callable[..., str],
+    wait_for: Callable[..., Any],
+) -> None:
+    """Ray retries the lost task, the run succeeds and a new node takes the old one's place."""
+    job = make_job(
+        "import ray, time\nray.init('auto')\n"
+        "other = [n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeName'] != '127.0.0.2'][0]\n"
+        "where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other, soft=True)\n"
+        "@ray.remote(scheduling_strategy=where)\ndef f():\n"
+        "    me = ray.get_runtime_context().get_node_id()\n"
+        "    if me == other:\n        print('holding', flush=True)\n        time.sleep(60)\n"
+        "    return me\n"
+        "assert ray.get(f.remote()) != other"
+    )
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    deadline = time.monotonic() + 20
+    while _lines(logs, "ray-worker-out-logs", job, run) != ["holding"]:  # worker lines arrive live
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    clean_endpoint.faults(fail_node=True)
+    wait_for(job, run, "SUCCEEDED")
+    clean_endpoint.wait_ready()
+    assert clean_endpoint.faults()["fail_node"] is False
