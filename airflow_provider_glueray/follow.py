@@ -177,7 +177,10 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
     yield from logs.drain(lasted=max(answer.now - (last.started or began), 0.0))
     if last.state is not RunState.SUCCEEDED and policy.sources:
         since = LogCursor(since_ms=int((last.started or began) * 1000))
+        # The UI shows what stands between these two lines folded.
+        yield Tell(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
         yield from _Logs(FAILURE_SOURCES, since).read(most=100)
+        yield Tell(logging.INFO, "::endgroup::")
     return Outcome(last, logs.tail.lines(), deadline_passed=stop_asked is not None)
 
 

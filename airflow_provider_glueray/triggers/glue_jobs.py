@@ -60,7 +60,7 @@ class GlueRayJobTrigger(BaseTrigger):
         steps = follow(ref, Policy.from_json(self.policy), LogCursor.from_json(self.cursor))
         async with watching(self._key(), self._make_backend) as watcher:
             outcome = await adrive(steps, watcher, ref, self.log)
-        yield TriggerEvent(outcome.to_json())
+        yield TriggerEvent(outcome.to_json())  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Stop the run: a user marked the deferred task, or cleared it. Not called on a restart."""
