@@ -118,7 +118,8 @@ def main() -> None:
         reviews = reviews.add_column("product_category", lambda batch: category)
     reviews = steps.run("read", reviews)
     rows_in = reviews.count()
-    log.info("schema: %s", reviews.schema())
+    schema = reviews.schema()
+    log.info("schema: %s", {name: str(schema.types[number]) for number, name in enumerate(schema.names)})
     log.info("size: %.1f MB in memory", reviews.size_bytes() / 1e6)
     reviews.show(1)
 
