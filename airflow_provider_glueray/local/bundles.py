@@ -9,6 +9,7 @@ unverified).
 from __future__ import annotations
 
 import shlex
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,33 +20,41 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import rules
 from .ledger import Run
+from .overlay import CannotInstall, Overlays
 
 
 class CannotPrepare(Exception):
     """The run fails before Ray sees it; the text is its ErrorMessage."""
 
 
+#: In a run's directory: what the script prints, held back until it ends, and what pip says.
+STDOUT, PIP_LOG = "stdout", "pip.log"
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A run ready to submit: `entrypoint` for /bin/sh, `stdout` where print() goes until the run ends."""
+    """A run ready to submit: `entrypoint` is for /bin/sh."""
 
     entrypoint: str
     runtime_env: dict[str, Any]
-    stdout: Path
 
 
-def prepare(run: Run, s3: Any, directory: Path) -> Prepared:
-    """Download what the run names into `directory` and write its start file; raises CannotPrepare."""
-    directory.mkdir(parents=True)
+def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
+    """Download what the run names into the existing `directory` and write its start file; raises CannotPrepare."""
     script = _download(s3, run.script, directory / "script")
     runtime_env: dict[str, Any] = {}
+    python = "python"
     if requirements := rules.locations(run.arguments.get("--pip-install", "")):
-        runtime_env["pip"] = requirements
+        try:
+            overlay = overlays.python(requirements, directory / PIP_LOG, lambda: run.stop_requested)
+        except CannotInstall as error:
+            raise CannotPrepare(str(error)) from error
+        python = runtime_env["py_executable"] = str(overlay)
     if modules := _zips(s3, run, "--s3-py-modules", directory):
         runtime_env["py_modules"] = modules
     if working_dir := _zips(s3, run, "--working-dir", directory):
         runtime_env["working_dir"] = working_dir[0]
-    stdout = directory / "stdout"
+    stdout = directory / STDOUT
     stdout.touch()
     assignments = {
         key.lstrip("-"): value for key, value in run.arguments.items() if key not in rules.RESERVED_ARGUMENTS
@@ -56,8 +65,10 @@ def prepare(run: Run, s3: Any, directory: Path) -> Prepared:
     # A shell drops names with hyphens from its environment, so env(1) hands them over. stdout goes to a file
     # of its own because Ray would merge it, live, into the driver's log; the service shows prints only after
     # the run.
-    start.write_text(f"exec env {' '.join(words)} python {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n")
-    return Prepared(f"exec sh {shlex.quote(str(start))}", runtime_env, stdout)
+    start.write_text(
+        f"exec env {' '.join(words)} {shlex.quote(python)} {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n"
+    )
+    return Prepared(f"exec sh {shlex.quote(str(start))}", runtime_env)
 
 
 def check_layout(name: str, uri: str, path: Path) -> None:
@@ -91,7 +102,9 @@ def _download(s3: Any, uri: str, directory: Path) -> Path:
     directory.mkdir()
     path = directory / Path(key).name
     try:
-        s3.download_file(bucket, key, str(path))
+        # In one piece: moto reads the whole object for each of the ranges download_file would ask for.
+        with path.open("wb") as file:
+            shutil.copyfileobj(s3.get_object(Bucket=bucket, Key=key)["Body"], file)
     except (ClientError, BotoCoreError) as error:
         # The words which Spark jobs show for the same mistake; for Ray they are inferred.
         raise CannotPrepare(

@@ -30,8 +30,6 @@ from . import processes
 
 #: vCPUs of a Z.2X worker [botocore].
 CPUS_PER_NODE = 8
-#: Inherited names which would lead a script to real credentials, to another cluster, or to slower imports.
-_DROPPED = ("AWS_", "RAY_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
 
 
 class RayUnavailable(Exception):
@@ -68,7 +66,7 @@ class Cluster:
         self.nodes_alive = 0
         self._born = 0
         self._object_store_bytes = object_store_bytes
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_DROPPED)}
+        inherited = processes.plain_environment()
         python_bin = str(Path(sys.executable).parent)
         self._environment = {
             **inherited,

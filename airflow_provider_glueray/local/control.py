@@ -8,6 +8,7 @@ connects the two.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -193,17 +194,32 @@ def start(
     the URL answers. EndpointError when it does not start; nothing is left running then.
     """
     say: Callable[[str], None] = (lambda _: None) if quiet else _say
-    running = find(name, home)
-    if running is not None:
-        return running
     path = _state_path(name, home)
-    forget(name, home)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [sys.executable, "-m", __package__, "--state", str(path), "--name", name, "--port", str(port)]
     command += ["--nodes", str(nodes), "--provisioning-seconds", str(provisioning_seconds)]
     command += ["--quota-mdpu", str(quota_mdpu), "--object-store-mb", str(object_store_mb)]
+    with _alone(path):
+        running = find(name, home)
+        if running is not None:
+            return running
+        forget(name, home)
+        endpoint = _launch(command, path)
+    say(f"endpoint {endpoint.url}")
+    if wait:
+        try:
+            endpoint.wait_ready(say=say)
+        except BaseException:
+            endpoint.stop()
+            raise
+    return endpoint
+
+
+def _launch(command: list[str], path: Path) -> Endpoint:
+    """Start the daemon, detached, and wait for its state file."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    with path.with_suffix(".log").open("wb") as log:
+    log_path = path.with_suffix(".log")
+    with log_path.open("wb") as log:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -216,17 +232,17 @@ def start(
     state = _read(path)
     if state is None or child.poll() is not None:
         child.kill()
-        tail = path.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-1:]
-        raise EndpointError(f"the endpoint did not start: {' '.join(tail)} (see {path.with_suffix('.log')})")
-    endpoint = Endpoint(state, path, child)
-    say(f"endpoint {endpoint.url}")
-    if wait:
-        try:
-            endpoint.wait_ready(say=say)
-        except BaseException:
-            endpoint.stop()
-            raise
-    return endpoint
+        tail = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+        raise EndpointError(f"the endpoint did not start: {' '.join(tail)} (see {log_path})")
+    return Endpoint(state, path, child)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep two starts of one name apart."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def find(name: str = DEFAULT_NAME, home: Path | None = None) -> Endpoint | None:

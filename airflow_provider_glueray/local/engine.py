@@ -24,6 +24,7 @@ from .cluster import Cluster, RayUnavailable
 from .faults import Faults
 from .ledger import TERMINAL, Ledger, Phase, Run
 from .log_shipping import LogWriter, RunLogs, Shipper
+from .overlay import Overlays
 
 TICK_SECONDS = 0.15
 #: Ray is asked to stop a job again after this long, since a job which is still pending may miss the first
@@ -43,6 +44,7 @@ class Engine(threading.Thread):
         self._ledger, self._cluster, self._faults, self._client = ledger, cluster, faults, client
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="run")
         self._shipper = Shipper()
+        self._overlays = Overlays(cluster.root / "overlays")
         self._ended = threading.Event()
 
     def request_stop(self, run: Run) -> None:
@@ -129,12 +131,14 @@ class Engine(threading.Thread):
             self._done(run, *run.outcome)
 
     def _launch(self, run: Run) -> None:
-        prepared = prepare(run, self._client("s3", run.region), self._directory(run))
-        if run.stop_requested:
-            raise CannotPrepare("stopped")
+        directory = self._directory(run)
+        directory.mkdir(parents=True)
         if rules.logging_enabled(run.arguments.get("--logging_configuration", "{}")):
             writer = LogWriter(self._client("logs", run.region))
-            self._shipper.attach(run.id, RunLogs(run, lambda: list(self._cluster.nodes), prepared.stdout, writer))
+            self._shipper.attach(run.id, RunLogs(run, lambda: list(self._cluster.nodes), directory, writer))
+        prepared = prepare(run, self._client("s3", run.region), self._overlays, directory)
+        if run.stop_requested:
+            raise CannotPrepare("stopped")
         self._cluster.submit(run.id, prepared.entrypoint, prepared.runtime_env)
 
     def _launched(self, run: Run, error: BaseException | None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .bundles import PIP_LOG, STDOUT
 from .cluster import Node
 from .ledger import Run
 
@@ -137,11 +138,13 @@ class LogWriter:
 class RunLogs:
     """The log files of one run, from the moment it is handed to Ray."""
 
-    def __init__(self, run: Run, nodes: Callable[[], list[Node]], stdout: Path, writer: LogWriter) -> None:
-        self._run, self._nodes, self._stdout, self._writer = run, nodes, stdout, writer
+    def __init__(self, run: Run, nodes: Callable[[], list[Node]], directory: Path, writer: LogWriter) -> None:
+        self._run, self._nodes, self._directory, self._writer = run, nodes, directory, writer
         self._stream = re.sub(r"[:*]", "_", run.job) + f"-{run.id}"
         self._lock = threading.Lock()
-        self._driver = Tail(nodes()[0].logs / f"job-driver-{run.id}.log")
+        self._head = nodes()[0]
+        self._driver = Tail(self._head.logs / f"job-driver-{run.id}.log")
+        self._pip = Tail(directory / PIP_LOG)
         self._tails: dict[Path, Tail] = {}
         self._bound: dict[Path, str] = {}
         for node in nodes():  # system files outlive runs: this run gets what is appended from now on
@@ -153,19 +156,27 @@ class RunLogs:
         """Carry what was appended; with `last`, everything, then what the script printed."""
         with self._lock:
             self._writer.write(f"{PREFIX}script-log", self._stream, self._driver_lines(last=last))
+            self._writer.write(
+                f"{PREFIX}ray-runtime-env-log",
+                self._node_stream(self._head) + PIP_LOG,
+                self._pip.lines(last=last),
+            )
             for node in self._nodes():
                 for path in _files(node):
                     self._ship_file(node, path, last=last)
             if last:
-                printed = Tail(self._stdout).lines(last=True)
+                printed = Tail(self._directory / STDOUT).lines(last=True)
                 self._writer.write(f"{PREFIX}script-log", self._stream, printed)
 
     def _driver_lines(self, *, last: bool) -> Iterator[str]:
         lines = self._driver.lines(last=last)
         return (line for line in lines if not line.startswith("Running entrypoint for job "))
 
+    def _node_stream(self, node: Node) -> str:
+        return f"{self._stream}-{re.sub('[.:]', '_', node.address)}-"
+
     def _ship_file(self, node: Node, path: Path, *, last: bool) -> None:
-        stream = f"{self._stream}-{re.sub('[.:]', '_', node.address)}-"
+        stream = self._node_stream(node)
         worker = _WORKER_FILE.fullmatch(path.name)
         if worker and self._run.ray_job and worker["job"] in {_NO_JOB, self._run.ray_job}:
             tail = self._tails.setdefault(path, Tail(path))

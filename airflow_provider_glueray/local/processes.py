@@ -22,6 +22,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
+#: Inherited names which would lead a script to real credentials, to another cluster, or to slower imports.
+_DROPPED = ("AWS_", "RAY_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+
+
+def plain_environment() -> dict[str, str]:
+    """Return this process's environment without what must not reach scripts."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_DROPPED)}
+
+
 def _die_with_parent() -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

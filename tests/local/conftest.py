@@ -120,7 +120,7 @@ def make_job(glue: Any, s3: Any) -> Callable[..., str]:
 def wait_for(glue: Any) -> Callable[..., dict[str, Any]]:
     """Return a function which waits until a run shows one of the states, and returns the run."""
 
-    def wait(job: str, run: str, *states: str, seconds: float = 40) -> dict[str, Any]:
+    def wait(job: str, run: str, *states: str, seconds: float = 90) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
             found: dict[str, Any] = glue.get_job_run(JobName=job, RunId=run)["JobRun"]

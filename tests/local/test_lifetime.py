@@ -9,6 +9,7 @@ import socket
 import time
 from pathlib import Path
 
+import boto3
 import psutil
 import pytest
 
@@ -22,12 +23,30 @@ def _until_gone(pids: list[int], seconds: float) -> list[int]:
     return left
 
 
+def _run_for_ever(endpoint: control.Endpoint) -> None:
+    options = {"region_name": control.REGION, "endpoint_url": endpoint.url}
+    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    s3, glue = (boto3.client(service, **options, **keys) for service in ("s3", "glue"))
+    s3.put_object(Bucket=control.BUCKET, Key="sleep.py", Body=b"import time; time.sleep(600)")
+    command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{control.BUCKET}/sleep.py"}
+    glue.create_job(Name="sleep", Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=1)
+    run = glue.start_job_run(JobName="sleep")["JobRunId"]
+    deadline = time.monotonic() + 60
+    while glue.get_job_run(JobName="sleep", RunId=run)["JobRun"]["JobRunState"] != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
 def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, tmp_path: Path) -> None:
     """It runs beside another endpoint; after SIGKILL, stop sweeps Ray, its files and the state file."""
     mine = control.start("crash", port=0, nodes=1, home=tmp_path)
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
-    family = [process.pid for process in processes.in_sessions(state["sessions"])]
-    assert len(family) > 5
+    _run_for_ever(mine)
+    inside = processes.in_sessions(state["sessions"])
+    outside = processes.descendants_outside(state["sessions"])
+    assert any(process.name().startswith("python") for process in outside)  # the driver has its own session
+    family = [process.pid for process in [*inside, *outside]]
     assert mine.url != endpoint.url
 
     os.kill(mine.pid, signal.SIGKILL)
