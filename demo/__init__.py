@@ -1,0 +1,1 @@
+"""`make demo`: both example DAGs, by a real Airflow, on the local endpoint."""

@@ -1,0 +1,145 @@
+"""A throw-away Airflow: scheduler, triggerer, DAG processor and API server, in a home that is deleted again."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+START_SECONDS = 120
+
+
+class AirflowError(RuntimeError):
+    """Airflow did not do what it was asked; the message ends with its log."""
+
+
+class Airflow:
+    """`airflow standalone` on free ports of 127.0.0.1, in its own session, with sqlite.
+
+    :param dags: the folder of the DAGs.
+    :param connections: connection id to its JSON.
+    """
+
+    def __init__(self, dags: Path, connections: dict[str, dict[str, Any]], **settings: str) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="glueray-airflow-"))
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self._process: subprocess.Popen[bytes] | None = None
+        passwords = self.home / "passwords.json"
+        passwords.write_text(json.dumps({"admin": "admin"}))
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "AWS_"))},
+            **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": self.url.rpartition(":")[2],
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_port()),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
+            "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "NO_COLOR": "1",
+            **settings,
+        }
+        self._client = httpx.Client(base_url=f"{self.url}/api/v2", timeout=30)
+
+    def __enter__(self) -> Self:
+        with (self.home / "standalone.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["airflow", "standalone"],
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self.home,
+            )
+        try:
+            self._wait_until_healthy()
+            token = httpx.post(
+                f"{self.url}/auth/token", json={"username": "admin", "password": "admin"}, timeout=30
+            ).json()["access_token"]
+            self._client.headers["Authorization"] = f"Bearer {token}"
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop every process of it and delete its home."""
+        self._client.close()
+        if self._process is not None:
+            for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+                try:
+                    os.killpg(self._process.pid, sign)
+                except ProcessLookupError:
+                    break
+                end = time.monotonic() + patience
+                while time.monotonic() < end and _group_lives(self._process):
+                    time.sleep(0.1)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
+        """Call the REST API and return what it answers."""
+        answer = self._client.request(method, path, json=body, params=query)
+        if answer.is_error:
+            raise AirflowError(f"Airflow answered {answer.status_code} to {method} {path}: {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    def log_tail(self, lines: int = 30) -> str:
+        """Return the end of the log of all components."""
+        return "\n".join((self.home / "standalone.log").read_text(errors="replace").splitlines()[-lines:])
+
+    def _wait_until_healthy(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self._process is not None and self._process.poll() is not None:
+                raise AirflowError(f"Airflow ended while it was starting:\n{self.log_tail()}")
+            try:
+                health = self._client.get("/monitor/health").json()
+            except (httpx.HTTPError, ValueError):
+                health = {}
+            parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+            if all(health.get(part, {}).get("status") == "healthy" for part in parts):
+                return
+            time.sleep(0.5)
+        raise AirflowError(f"Airflow was not healthy after {START_SECONDS} s:\n{self.log_tail()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
