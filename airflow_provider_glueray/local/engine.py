@@ -1,8 +1,8 @@
 """Move every run through the service's states while Ray does the work.
 
-One thread looks at all open runs a few times a second and asks Ray once per look, and only while a run is
-with Ray. Downloads, submissions and the last logs happen in worker threads. No other module changes a run's
-state, except that StartJobRun decides between STARTING and WAITING.
+One thread looks at all open runs a few times a second, and asks Ray about those which are with Ray. Downloads,
+submissions and the last logs happen in worker threads. No other module changes a run's state, except that
+StartJobRun decides between STARTING and WAITING.
 """
 
 from __future__ import annotations
@@ -84,15 +84,19 @@ class Engine(threading.Thread):
             open_runs = self._ledger.active()
         if not open_runs:
             return
-        known: Mapping[str, dict[str, Any]] = {}
-        if any(run.phase is Phase.SUBMITTED for run in open_runs):
-            try:
-                known = self._cluster.jobs()
-            except RayUnavailable as error:
-                _logger.warning("Ray does not answer: %s", error)
+        known = {run.id: self._ask_ray(run) for run in open_runs if run.phase is Phase.SUBMITTED}
         with self._ledger.lock:
             for run in open_runs:
                 self._advance(run, known.get(run.id))
+
+    def _ask_ray(self, run: Run) -> Mapping[str, Any] | None:
+        if self._cluster.lost:
+            return None
+        try:
+            return self._cluster.job(run.id)
+        except RayUnavailable as error:
+            _logger.warning("Ray does not answer: %s", error)
+            return None
 
     def _force_states(self) -> None:
         for run_id, state in self._faults.values()["force_state"].items():

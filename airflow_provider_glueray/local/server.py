@@ -54,6 +54,9 @@ class Application:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Dispatch one request on its path and `X-Amz-Target`."""
+        if "HTTP_ORIGIN" in environ:
+            # A web page could otherwise start jobs, hence code, on this machine; no AWS client sends Origin.
+            return _send_error(start_response, GlueError("AccessDeniedException", "Not for web pages", 403))
         if environ.get("PATH_INFO", "").startswith("/_glueray/"):
             return self._control(environ, start_response)
         service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
@@ -73,10 +76,9 @@ class Application:
     def _answer(
         self, service: str, operation: str, body: bytes, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        try:
-            request = json.loads(body or b"{}")
-        except ValueError:
-            return _send_error(start_response, GlueError("SerializationException", "The body is not JSON"))
+        request = _parsed(body)
+        if request is None:
+            return _send_error(start_response, GlueError("SerializationException", "The body is not a JSON object"))
         if service == "Logs_20140328":
             if operation == "FilterLogEvents":
                 return self._filter_log_events(request, environ, start_response)
@@ -101,6 +103,9 @@ class Application:
     ) -> Iterable[bytes]:
         """Give moto what it knows: it ignores `logStreamNamePrefix` and sorts by time only when told to."""
         request["interleaved"] = True
+        if "logGroupIdentifier" in request:  # a name or an ARN; moto knows names only
+            identifier = str(request.pop("logGroupIdentifier"))
+            request["logGroupName"] = identifier.rpartition(":log-group:")[2].removesuffix(":*")
         prefix = request.pop("logStreamNamePrefix", None)
         if prefix is not None and request.get("logStreamNames"):
             message = "logStreamNames and logStreamNamePrefix cannot be given together"
@@ -180,6 +185,14 @@ def _body(environ: Environ) -> bytes:
     body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
     return body
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    try:
+        request = json.loads(body or b"{}")
+    except ValueError:
+        return None
+    return request if isinstance(request, dict) else None
 
 
 def _with_body(environ: Environ, request: Mapping[str, Any]) -> Environ:

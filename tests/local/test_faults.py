@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
@@ -73,6 +74,25 @@ def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoin
     for call in (lambda: make_job(), lambda: glue.start_job_run(JobName=job)):
         with pytest.raises(ClientError, match="Account not allowed to submit Glue Ray job Post Deprecation"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"{", {}, 400, "SerializationException"),
+        (b"[]", {}, 400, "SerializationException"),
+        (b"{}", {"Origin": "https://example.com"}, 403, "AccessDeniedException"),
+    ],
+)
+def test_strangers_get_clean_refusals(
+    clean_endpoint: control.Endpoint, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    """A broken body, and a web page which tries its luck on loopback."""
+    target = {"X-Amz-Target": "AWSGlue.ListJobs", "Content-Type": "application/x-amz-json-1.1"}
+    answer = httpx.post(clean_endpoint.url, content=body, headers={**target, **headers})
+    assert (answer.status_code, answer.json()["__type"]) == (status, code)
+    preflight = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in httpx.options(clean_endpoint.url, headers=preflight).headers
 
 
 @pytest.mark.parametrize(
