@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow_provider_glueray.errors import SpecError
 
@@ -299,5 +299,9 @@ def text_of(value: object) -> str:
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, (Mapping, list, tuple)):
-        return json.dumps(value, sort_keys=True)
+        return json.dumps(value, sort_keys=True, default=_no_text)
+    return _no_text(value)
+
+
+def _no_text(value: object) -> NoReturn:
     raise TypeError(f"a {type(value).__name__} has no text form; pass a string, number, boolean, date or JSON value")

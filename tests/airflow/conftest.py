@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
@@ -160,10 +160,10 @@ def dag() -> DAG:
 
 
 @pytest.fixture
-def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[control.Endpoint]:
+def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> control.Endpoint:
     """Point the connection `aws_default` at the local endpoint."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(clean_endpoint.airflow_connection()))
-    yield clean_endpoint
+    return clean_endpoint
 
 
 @pytest.fixture

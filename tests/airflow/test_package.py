@@ -1,0 +1,98 @@
+"""The package as Airflow finds it: metadata, weight, serialisation, public names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+from airflow.providers_manager import ProvidersManager
+
+from airflow_provider_glueray.get_provider_info import get_provider_info
+from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
+
+HEAVY = {"boto3", "botocore", "aiobotocore", "ray", "pandas", "numpy", "pyarrow", "httpx", "kubernetes", "moto"}
+FLOOR_3 = ["operators.glue_jobs", "sensors.glue_jobs", "triggers.glue_jobs", "links.runs", "get_provider_info", "cli"]
+FLOORS_0_1 = ["runs", "errors", "rules", "spec", "follow", "watcher"]
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return the names in sys.modules after importing a module in a fresh interpreter, beyond airflow.sdk's own."""
+    code = (
+        "import sys, json\nfrom airflow.sdk import BaseOperator, BaseSensorOperator\n"
+        "from airflow.triggers.base import BaseTrigger\nbefore = set(sys.modules)\n"
+        f"import airflow_provider_glueray.{module}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("module", FLOOR_3)
+def test_the_dag_processor_loads_nothing_heavy(module):
+    """Every forked parse imports us afresh, so what comes with us is paid each time."""
+    loaded = loaded_by(module)
+
+    assert not HEAVY & {name.partition(".")[0] for name in loaded}
+    assert len(loaded) < 40, sorted(loaded)
+
+
+@pytest.mark.parametrize("module", FLOORS_0_1)
+def test_the_words_need_no_airflow(module):
+    """Floors 0 and 1 are standard library only."""
+    code = f"import sys\nimport airflow_provider_glueray.{module}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    foreign = {name.partition(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names)
+
+    assert foreign - {"airflow_provider_glueray", "__main__", "__mp_main__"} == set()
+
+
+def test_the_metadata_fits_both_schemas():
+    """The relaxed schema of the runtime, and what the strict one says of the keys we use."""
+    home = Path(airflow.__file__).parent
+    info = get_provider_info()
+    jsonschema.validate(info, json.loads((home / "provider_info.schema.json").read_text()))
+    strict = json.loads((home / "provider.yaml.schema.json").read_text())
+    # The strict schema describes a source tree; these three keys exist only there.
+    whole = {**info, "state": "ready", "source-date-epoch": 1764000000, "versions": ["0.1.0"]}
+    jsonschema.validate(whole, strict)
+
+
+def test_airflow_discovers_the_provider():
+    """Under the name of its distribution, with its links and configuration."""
+    (entry,) = [point for point in entry_points(group="apache_airflow_provider") if "glueray" in point.value]
+    assert entry.load() is get_provider_info
+    manager = ProvidersManager()
+
+    assert "airflow-provider-glueray" in manager.providers
+    assert "airflow_provider_glueray.links.runs.GlueRayRunLink" in manager.extra_links_class_names
+
+
+def test_the_trigger_survives_serialisation():
+    """What the triggerer rebuilds is what was deferred: no argument is lost on the way."""
+    arguments = {
+        "run": {"backend": "glue-job", "name": "n", "id": "jr_1"},
+        "hook": {"aws_conn_id": "c", "region_name": "eu-west-1", "verify": False, "config": {"read_timeout": 5}},
+        "policy": {"deadline": 1.0, "poll_seconds": 2.0, "owns_run": False, "sources": ["script"]},
+        "cursor": {"since_ms": 3, "seen": ["a"]},
+        "stop_on_kill": False,
+    }
+    path, kwargs = GlueRayJobTrigger(**arguments).serialize()
+
+    assert path == "airflow_provider_glueray.triggers.glue_jobs.GlueRayJobTrigger"
+    assert json.loads(json.dumps(kwargs)) == arguments
+
+
+def test_modules_listed_exist():
+    """Each module that the metadata names can be imported and has something public in it."""
+    info = get_provider_info()
+    for key in ("operators", "sensors", "hooks", "triggers"):
+        for entry in info[key]:
+            for module in entry["python-modules"]:
+                loaded = __import__(module, fromlist=["x"])
+                assert any(name.startswith("GlueRayJob") for name in vars(loaded)), module
