@@ -45,7 +45,11 @@ class Daemon:
         self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024)
         self._engine = Engine(self._ledger, self._cluster, self._faults, self.client)
         application = Application(GlueApi(self._ledger, self._engine, self._faults), self._faults, self.status)
-        self._server = make_endpoint(application, arguments.port)
+        try:
+            self._server = make_endpoint(application, arguments.port)
+        except BaseException:  # werkzeug exits when the port is taken
+            self._cluster.stop()
+            raise
         self._url = f"http://127.0.0.1:{self._server.server_port}"
 
     @functools.cache  # noqa: B019

@@ -171,7 +171,7 @@ class Application:
 
 
 def make_endpoint(application: Application, port: int) -> BaseWSGIServer:
-    """Bind the endpoint to 127.0.0.1:`port` (0: any free port); OSError when the port is taken."""
+    """Bind the endpoint to 127.0.0.1:`port` (0: any free port); SystemExit, as werkzeug has it, when it is taken."""
     return make_server(
         "127.0.0.1",
         port,

@@ -75,11 +75,13 @@ def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
     assert not Path(state["root"]).exists()
 
 
-def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
-    """With the reason, and nothing left running."""
+def test_a_taken_port_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason, and nothing left behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(control.EndpointError, match=r"the endpoint did not start: .*in use"):
             control.start("taken", port=taken.getsockname()[1], home=tmp_path)
     assert control.find("taken", tmp_path) is None
+    assert list(tmp_path.glob("glueray-*")) == []
