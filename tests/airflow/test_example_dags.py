@@ -1,0 +1,92 @@
+"""Every example DAG by `dag.test()`, in the worker and deferred, with equal XComs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "example_dags"
+CONF = {"customer_reviews_nightly": {"marketplace": "US", "max_votes": 40, "workers": 3}, "movie_ratings_nightly": {}}
+
+
+@pytest.fixture(scope="module")
+def played(endpoint, tmp_path_factory) -> dict[bool, dict[str, Any]]:
+    """Return what came of both DAGs, by whether they were deferred."""
+    home = tmp_path_factory.mktemp("airflow")
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
+        **endpoint.env(),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(endpoint.airflow_connection()),
+    }
+
+    def run(*command: str, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    run(str(EXAMPLES / "datasets.py"), "reviews", "s3://glueray-local/reviews/raw", "--rows", "5000")
+    run(str(EXAMPLES / "datasets.py"), "movies", "s3://glueray-local/movies/raw")
+    run("-m", "airflow", "db", "migrate")
+    player = str(Path(__file__).with_name("play_dags.py"))
+    asked = [f"{dag_id}:{json.dumps(conf)}" for dag_id, conf in CONF.items()]
+    outputs = {
+        deferrable: run(player, *asked, AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=str(deferrable))
+        for deferrable in (False, True)
+    }
+    return {
+        mode: json.loads(next(line for line in text.splitlines() if line.startswith("PLAYED "))[7:])
+        for mode, text in outputs.items()
+    }
+
+
+def lasting(xcoms: dict[str, Any]) -> Any:
+    """Strip what differs between any two runs: ids, seconds, and what is reckoned from seconds."""
+    passing = ("id", "seconds", "mdpu_hours", "estimated_cost_usd", "steps", "output")
+    if isinstance(xcoms, dict):
+        return {key: lasting(value) for key, value in xcoms.items() if key not in passing}
+    return "run" if isinstance(xcoms, str) and "jr_" in xcoms else xcoms
+
+
+@pytest.mark.parametrize("dag_id", CONF)
+def test_it_succeeds_in_both_modes_with_equal_xcoms(played, dag_id):
+    """Who waits, the worker or the triggerer, makes no difference to what comes out."""
+    in_worker, deferred = played[False][dag_id], played[True][dag_id]
+
+    assert in_worker["state"] == deferred["state"] == "success"
+    assert lasting(in_worker["xcoms"]) == lasting(deferred["xcoms"])
+    assert in_worker["xcoms"]["report"]["return_value"]["rows_out"] > 0
+
+
+def test_the_form_reaches_the_script(played, endpoint):
+    """Params of the trigger form become arguments and workers of the run."""
+    import boto3
+
+    xcoms = played[True]["customer_reviews_nightly"]["xcoms"]
+    ref = xcoms["clean"]["glueray_run"]
+    credentials = endpoint.airflow_connection()
+    glue = boto3.client(
+        "glue", endpoint_url=endpoint.url, region_name="us-east-1",
+        aws_access_key_id=credentials["login"], aws_secret_access_key=credentials["password"],
+    )  # fmt: skip
+    run = glue.get_job_run(JobName=ref["name"], RunId=ref["id"])["JobRun"]
+
+    assert run["NumberOfWorkers"] == 3
+    assert run["Arguments"]["--max_votes"] == "40"
+    assert xcoms["clean"]["glueray_usage"]["workers"] == 3
