@@ -27,6 +27,7 @@ from .engine import Engine
 from .faults import Faults
 from .glue_api import GlueApi
 from .ledger import Ledger
+from .pages import Pages
 from .server import OWN_AGENT, Application, make_endpoint
 
 _logger = logging.getLogger("glueray.local")
@@ -44,7 +45,8 @@ class Daemon:
         self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
         self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024)
         self._engine = Engine(self._ledger, self._cluster, self._faults, self.client)
-        application = Application(GlueApi(self._ledger, self._engine, self._faults), self._faults, self.status)
+        glue = GlueApi(self._ledger, self._engine, self._faults)
+        application = Application(glue, self._faults, Pages(self._ledger, self.client), self.status)
         try:
             self._server = make_endpoint(application, arguments.port)
         except BaseException:  # werkzeug exits when the port is taken

@@ -7,6 +7,7 @@ whether a request is allowed (`rules`); nothing is written to disk, so a stopped
 from __future__ import annotations
 
 import enum
+import math
 import secrets
 import threading
 import time
@@ -112,7 +113,8 @@ class Run:
     def wire(self) -> dict[str, Any]:
         """Return the run in botocore's shape `JobRun`; DPUSeconds counts every worker for the whole time."""
         end = self.completed or time.time()
-        seconds = int(end - self.running_since) if self.running_since else 0
+        # Billing is per second begun, so a run of half a second has used one.
+        seconds = math.ceil(end - self.running_since) if self.running_since else 0
         optional = {
             "PreviousRunId": self.previous,
             "CompletedOn": self.completed,

@@ -26,6 +26,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from .faults import Faults
 from .glue_api import GlueApi
+from .pages import Pages
 from .shapes import GlueError
 
 Environ = dict[str, Any]
@@ -48,8 +49,8 @@ class QuietHandler(MotoRequestHandler):
 class Application:
     """The WSGI application."""
 
-    def __init__(self, glue: GlueApi, faults: Faults, status: Callable[[], Mapping[str, Any]]) -> None:
-        self._glue, self._faults, self._status = glue, faults, status
+    def __init__(self, glue: GlueApi, faults: Faults, pages: Pages, status: Callable[[], Mapping[str, Any]]) -> None:
+        self._glue, self._faults, self._pages, self._status = glue, faults, pages, status
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -166,8 +167,13 @@ class Application:
                 except (ValueError, AttributeError) as error:
                     return _send(start_response, 400, {"message": str(error)})
                 return _send(start_response, 200, self._faults.values())
+            case "GET", path if (text := self._page(path)) is not None:
+                return _send_text(start_response, text)
             case _:
-                return _send(start_response, 404, {"message": "status, calls and faults are all there is"})
+                return _send(start_response, 404, {"message": "status, calls, faults and runs/<id> are all there is"})
+
+    def _page(self, path: str) -> str | None:
+        return self._pages.page(path.removeprefix("runs/")) if path.startswith("runs/") else None
 
 
 def make_endpoint(application: Application, port: int) -> BaseWSGIServer:
@@ -210,6 +216,12 @@ def _send(start_response: StartResponse, status: int, answer: Mapping[str, Any],
     if error:
         headers.append(("x-amzn-ErrorType", error))
     start_response(f"{status} {'OK' if status == 200 else 'Error'}", headers)
+    return [body]
+
+
+def _send_text(start_response: StartResponse, text: str) -> list[bytes]:
+    body = text.encode()
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
     return [body]
 
 
