@@ -27,7 +27,13 @@ THREADS = 4
 
 @dataclass(slots=True)
 class _Waiter:
+    """One who waits for a run.
+
+    `due` is when to poll for it, `ready` from when on a poll that somebody else was due for will do.
+    """
+
     ref: RunRef
+    ready: float
     due: float
     known: str
     future: asyncio.Future[RunSnapshot | Exception]
@@ -74,10 +80,14 @@ class Watcher:
     async def observe(self, ref: RunRef, after: float, known: str) -> RunSnapshot:
         """Return a snapshot taken ``after`` seconds from now, or earlier if a shared poll sees a new state.
 
+        Also earlier if somebody else's poll comes in the second half of the wait: so those who began at
+        different moments fall into step, and many go on to cost what one does.
+
         :param known: the raw state that the caller has seen last.
         """
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(ref, loop.time() + after, known, loop.create_future())
+        now = loop.time()
+        waiter = _Waiter(ref, now + after / 2, now + after, known, loop.create_future())
         group = self._groups.setdefault(ref.name, _Group())
         group.waiters.append(waiter)
         group.wake.set()
@@ -119,7 +129,7 @@ class Watcher:
             if answer is None or waiter.future.done():
                 continue
             changed = isinstance(answer, RunSnapshot) and answer.raw_state != waiter.known
-            if changed or waiter.due <= now:
+            if changed or waiter.ready <= now:
                 waiter.future.set_result(answer)
         group.waiters = [waiter for waiter in group.waiters if not waiter.future.done()]
 
