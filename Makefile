@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+# Amazon's deferrable operators need aiobotocore, which wants an older botocore than everything else here.
+PEER := .venv-peer
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -18,11 +20,11 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.ready $(PEER)/.ready
+	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEER)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Making $(VENV) (a few minutes the first time)"
@@ -34,5 +36,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	  python3 -m venv --clear $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \
 	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[local]' --group dev; \
+	fi
+	@touch $@
+
+$(PEER)/.ready: $(VENV)/.ready
+	@echo "Making $(PEER), to measure a peer in"
+	@$(BIN)/python -m venv --clear $(PEER)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --compile-bytecode --python $(PEER)/bin/python $$($(BIN)/python -m benchmarks.peer); \
+	else \
+	  $(PEER)/bin/python -m pip install --quiet $$($(BIN)/python -m benchmarks.peer); \
 	fi
 	@touch $@

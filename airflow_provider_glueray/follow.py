@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_provider_glueray.runs import (
     FAILURE_SOURCES,
@@ -38,8 +37,7 @@ STOP_AGAIN = 60.0
 DRAIN_LIMIT = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """How to follow. JSON both ways, so that it travels into a trigger unchanged.
 
     :param deadline: epoch seconds at which the run is stopped; absolute, so a resumption does not restart it.
@@ -56,7 +54,7 @@ class Policy:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "sources": list(self.sources)}
+        return {**self._asdict(), "sources": list(self.sources)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Policy:
@@ -64,44 +62,38 @@ class Policy:
         return cls(**{**value, "sources": tuple(value["sources"])})
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(NamedTuple):
     """Describe the run, ``after`` seconds from now, or sooner if its raw state is seen to differ."""
 
     after: float
     known: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLogs:
+class ReadLogs(NamedTuple):
     """Read what is new in the run's logs."""
 
     cursor: LogCursor
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Do nothing for a while."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """Ask the service to stop the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(NamedTuple):
     """Write one line of our own to the task log."""
 
     level: int
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Show:
+class Show(NamedTuple):
     """Write the run's own lines to the task log."""
 
     lines: Sequence[LogLine]
@@ -110,8 +102,7 @@ class Show:
 Step = Observe | ReadLogs | Pause | Stop | Tell | Show
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a step brought: the time (epoch seconds), and a value or the exception that came instead."""
 
     now: float

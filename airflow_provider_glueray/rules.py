@@ -10,10 +10,9 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, time
 from pathlib import PurePath
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from airflow_provider_glueray.errors import SpecError
 
@@ -52,8 +51,7 @@ def is_template(value: object) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(NamedTuple):
     needs: tuple[str, ...]
     check: Callable[..., str | None]
     source: str

@@ -2,15 +2,15 @@
 
 Floor 0: standard library only. No Airflow, no AWS, no Ray, no clock and no I/O. The table of raw states in
 this file is the only one in the package; a test walks botocore's model and fails when AWS adds a state.
+The records are named tuples, not dataclasses: every DAG parse makes these classes anew, and they are cheaper.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class RunState(StrEnum):
@@ -70,8 +70,7 @@ def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> R
     return RunState.FAILED if completed else RunState.RUNNING
 
 
-@dataclass(frozen=True, slots=True)
-class RunRef:
+class RunRef(NamedTuple):
     """Which run: enough to find it again from another process. JSON both ways.
 
     ``name`` is what the run belongs to (for Glue the job), ``id`` the run's own id (``jr_…``).
@@ -91,8 +90,7 @@ class RunRef:
         return cls(backend=value["backend"], name=value["name"], id=value["id"])
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a run consumed.
 
     ``seconds``: time during which it held resources. ``mdpu_hours``: memory-optimised DPU hours
@@ -114,8 +112,7 @@ class Usage:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
+class RunSnapshot(NamedTuple):
     """A run as it was seen once. JSON both ways; times are epoch seconds (UTC)."""
 
     ref: RunRef
@@ -131,10 +128,10 @@ class RunSnapshot:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
-            **asdict(self),
+            **self._asdict(),
             "ref": self.ref.to_json(),
             "state": str(self.state),
-            "usage": asdict(self.usage) if self.usage else None,
+            "usage": self.usage._asdict() if self.usage else None,
         }
 
     @classmethod
@@ -157,8 +154,7 @@ SCRIPT = "script"
 FAILURE_SOURCES = ("worker-err", "worker-out", "runtime-env", "monitor")
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line. ``node`` is the address of the machine where the service tells it, else empty."""
 
     source: str
@@ -169,8 +165,7 @@ class LogLine:
         return f"[{self.source}{' ' + self.node if self.node else ''}] {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class LogCursor:
+class LogCursor(NamedTuple):
     """How far a log was read: from ``since_ms`` (epoch milliseconds) on, but not the events in ``seen``."""
 
     since_ms: int = 0
@@ -186,8 +181,7 @@ class LogCursor:
         return cls(since_ms=value["since_ms"], seen=frozenset(value["seen"]))
 
 
-@dataclass(frozen=True, slots=True)
-class LogPage:
+class LogPage(NamedTuple):
     """The lines that are new since a cursor, and the cursor to use next time."""
 
     lines: Sequence[LogLine]
@@ -210,8 +204,7 @@ class RunBackend(Protocol):
         """Ask for the run to be stopped. Stopping a run that has ended is not an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How following a run ended: the last snapshot, the end of its log, and whether our deadline struck."""
 
     snapshot: RunSnapshot
@@ -236,11 +229,13 @@ class Outcome:
         )
 
 
-@dataclass(slots=True)
 class LogTail:
     """The end of a log in bounded memory: at most 200 lines of at most 1,000 characters."""
 
-    _lines: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    __slots__ = ("_lines",)
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=200)
 
     def add(self, texts: Iterable[str]) -> None:
         """Remember lines."""
