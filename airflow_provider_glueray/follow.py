@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_provider_glueray.runs import (
@@ -277,22 +277,36 @@ async def adrive(
     ref: RunRef,
     log: TaskLog,
     *,
+    turn: Callable[[LogCursor], Awaitable[None]] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Outcome:
-    """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits."""
+    """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits.
+
+    :param turn: told the place in the log each time its lines have been shown.
+    """
+    read: LogPage | None = None
 
     async def act(step: Step) -> Any:
+        nonlocal read
         match step:
             case Observe(after=after, known=known):
                 return await watcher.observe(ref, after, known)
             case ReadLogs(cursor=cursor, sources=sources):
-                return await watcher.read_logs(ref, cursor, sources)
+                page = await watcher.read_logs(ref, cursor, sources)
+                # The cluster's logs of a failed run have a cursor of their own, which nobody goes on from.
+                read = page if sources != FAILURE_SOURCES else None
+                return page
             case Pause(seconds=seconds):
                 return await watcher.pause(seconds)
             case Stop():
                 return await watcher.call(lambda backend: backend.stop(ref))
-            case Tell() | Show():
+            case Tell():
                 return _write(step, log)
+            case Show():
+                _write(step, log)
+                if turn is not None and read is not None:
+                    await turn(read.cursor)
+                return None
 
     try:
         step = next(steps)

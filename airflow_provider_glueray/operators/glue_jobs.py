@@ -193,6 +193,10 @@ class GlueRayJobOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
         """Take over from the trigger: judge the outcome it sent."""
+        if event.get("noted"):
+            from airflow_provider_glueray.triggers.bookmark import forget
+
+            forget(context["ti"])
         with no_useless_retry():
             return self._finish(Outcome.from_json(event), context)
 

@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_glueray.follow import Policy, adrive, follow
 from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
+from airflow_provider_glueray.triggers.bookmark import Bookmark
 from airflow_provider_glueray.watcher import watching
 
 
@@ -40,6 +41,7 @@ class GlueRayJobTrigger(BaseTrigger):
         self.policy = dict(policy)
         self.cursor = dict(cursor)
         self.stop_on_kill = stop_on_kill
+        self._bookmark: Bookmark | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, all plain JSON."""
@@ -57,10 +59,19 @@ class GlueRayJobTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the run to its end and yield its ``Outcome`` as JSON."""
         ref = RunRef.from_json(self.run_json)
-        steps = follow(ref, Policy.from_json(self.policy), LogCursor.from_json(self.cursor))
+        self._bookmark = Bookmark(self.task_instance)
+        cursor = await self._bookmark.find(LogCursor.from_json(self.cursor))
+        steps = follow(ref, Policy.from_json(self.policy), cursor)
         async with watching(self._key(), self._make_backend) as watcher:
-            outcome = await adrive(steps, watcher, ref, self.log)
-        yield TriggerEvent(outcome.to_json())  # type: ignore[no-untyped-call]
+            outcome = await adrive(steps, watcher, ref, self.log, turn=self._bookmark.turn)
+        event = {**outcome.to_json(), "noted": self._bookmark.was_noted}
+        self._bookmark = None
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def cleanup(self) -> None:
+        """Note the place in the log: the triggerer is going away before the run has ended."""
+        if self._bookmark is not None:
+            await self._bookmark.note()
 
     async def on_kill(self) -> None:
         """Stop the run: a user marked the deferred task, or cleared it. Not called on a restart."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
+from airflow.sdk.execution_time import comms, task_runner
 
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
+from airflow_provider_glueray.hooks.glue_logs import GROUPS
 from airflow_provider_glueray.operators.finish import hook_kwargs
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunState
 from airflow_provider_glueray.spec import RayJobSpec
@@ -109,3 +114,82 @@ def test_the_links_lead_somewhere(connected, dag, make_task, tmp_path):
     assert "SUCCEEDED" in run_page
     assert log_page.rstrip().endswith("seen by whoever clicks")
     assert httpx.get(xcoms["_link_GlueRayRunLink"] + "x").status_code == 404
+
+
+class Comms:
+    """Stands for the triggerer's supervisor: keeps the XComs of one task."""
+
+    def __init__(self) -> None:
+        self.xcoms: dict[str, Any] = {}
+
+    async def asend(self, message: Any) -> Any:
+        """Answer one message of a trigger."""
+        if isinstance(message, comms.SetXCom):
+            self.xcoms[message.key] = message.value
+            return None
+        return comms.XComResult(key=message.key, value=self.xcoms.get(message.key))
+
+
+class Lines:
+    """A log that remembers what was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def info(self, message: str, *values: Any) -> None:
+        """Remember a record."""
+        self.shown.append(message % values)
+
+    def log(self, level: int, message: str, *values: Any) -> None:
+        """Leave our own records out."""
+
+
+def test_a_restarted_triggerer_goes_on_where_the_log_was(connected, monkeypatch):
+    """No line twice, none lost: the place in the log outlives the triggerer."""
+    connected.faults(provisioning_seconds=600)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor := Comms(), raising=False)
+    hook = GlueRayJobHook()
+    spec = RayJobSpec(name="restarted", script="s3://glueray-local/none.py", role="GlueRayRole")
+    hook.ensure_job(spec)
+    ref = hook.submit(spec, "m")
+    logs = hook._client_for("logs")
+    names = {"logGroupName": GROUPS["script"], "logStreamName": f"restarted-{ref.id}"}
+    with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+        logs.create_log_group(logGroupName=names["logGroupName"])
+    logs.create_log_stream(**names)
+
+    def write(text: str) -> None:
+        logs.put_log_events(**names, logEvents=[{"timestamp": int(time.time() * 1000), "message": text}])
+
+    def deferred() -> tuple[GlueRayJobTrigger, Lines]:
+        waiting, lines = trigger(ref, poll_seconds=1), Lines()
+        waiting._log = lines
+        waiting.task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)
+        return waiting, lines
+
+    async def until(lines: Lines, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(lines.shown) < count:  # noqa: ASYNC110 - the log is written to from a place without events
+                await asyncio.sleep(0.05)
+
+    async def play() -> tuple[list[str], list[str], dict[str, Any]]:
+        first, before = deferred()
+        task = asyncio.create_task(outcome_of(first))
+        await asyncio.to_thread(write, "one")
+        await until(before, 1)
+        await asyncio.to_thread(write, "two")
+        await until(before, 2)
+        task.cancel()
+        await first.cleanup()
+        await asyncio.to_thread(write, "three")
+        second, after = deferred()
+        task = asyncio.create_task(outcome_of(second))
+        await until(after, 1)
+        await asyncio.to_thread(connected.faults, force_state={ref.id: "SUCCEEDED"})
+        await task
+        return before.shown, after.shown, supervisor.xcoms
+
+    before, after, xcoms = asyncio.run(play())
+    assert before == ["[script] one", "[script] two"]
+    assert after == ["[script] three"]
+    assert list(xcoms) == ["glueray_log_cursor"]
