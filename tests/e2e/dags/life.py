@@ -1,0 +1,37 @@
+"""One DAG per kind of task whose life the tests play with. All of them run the script beside this file."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG
+
+from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+
+STEP: dict[str, Any] = {
+    "task_id": "step",
+    "script": "gated.py",
+    "role": "GlueRayRole",
+    "staging": "s3://glueray-local/code",
+    "poll_seconds": 2,
+    "retry_delay": timedelta(seconds=1),
+}
+CROWD = 25
+KINDS: dict[str, dict[str, Any]] = {
+    "deferred": {"max_concurrent_runs": 20, "arguments": {"use_ray": "yes"}},
+    "marked": {},
+    "cleared": {},
+    "in_worker": {"deferrable": False},
+    "retried": {"deferrable": False, "retries": 1, "max_concurrent_runs": 2},
+    "timed_out": {"timeout": 2},
+    "overdue": {"timeout": None, "execution_timeout": timedelta(seconds=8)},
+    "alone": {"max_concurrent_runs": 1},
+}
+
+for kind, own in KINDS.items():
+    with DAG(f"e2e_{kind}", schedule=None):
+        GlueRayJobOperator(**{**STEP, **own})
+
+with DAG("e2e_crowd", schedule=None, max_active_tasks=100):
+    GlueRayJobOperator.partial(**STEP, max_concurrent_runs=100).expand(arguments=[{"number": n} for n in range(CROWD)])

@@ -1,0 +1,161 @@
+"""The life of a run on a real Airflow: scheduler, workers, triggerer and API server, on real Ray."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+
+from .conftest import House, until
+
+
+def test_deferred_run(house: House) -> None:
+    """A deferred run shows links and log while it runs, and ends with its id as the result."""
+    step = house.trigger("deferred")
+    step.wait("deferred")
+    run = step.started()
+    assert step.instance()["state"] == "deferred"
+    base = f"{house.endpoint.url}/_glueray/runs/{run}"
+    assert step.links() == {"Glue Ray run": base, "Glue Ray logs": f"{base}/log"}
+    until(step.log, lambda log: "e2e: waiting at the gate" in log)
+    assert step.states() == ["RUNNING"]
+    step.open_gate()
+    step.wait("success")
+    log = step.log()
+    assert log.count("e2e: waiting at the gate") == 1
+    assert "e2e: the squares are [0, 1, 4, 9]" in log
+    assert f"Run {run} of e2e_deferred-step ended SUCCEEDED: " in log
+    assert "M-DPU-hours" in log
+    assert step.xcom() == run
+    assert step.xcom("glueray_usage")["workers"] == 2
+    assert step.states() == ["SUCCEEDED"]
+
+
+def test_mark_failed_while_deferred(house: House) -> None:
+    """Marking a deferred task as failed stops its run."""
+    step = house.trigger("marked")
+    step.wait("deferred")
+    step.started()
+    step.mark("failed")
+    until(step.states, lambda states: states == ["STOPPED"], 30)
+    assert step.instance()["state"] == "failed"
+
+
+def test_clear_while_deferred(house: House) -> None:
+    """Clearing a deferred task stops its run and starts exactly one new one, which decides the task."""
+    step = house.trigger("cleared")
+    step.wait("deferred")
+    old = step.started()
+    step.clear()
+    new = step.started(2)
+    assert step.states() == ["STOPPED", "RUNNING"]
+    step.open_gate()
+    step.wait("success")
+    assert step.states() == ["STOPPED", "SUCCEEDED"]
+    assert step.xcom() == new != old
+
+
+def test_clear_of_a_success(house: House) -> None:
+    """Clearing a task that has succeeded runs the step again."""
+    step = house.trigger("cleared")
+    step.open_gate()
+    step.wait("success")
+    old = step.xcom()
+    step.clear()
+    until(step.runs, lambda runs: len(runs) == 2)
+    task = until(step.instance, lambda task: task["state"] == "success" and task["try_number"] == 2)
+    assert task["state"] == "success"
+    assert step.states() == ["SUCCEEDED", "SUCCEEDED"]
+    assert step.xcom() == step.runs()[-1]["Id"] != old
+
+
+def test_mark_failed_in_worker(house: House) -> None:
+    """Marking a task as failed while its worker waits stops its run."""
+    step = house.trigger("in_worker")
+    step.started()
+    assert step.instance()["state"] == "running"
+    step.mark("failed")
+    until(step.states, lambda states: states == ["STOPPED"], 30)
+    assert step.instance()["state"] == "failed"
+
+
+def test_triggerer_dies(house: House) -> None:
+    """A new triggerer takes up the run that another has left, killed or stopped in peace."""
+    step = house.trigger("deferred")
+    step.wait("deferred")
+    run = step.started()
+    for sign in (signal.SIGKILL, signal.SIGTERM):
+        before = until(step.triggerer)
+        house.end(house.triggerers(), sign)
+        house.start_triggerer()
+        until(step.triggerer, lambda now, before=before: now not in (None, before))
+    assert step.states() == ["RUNNING"]
+    step.open_gate()
+    task = step.wait("success")
+    assert task["try_number"] == 1
+    assert step.xcom() == run
+    assert step.states() == ["SUCCEEDED"]
+
+
+def test_worker_killed(house: House) -> None:
+    """A retry takes up the run of a try that was killed, the task's process alone or its worker with it."""
+    steps = alone, with_worker = house.trigger("retried"), house.trigger("retried")
+    runs = [step.started() for step in steps]
+    house.end([alone.process()], signal.SIGKILL)
+    house.end([with_worker.process().parent()], signal.SIGKILL)
+    for step, run in zip(steps, runs, strict=True):
+        until(step.instance, lambda task: (task["try_number"], task["state"]) == (2, "running"))
+        assert step.states() == ["RUNNING"]
+        step.open_gate()
+        step.wait("success")
+        assert f"Taking up run {run} of an earlier try" in step.log(2)
+        assert step.xcom() == run
+        assert step.states() == ["SUCCEEDED"]
+
+
+def test_timeout_while_deferred(house: House) -> None:
+    """At the operator's own timeout, and at Airflow's, the run is stopped and the task fails."""
+    for step in [house.trigger(kind) for kind in ("timed_out", "overdue")]:
+        step.wait("failed")
+        assert "RunTimedOut" in step.log()
+        until(step.states, lambda states: states == ["STOPPED"], 30)
+
+
+def test_a_crowd_shares_its_polls(house: House) -> None:
+    """Many deferred runs of one job cost the calls of one, and each of them is told and stopped."""
+    house.endpoint.faults(provisioning_seconds=3600, quota_mdpu=1000)
+    crowd = house.trigger("crowd")
+    size = len(until(crowd.instances))
+    until(crowd.instances, lambda tasks: {task["state"] for task in tasks} == {"deferred"})
+    assert crowd.states() == ["STARTING"] * size
+
+    house.endpoint.reset_calls()
+    begun = time.monotonic()
+    calls = until(house.endpoint.calls, lambda calls: calls.get("GetJobRuns", 0) >= 8)
+    # One waiter polls at most once a second; it takes 0.3 s to see so many calls if each polls for itself.
+    assert time.monotonic() - begun > 3
+    assert calls["FilterLogEvents"] <= calls["GetJobRuns"] + 4
+    assert calls.get("GetJobRun", 0) <= 4
+
+    chosen = {run["Id"]: "SUCCEEDED" for run in crowd.runs()[:3]}
+    house.endpoint.faults(force_state=chosen)
+    until(lambda: Counter(task["state"] for task in crowd.instances()), lambda seen: seen["success"] == len(chosen))
+    crowd.mark_dag_run("failed")
+    until(crowd.states, lambda states: Counter(states) == {"SUCCEEDED": len(chosen), "STOPPED": size - len(chosen)}, 30)
+    assert house.endpoint.calls()["BatchStopJobRun"] == size - len(chosen)
+
+
+def test_full_is_not_failed(house: House) -> None:
+    """Of two DAG runs of a job that allows one run, the second waits its turn."""
+    steps = [house.trigger("alone") for _ in range(2)]
+    for step in steps:
+        step.wait("deferred")
+    assert sorted(len(step.runs()) for step in steps) == [0, 1]
+    assert sum("No room yet" in step.log() for step in steps) == 1
+    for step in steps:
+        step.open_gate()
+    for step in steps:
+        step.wait("success")
+        assert step.states() == ["SUCCEEDED"]
+    first, second = sorted((step.runs()[0] for step in steps), key=lambda run: run["StartedOn"])
+    assert first["CompletedOn"] <= second["StartedOn"]
