@@ -6,7 +6,6 @@ Module level imports only Airflow's SDK and floors 0 and 1: the dag processor im
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -18,22 +17,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
-from airflow_provider_glueray.errors import RunStopped, RunTimedOut, ServiceFull, failure_of
+from airflow_provider_glueray.errors import RunStopped, RunTimedOut, failure_of
 from airflow_provider_glueray.follow import STOP_GRACE, Policy, drive, follow
 from airflow_provider_glueray.links.runs import GlueRayLogsLink, GlueRayRunLink
 from airflow_provider_glueray.operators.finish import close, hook_kwargs, no_useless_retry, usage_of
-from airflow_provider_glueray.operators.series import Record, series_of
+from airflow_provider_glueray.operators.series import Record
+from airflow_provider_glueray.operators.submission import BACKEND, Submission
 from airflow_provider_glueray.rules import check_fields, is_template
-from airflow_provider_glueray.runs import SCRIPT, LogCursor, Outcome, RunRef, RunState
-from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec, Workers
+from airflow_provider_glueray.runs import SCRIPT, LogCursor, Outcome, RunRef
+from airflow_provider_glueray.spec import RayJobSpec, Workers
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
-#: Seconds between two attempts to get room: from the first to the longest, with jitter on top.
-QUEUE_FIRST, QUEUE_LONGEST = 5.0, 120.0
 
 _WORKER_FIELDS = tuple(field.name for field in fields(Workers))
 #: The job's name and description are made by the operator; the versions are those of the only runtime.
@@ -169,8 +167,6 @@ class GlueRayJobOperator(BaseOperator):
         self.timeout = _seconds(timeout)
         self.queue_timeout = _seconds(queue_timeout) or 0.0
         self.log_sources = tuple(log_sources)
-        self._record: Record | None = None
-        self._killed = False
         given = {**self._spec_fields(), "staging": staging}
         check_fields({name: value for name, value in given.items() if not _is_unrendered(value)})
 
@@ -179,8 +175,10 @@ class GlueRayJobOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Start the run or take it up again, wait for it, and return its id."""
         with no_useless_retry():
-            record = self._submit_or_reattach(context)
-            ref = self._announce(record, context)
+            record, ref = self._submission.obtain(
+                context, self._name(), lambda: self.hook.stage(self._spec(context), self.staging)
+            )
+            self._announce(ref, context)
             try:
                 if not self.wait_for_completion:
                     return ref.id
@@ -210,7 +208,7 @@ class GlueRayJobOperator(BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
             record = Record.load(context)
-            ref = record.ref(self._backend) if record else None
+            ref = record.ref(BACKEND) if record else None
             if ref is None:
                 raise
             self.hook.stop(ref)
@@ -223,104 +221,20 @@ class GlueRayJobOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Stop the run. Airflow gives us five seconds, and neither XCom nor the state store."""
-        self._killed = True
-        record = self._record
-        if record is None:
+        self._submission.kill()
+
+    def _rest(self, seconds: float) -> None:
+        """Let a full service rest: deferred, the task begins again in ``execute_after_queueing``."""
+        if not self.deferrable:
+            time.sleep(seconds)
             return
-        ref = record.ref(self._backend)
-        refs = [ref] if ref else [seen.ref for seen in self.hook.find_runs(record.job_name, record.mark)]
-        if refs:
-            self.log.info("Task killed; stopping run %s", ", ".join(ref.id for ref in refs))
-            self.hook.stop(*refs)
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
-    def _submit_or_reattach(self, context: Context) -> Record:
-        """Return a record with a run: that of this series if it can still be used, else a new one."""
-        record = Record.load(context)
-        if record and record.series < series_of(context):
-            self._stop_survivors(record)
-            record = None
-        self._record = record
-        if record and self._reattached(record):
-            record.save(context)
-            return record
-        if record is None or record.run_id is not None:
-            record = Record.new(context, self._name(), time.time())
-        # Written before the request: if everything dies now, the next try finds the run by its mark.
-        record.save(context)
-        self._record = record
-        spec = self.hook.stage(self._spec(context), self.staging)
-        self.log.info("Job %s: %s", spec.name, self.hook.ensure_job(spec))
-        record.run_id = self._start(spec, record, context).id
-        record.queued_since = None
-        record.deadline = time.time() + self.timeout if self.timeout else None
-        record.save(context)
-        if self._killed:
-            # The kill came while the answer was under way and could not know the id.
-            self.on_kill()
-        return record
+        timer = TimeDeltaTrigger(timedelta(seconds=seconds))
+        self.defer(trigger=timer, method_name=self.execute_after_queueing.__name__)
 
-    def _reattached(self, record: Record) -> bool:
-        """Look at the run of an earlier try; tell whether to go on with it."""
-        ref = record.ref(self._backend)
-        if ref is None:
-            found = self.hook.find_runs(record.job_name, record.mark)
-            if not found:
-                return False
-            ref = found[0].ref
-            record.run_id = ref.id
-            record.deadline = time.time() + self.timeout if self.timeout else None
-        snapshot = self.hook.describe([ref])[ref]
-        if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
-            self.log.info("Run %s of an earlier try ended %s; starting a new one", ref.id, snapshot.raw_state)
-            return False
-        self.log.info("Taking up run %s of an earlier try, which is %s", ref.id, snapshot.raw_state)
-        return True
-
-    def _stop_survivors(self, record: Record) -> None:
-        """Stop what an earlier series left running: the task was cleared, so its result is not wanted."""
-        ref = record.ref(self._backend)
-        seen = self.hook.describe([ref]).values() if ref else self.hook.find_runs(record.job_name, record.mark)
-        for snapshot in seen:
-            if not snapshot.state.is_terminal:
-                self.log.info("Stopping run %s, from before the task was cleared", snapshot.ref.id)
-                self.hook.stop(snapshot.ref)
-
-    def _start(self, spec: RayJobSpec, record: Record, context: Context) -> RunRef:
-        """Start the run, waiting for room: full is not failed."""
-        attempt = 0
-        while True:
-            try:
-                return self.hook.submit(spec, record.mark)
-            except ServiceFull as error:
-                record.queued_since = record.queued_since or time.time()
-                waited = time.time() - record.queued_since
-                if waited >= self.queue_timeout:
-                    record.queued_since = None
-                    record.save(context)
-                    needed = spec.workers.number_of_workers * MDPU_PER_WORKER
-                    raise ServiceFull(
-                        f"{error}. Waited {waited:.0f} s of {self.queue_timeout:.0f} s (queue_timeout) for room. "
-                        f"The run needs {needed} M-DPU; an account has 50 per region, not adjustable, and "
-                        f"this job allows {spec.max_concurrent_runs} run(s) at once"
-                    ) from error
-                record.save(context)
-                attempt += 1
-                pause = min(max(QUEUE_FIRST * 2 ** (attempt - 1), waited * 0.5), QUEUE_LONGEST)
-                pause = min(pause * random.uniform(0.8, 1.2), self.queue_timeout - waited)
-                self.log.info("No room yet (%s); trying again in %.0f s", error, pause)
-                if self.deferrable:
-                    from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-
-                    self.defer(
-                        trigger=TimeDeltaTrigger(timedelta(seconds=pause)),
-                        method_name=self.execute_after_queueing.__name__,
-                    )
-                time.sleep(pause)
-
-    def _announce(self, record: Record, context: Context) -> RunRef:
+    def _announce(self, ref: RunRef, context: Context) -> None:
         """Tell the UI where the run is, now and not only when the task ends."""
-        ref = record.ref(self._backend)
-        assert ref is not None, "a record that comes back from submission has a run"
         url = self.hook.url(ref)
         ti = context["ti"]
         ti.xcom_push(key="glueray_run", value=ref.to_json())
@@ -329,12 +243,11 @@ class GlueRayJobOperator(BaseOperator):
         self.log.info("Run %s of %s: %s", ref.id, ref.name, url)
         if SCRIPT in self.log_sources and self.wait_for_completion:
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
-        return ref
 
     def _wait(self, record: Record, ref: RunRef, context: Context) -> str:
         steps = follow(ref, self._policy(record), _cursor(record))
         outcome = drive(steps, self.hook, ref, self.log)
-        if self._killed:
+        if self._submission.killed:
             raise RunStopped(outcome, self.hook.url(ref))
         return self._finish(outcome, context)
 
@@ -375,7 +288,9 @@ class GlueRayJobOperator(BaseOperator):
 
     # -- what it is made of ---------------------------------------------------------------------------------
 
-    _backend = "glue-job"
+    @cached_property
+    def _submission(self) -> Submission:
+        return Submission(self.hook, self.log, timeout=self.timeout, queue_timeout=self.queue_timeout, rest=self._rest)
 
     @cached_property
     def hook(self) -> GlueRayJobHook:

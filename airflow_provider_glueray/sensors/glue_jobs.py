@@ -19,6 +19,7 @@ from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.links.runs import GlueRayLogsLink, GlueRayRunLink
 from airflow_provider_glueray.operators.finish import close, hook_kwargs, no_useless_retry, usage_of
 from airflow_provider_glueray.operators.series import Record, series_of
+from airflow_provider_glueray.operators.submission import BACKEND
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ class GlueRayJobSensor(BaseSensorOperator):
             latest = None if self.run_id else self.hook.latest_run(self.job_name)
             record.run_id = latest.ref.id if latest else self.run_id or None
             record.save(context)
-            self._announce(record.ref(self._backend), context)
-        return record.ref(self._backend)
+            self._announce(record.ref(BACKEND), context)
+        return record.ref(BACKEND)
 
     def _announce(self, ref: RunRef | None, context: Context) -> None:
         if ref is None:
@@ -149,8 +150,6 @@ class GlueRayJobSensor(BaseSensorOperator):
         record = Record.load(context)
         begun = record.submitted if record else time.time()
         return timedelta(seconds=max(begun + self.timeout - time.time(), 0.0))
-
-    _backend = "glue-job"
 
     @cached_property
     def hook(self) -> GlueRayJobHook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError
+from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
+#: Each step has a job of its own, so that no test meets the runs of another.
+NUMBERS = itertools.count()
 GOOD = "import os\nprint('hello', os.environ['who-is'])\n"
 BAD = "print('before')\nraise ValueError('the input is odd')\n"
 
@@ -29,7 +32,7 @@ def make_step(dag: DAG, tmp_path: Path) -> Callable[..., GlueRayJobOperator]:
         script = tmp_path / "step.py"
         script.write_text(source)
         defaults = {
-            "task_id": f"t{abs(hash((source, str(kwargs)))) % 10**8}",
+            "task_id": f"step-{next(NUMBERS)}",
             "script": str(script),
             "role": "GlueRayRole",
             "staging": "s3://glueray-local/code",
@@ -190,7 +193,7 @@ class TestFull:
 
     def test_it_waits_for_room(self, connected, make_step, make_task, monkeypatch):
         """A concurrency limit means waiting in the worker, then running."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.glue_jobs.QUEUE_FIRST", 1.0)
+        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 1.0)
         connected.faults(error_next={"StartJobRun": ["ConcurrentRunsExceededException", 2]})
         result = make_task(make_step()).run()
 
@@ -199,7 +202,7 @@ class TestFull:
 
     def test_it_waits_deferred(self, connected, make_step, make_task, monkeypatch):
         """Deferrable, the wait costs no worker."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.glue_jobs.QUEUE_FIRST", 1.0)
+        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 1.0)
         connected.faults(error_next={"StartJobRun": ["ResourceNumberLimitExceededException", 1]})
         task = make_task(make_step(deferrable=True))
         first = task.run()
@@ -216,6 +219,20 @@ class TestFull:
 
         assert isinstance(result.error, ServiceFull)
         assert "needs 4 M-DPU" in str(result.error)
+
+    def test_a_kill_while_waiting_for_room_starts_nothing(self, connected, make_step, make_task, monkeypatch):
+        """Between the kill and the death of the process there is time enough to start a run; it is not used."""
+        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 1.0)
+        connected.faults(error_next={"StartJobRun": ["ConcurrentRunsExceededException", 1]})
+        step = make_step()
+        task = make_task(step)
+        monkeypatch.setattr(
+            "airflow_provider_glueray.operators.glue_jobs.time.sleep", lambda seconds: task.running.on_kill()
+        )
+        result = task.run()
+
+        assert isinstance(result.error, StopError)
+        assert runs_of(step) == []
 
 
 class TestKillAndDeadline:
@@ -248,7 +265,7 @@ class TestKillAndDeadline:
         step = make_step(wait_for_completion=False)
         task = make_task(step)
         task.run()
-        task.running._record.run_id = None
+        task.running._submission._record.run_id = None
         task.running.on_kill()
 
         assert runs_of(step)[0]["JobRunState"] in ("STOPPING", "STOPPED")
