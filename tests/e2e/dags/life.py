@@ -14,10 +14,10 @@ STEP: dict[str, Any] = {
     "script": "gated.py",
     "role": "GlueRayRole",
     "staging": "s3://glueray-local/code",
-    "poll_seconds": 2,
+    "poll_seconds": 1,
     "retry_delay": timedelta(seconds=1),
 }
-CROWD = 25
+CROWD = 20
 KINDS: dict[str, dict[str, Any]] = {
     "deferred": {"max_concurrent_runs": 20, "arguments": {"use_ray": "yes"}},
     "marked": {},
