@@ -38,7 +38,7 @@ SETTINGS = {
 }
 
 
-def until(seen: Callable[[], T], wanted: Callable[[T], Any] = bool, seconds: float = 60) -> T:
+def until(seen: Callable[[], T], wanted: Callable[[T], Any] = bool, seconds: float = 120) -> T:
     """Look until what is seen is what is wanted, and return it."""
     end = time.monotonic() + seconds
     while not wanted(last := seen()):
