@@ -13,7 +13,7 @@ demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
