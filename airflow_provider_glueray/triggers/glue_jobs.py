@@ -5,8 +5,10 @@ Floor 3. Everything it needs travels in its arguments, so a triggerer that resta
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -15,6 +17,9 @@ from airflow_provider_glueray.follow import Policy, adrive, follow
 from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
 from airflow_provider_glueray.triggers.bookmark import Bookmark
 from airflow_provider_glueray.watcher import watching
+
+#: How long the last note of the place in the log may take.
+LAST_NOTE_SECONDS = 1.0
 
 
 class GlueRayJobTrigger(BaseTrigger):
@@ -71,7 +76,10 @@ class GlueRayJobTrigger(BaseTrigger):
     async def cleanup(self) -> None:
         """Note the place in the log: the triggerer is going away before the run has ended."""
         if self._bookmark is not None:
-            await self._bookmark.note()
+            # A triggerer that stops still hears us but no longer answers; waiting on would make it hang.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_NOTE_SECONDS):
+                    await self._bookmark.note()
 
     async def on_kill(self) -> None:
         """Stop the run: a user marked the deferred task, or cleared it. Not called on a restart."""
