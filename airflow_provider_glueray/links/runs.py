@@ -40,3 +40,7 @@ class GlueRayLogsLink(_RunLink):
     """The run's script log: in CloudWatch, or of the local endpoint."""
 
     name = "Glue Ray logs"
+
+
+#: In the order of the run's page and its log.
+LINKS = (GlueRayRunLink(), GlueRayLogsLink())

@@ -1,43 +1,59 @@
-"""The one exit: how an outcome becomes a log line, an XCom and a verdict, for operators and sensors alike.
+"""What operators and sensors do alike: announce a run, and leave with its outcome.
 
-Floor 3.
+Floor 3. There is one exit, so both modes of both give the same verdict, XComs and closing line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_glueray.errors import GlueRayError
+from airflow_provider_glueray.errors import GlueRayError, failure_of
 from airflow_provider_glueray.follow import TaskLog
-from airflow_provider_glueray.runs import Outcome
+from airflow_provider_glueray.links.runs import LINKS
+from airflow_provider_glueray.runs import Outcome, RunRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
 #: US dollars per M-DPU-hour: a rate of 2024-11 for sessions in eu-west-1; that jobs cost the same is assumed.
 DEFAULT_PRICE = 0.44
 
 
-def usage_of(outcome: Outcome) -> dict[str, float | int]:
-    """Return what the run used, with an estimated cost at ``[glueray] price_per_mdpu_hour``."""
-    usage = outcome.snapshot.usage
-    price = conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
-    return usage.to_json(price) if usage else {}
+def announce(ref: RunRef, hook: GlueRayJobHook, context: Context, log: TaskLog) -> None:
+    """Tell the UI where a run is, now and not only when the task ends; XComs of an earlier try are gone."""
+    url = hook.url(ref)
+    for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
+        context["ti"].xcom_push(key=link.xcom_key, value=target)
+    log.info("Run %s of %s: %s", ref.id, ref.name, url)
 
 
-def close(outcome: Outcome, log: TaskLog) -> None:
-    """Write the closing line: the run, its state, and what it used."""
+def finish(outcome: Outcome, hook: GlueRayJobHook, context: Context, log: TaskLog) -> str:
+    """Leave: push what was used, write the closing line, and return the run's id or raise its failure.
+
+    :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
+    """
     snapshot = outcome.snapshot
+    price = conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
+    used = snapshot.usage.to_json(price) if snapshot.usage else {}
+    context["ti"].xcom_push(key="glueray_usage", value=used)
     text = f"Run {snapshot.ref.id} of {snapshot.ref.name} ended {snapshot.raw_state}"
-    used = usage_of(outcome)
     if used:
         text += (
             f": {used['seconds']:.0f} s on up to {used['workers']} workers, {used['mdpu_hours']:.4f} "
             f"M-DPU-hours, about {used['estimated_cost_usd']:.4f} USD (an estimate)"
         )
     log.info("%s", text)
+    failure = failure_of(outcome, hook.url(snapshot.ref))
+    if failure is not None:
+        raise failure
+    return snapshot.ref.id
 
 
 @contextmanager

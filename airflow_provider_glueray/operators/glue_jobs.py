@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
-from airflow_provider_glueray.errors import RunStopped, RunTimedOut, failure_of
+from airflow_provider_glueray.errors import RunStopped, RunTimedOut
 from airflow_provider_glueray.follow import STOP_GRACE, Policy, drive, follow
-from airflow_provider_glueray.links.runs import GlueRayLogsLink, GlueRayRunLink
-from airflow_provider_glueray.operators.finish import close, hook_kwargs, no_useless_retry, usage_of
+from airflow_provider_glueray.links.runs import LINKS
+from airflow_provider_glueray.operators.finish import announce, finish, hook_kwargs, no_useless_retry
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import BACKEND, Submission
 from airflow_provider_glueray.rules import check_fields, is_template
@@ -102,7 +102,7 @@ class GlueRayJobOperator(BaseOperator):
         "region_name",
     )
     template_fields_renderers = {"arguments": "json", "tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
-    operator_extra_links = (GlueRayRunLink(), GlueRayLogsLink())
+    operator_extra_links = LINKS
     ui_color = "#d6eaf8"
 
     def __init__(
@@ -178,8 +178,9 @@ class GlueRayJobOperator(BaseOperator):
             record, ref = self._submission.obtain(
                 context, self._name(), lambda: self.hook.stage(self._spec(context), self.staging)
             )
-            self._announce(ref, context)
             try:
+                context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
+                announce(ref, self.hook, context, self.log)
                 if not self.wait_for_completion:
                     return ref.id
                 if self.deferrable:
@@ -196,7 +197,7 @@ class GlueRayJobOperator(BaseOperator):
 
             forget(context["ti"])
         with no_useless_retry():
-            return self._finish(Outcome.from_json(event), context)
+            return finish(Outcome.from_json(event), self.hook, context, self.log)
 
     def execute_after_queueing(self, context: Context, event: Any = None) -> str:
         """Take over from the timer that let a full service rest: try to start the run again."""
@@ -233,23 +234,14 @@ class GlueRayJobOperator(BaseOperator):
         timer = TimeDeltaTrigger(timedelta(seconds=seconds))
         self.defer(trigger=timer, method_name=self.execute_after_queueing.__name__)
 
-    def _announce(self, ref: RunRef, context: Context) -> None:
-        """Tell the UI where the run is, now and not only when the task ends."""
-        url = self.hook.url(ref)
-        ti = context["ti"]
-        ti.xcom_push(key="glueray_run", value=ref.to_json())
-        for link, target in zip(self.operator_extra_links, (url, self.hook.logs_url(ref)), strict=True):
-            ti.xcom_push(key=link.xcom_key, value=target)
-        self.log.info("Run %s of %s: %s", ref.id, ref.name, url)
-        if SCRIPT in self.log_sources and self.wait_for_completion:
-            self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
-
     def _wait(self, record: Record, ref: RunRef, context: Context) -> str:
+        if SCRIPT in self.log_sources:
+            self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
         steps = follow(ref, self._policy(record), _cursor(record))
         outcome = drive(steps, self.hook, ref, self.log)
         if self._submission.killed:
             raise RunStopped(outcome, self.hook.url(ref))
-        return self._finish(outcome, context)
+        return finish(outcome, self.hook, context, self.log)
 
     def _defer(self, record: Record, ref: RunRef) -> None:
         from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
@@ -268,15 +260,6 @@ class GlueRayJobOperator(BaseOperator):
             method_name=self.execute_complete.__name__,
             timeout=timedelta(seconds=min(bounds)) if bounds else None,
         )
-
-    def _finish(self, outcome: Outcome, context: Context) -> str:
-        """Leave by the only exit: usage, closing line, verdict."""
-        context["ti"].xcom_push(key="glueray_usage", value=usage_of(outcome))
-        close(outcome, self.log)
-        failure = failure_of(outcome, self.hook.url(outcome.snapshot.ref))
-        if failure is not None:
-            raise failure
-        return outcome.snapshot.ref.id
 
     def _stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
         """Leave no run behind when something other than the run has failed and nobody will come back."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_glueray.errors import ConnectionMissing, GlueRayError, failure_of
+from airflow_provider_glueray.errors import ConnectionMissing, GlueRayError, RunFailed
 from airflow_provider_glueray.follow import Policy
-from airflow_provider_glueray.links.runs import GlueRayLogsLink, GlueRayRunLink
-from airflow_provider_glueray.operators.finish import close, hook_kwargs, no_useless_retry, usage_of
+from airflow_provider_glueray.links.runs import LINKS
+from airflow_provider_glueray.operators.finish import announce, finish, hook_kwargs, no_useless_retry
 from airflow_provider_glueray.operators.series import Record, series_of
 from airflow_provider_glueray.operators.submission import BACKEND
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
@@ -44,7 +44,7 @@ class GlueRayJobSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("job_name", "run_id", "conn_id", "region_name")
-    operator_extra_links = (GlueRayRunLink(), GlueRayLogsLink())
+    operator_extra_links = LINKS
     ui_color = "#d5f5e3"
 
     def __init__(
@@ -69,6 +69,7 @@ class GlueRayJobSensor(BaseSensorOperator):
         self.botocore_config = botocore_config
         self.deferrable = deferrable
         self.poll_seconds = poll_seconds
+        self._announced = False
 
     def execute(self, context: Context, event: Any = None) -> Any:
         """Wait, in whichever mode. ``event`` only says that a timer has rung."""
@@ -126,24 +127,18 @@ class GlueRayJobSensor(BaseSensorOperator):
             latest = None if self.run_id else self.hook.latest_run(self.job_name)
             record.run_id = latest.ref.id if latest else self.run_id or None
             record.save(context)
-            self._announce(record.ref(BACKEND), context)
-        return record.ref(BACKEND)
-
-    def _announce(self, ref: RunRef | None, context: Context) -> None:
-        if ref is None:
-            return
-        targets = (self.hook.url(ref), self.hook.logs_url(ref))
-        for link, target in zip(self.operator_extra_links, targets, strict=True):
-            context["ti"].xcom_push(key=link.xcom_key, value=target)
-        self.log.info("Waiting for run %s of %s: %s", ref.id, ref.name, targets[0])
+        ref = record.ref(BACKEND)
+        if ref and not self._announced:
+            announce(ref, self.hook, context, self.log)
+            self._announced = True
+        return ref
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
-        context["ti"].xcom_push(key="glueray_usage", value=usage_of(outcome))
-        close(outcome, self.log)
-        failure = failure_of(outcome, self.hook.url(outcome.snapshot.ref))
-        if failure is not None:
+        try:
+            return finish(outcome, self.hook, context, self.log)
+        except RunFailed as failure:
+            # Waiting again cannot change how a run has ended.
             raise AirflowFailException(str(failure)) from failure
-        return outcome.snapshot.ref.id
 
     def _left(self, context: Context) -> timedelta:
         """Return what is left of the timeout, which runs from the sensor's first look."""
