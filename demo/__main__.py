@@ -28,7 +28,7 @@ DAG_SECONDS = 300
 class Nightly:
     """One DAG of the demo and what came of it."""
 
-    dag_id: str
+    step: str
     run: dict[str, Any]
     usage: dict[str, Any]
     report: dict[str, Any]
@@ -108,7 +108,7 @@ def run_night(airflow: Airflow, dag_id: str, *, starts: str, waits: str) -> Nigh
             if runs[0]["state"] == "success":
                 wanted = ((starts, "glueray_run"), (waits, "glueray_usage"), ("report", "return_value"))
                 return Nightly(
-                    dag_id,
+                    f"{dag_id}.{starts}",
                     *(airflow.call("GET", f"{tasks}/{task}/xcomEntries/{key}")["value"] for task, key in wanted),
                 )
             if runs[0]["state"] == "failed":
@@ -146,7 +146,7 @@ def show_table(nights: list[Nightly]) -> str:
     for night in nights:
         print(
             form.format(
-                night.dag_id,
+                night.step,
                 night.run["id"][:13] + "…",
                 night.state(),
                 f"{night.usage['seconds']:.0f}",

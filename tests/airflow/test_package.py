@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -96,3 +98,39 @@ def test_modules_listed_exist():
             for module in entry["python-modules"]:
                 loaded = __import__(module, fromlist=["x"])
                 assert any(name.startswith("GlueRayJob") for name in vars(loaded)), module
+
+
+PUBLIC = {
+    "operators.glue_jobs": {"GlueRayJobOperator"},
+    "sensors.glue_jobs": {"GlueRayJobSensor"},
+    "triggers.glue_jobs": {"GlueRayJobTrigger"},
+    "hooks.glue_jobs": {"GlueRayJobHook"},
+    "links.runs": {"GlueRayRunLink", "GlueRayLogsLink"},
+    "spec": {"RayJobSpec", "Workers"},
+    "runs": {"RunRef", "RunState", "RunSnapshot", "RunBackend", "Outcome", "Usage"},
+}
+HOOK_VERBS = {
+    "ensure_job", "get_job", "delete_job", "stage", "submit", "find_runs", "latest_run", "describe", "read_logs",
+    "stop", "url", "logs_url",
+}  # fmt: skip
+OPERATOR_WORDS = {
+    "script", "role", "staging", "job_name", "arguments", "number_of_workers", "min_workers", "worker_type", "pip",
+    "py_modules", "working_dir", "spilling", "object_store_memory_head", "object_store_memory_worker", "logging",
+    "max_concurrent_runs", "tags", "overrides", "conn_id", "region_name", "verify", "botocore_config", "deferrable",
+    "wait_for_completion", "poll_seconds", "timeout", "queue_timeout", "log_sources",
+}  # fmt: skip
+
+
+def test_public_names_stay():
+    """A name that users write does not change by accident."""
+    for module, names in PUBLIC.items():
+        assert names <= set(vars(import_module(f"airflow_provider_glueray.{module}"))), module
+    hook = import_module("airflow_provider_glueray.hooks.glue_jobs").GlueRayJobHook
+    operator = import_module("airflow_provider_glueray.operators.glue_jobs").GlueRayJobOperator
+    words = {
+        name for name, part in inspect.signature(operator.__init__).parameters.items() if part.kind == part.KEYWORD_ONLY
+    }
+
+    assert {name for name, part in vars(hook).items() if inspect.isfunction(part) and name[0] != "_"} == HOOK_VERBS
+    assert words == OPERATOR_WORDS
+    assert set(operator.template_fields) <= OPERATOR_WORDS
