@@ -116,12 +116,15 @@ class House:
         return found
 
     def end(self, processes: list[psutil.Process], sign: signal.Signals) -> None:
-        """Signal processes, and with SIGKILL all below them; return when they are gone."""
+        """Signal processes, and with SIGKILL all below them; return when they are gone, well within 15 s.
+
+        A triggerer whose triggers do not end when told to takes 20 s: it kills them then.
+        """
         assert processes
         below = {child for process in processes for child in process.children(recursive=True)}
         for process in {*processes, *below} if sign is signal.SIGKILL else processes:
             process.send_signal(sign)
-        until(lambda: [process for process in (*processes, *below) if _lives(process)], lambda left: not left, 30)
+        until(lambda: [process for process in (*processes, *below) if _lives(process)], lambda left: not left, 15)
 
     def start_triggerer(self) -> None:
         """Start a triggerer; `airflow standalone` does not replace a dead one."""
