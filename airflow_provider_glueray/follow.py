@@ -176,10 +176,12 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
 
 
 def _tell_state(snapshot: RunSnapshot) -> Tell:
-    text = f"Run {snapshot.ref.id} is {snapshot.raw_state}"
+    text = f"Run is {snapshot.raw_state}"
     if not snapshot.recognised:
-        return Tell(logging.WARNING, f"{text}, a state this provider does not know; taken as {snapshot.state}.")
-    return Tell(logging.INFO, f"{text}: {snapshot.message}" if snapshot.message else text)
+        text += f", a state this provider does not know, taken as {snapshot.state}"
+    if snapshot.message:
+        text += f": {snapshot.message}"
+    return Tell(logging.INFO if snapshot.recognised else logging.WARNING, f"{text}; {snapshot.ref.id}")
 
 
 def _pause(age: float, failures: int, policy: Policy, now: float, stop_asked: float | None) -> float:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 START_SECONDS = 120
 
@@ -104,8 +105,14 @@ class Airflow:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call the REST API and return what it answers."""
-        answer = self._client.request(method, path, json=body, params=query)
+        """Call the REST API and return what it answers; sqlite may be locked for a moment, so 5xx is tried again."""
+        patience = Retrying(
+            retry=retry_if_result(lambda answer: answer.is_server_error),
+            stop=stop_after_delay(20),
+            wait=wait_fixed(0.5),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        answer: httpx.Response = patience(self._client.request, method, path, json=body, params=query)
         if answer.is_error:
             raise AirflowError(f"Airflow answered {answer.status_code} to {method} {path}: {answer.text[:500]}")
         return answer.json() if answer.content else None

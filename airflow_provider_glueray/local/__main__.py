@@ -22,7 +22,7 @@ from botocore.config import Config
 
 from . import processes
 from .cluster import Cluster, RayUnavailable
-from .control import BUCKET, REGION, ROLE_ARN, Endpoint
+from .control import ACCESS_KEY, BUCKET, REGION, ROLE_ARN, SECRET_KEY, Endpoint
 from .engine import Engine
 from .faults import Faults
 from .glue_api import GlueApi
@@ -63,8 +63,8 @@ class Daemon:
                 service,
                 region_name=region,
                 endpoint_url=self._url,
-                aws_access_key_id="local",
-                aws_secret_access_key="local",
+                aws_access_key_id=ACCESS_KEY,
+                aws_secret_access_key=SECRET_KEY,
                 config=config,
             )
 

@@ -5,6 +5,8 @@ AWS has its console for this. Plain text on purpose: nothing that a script wrote
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from .ledger import Ledger, Run
 
 SCRIPT_LOG = "/aws-glue/ray/jobs/script-log"
+#: What a terminal would take for colours.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Pages:
@@ -31,14 +35,16 @@ class Pages:
         log = "".join(f"{line}\n" for line in self._script_log(run))
         if rest == "log":
             return log or "Nothing was logged so far.\n"
-        return "".join(f"{name:<16}  {_shown(name, value)}\n" for name, value in sorted(fields.items())) + f"\n{log}"
+        wide = max(map(len, fields))
+        rows = (f"{name:<{wide}}  {_shown(name, value)}\n" for name, value in sorted(fields.items()))
+        return "".join(rows) + f"\n{log}"
 
     def _script_log(self, run: Run) -> list[str]:
         logs = self._client("logs", run.region)
         request = {"logGroupName": SCRIPT_LOG, "logStreamNames": [f"{run.job}-{run.id}"]}
         try:
             pages = logs.get_paginator("filter_log_events").paginate(**request)
-            return [event["message"] for page in pages for event in page["events"]]
+            return [_COLOURS.sub("", event["message"]) for page in pages for event in page["events"]]
         except logs.exceptions.ResourceNotFoundException:
             return []
 
@@ -46,4 +52,4 @@ class Pages:
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, float) and name.endswith("On"):
         return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
-    return str(value)
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)

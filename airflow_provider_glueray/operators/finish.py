@@ -31,7 +31,8 @@ def announce(ref: RunRef, hook: GlueRayJobHook, context: Context, log: TaskLog) 
     url = hook.url(ref)
     for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
         context["ti"].xcom_push(key=link.xcom_key, value=target)
-    log.info("Run %s of %s: %s", ref.id, ref.name, url)
+    log.info("Run of %s: %s", ref.name, ref.id)
+    log.info("%s", url)
 
 
 def finish(outcome: Outcome, hook: GlueRayJobHook, context: Context, log: TaskLog) -> str:
@@ -43,14 +44,15 @@ def finish(outcome: Outcome, hook: GlueRayJobHook, context: Context, log: TaskLo
     price = conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
     used = snapshot.usage.to_json(price) if snapshot.usage else {}
     context["ti"].xcom_push(key="glueray_usage", value=used)
-    text = f"Run {snapshot.ref.id} of {snapshot.ref.name} ended {snapshot.raw_state}"
+    # What matters first: the log view cuts long lines off, and a run's id is long.
+    text = f"Ended {snapshot.raw_state}"
     if used:
         text += (
             f": {used['seconds']:.0f} s on up to {used['workers']} workers, {used['mdpu_hours']:.4f} "
             f"M-DPU-hours, about {used['estimated_cost_usd']:.4f} USD (an estimate)"
         )
-    log.info("%s", text)
     failure = failure_of(outcome, hook.url(snapshot.ref))
+    log.info("%s; %s of %s", text, snapshot.ref.id, snapshot.ref.name)
     if failure is not None:
         raise failure
     return snapshot.ref.id

@@ -17,6 +17,9 @@ from airflow_provider_glueray.runs import LogCursor
 KEY = "glueray_log_cursor"
 #: Seconds between two notes while lines keep coming: what a triggerer that is killed outright may show twice.
 NOTE_SECONDS = 30.0
+#: Seconds after the beginning of its log, which is set a minute before the run was asked for, in which a trigger
+#: counts as the first one of its run.
+YOUNG_SECONDS = 65.0
 
 
 class Bookmark:
@@ -42,9 +45,11 @@ class Bookmark:
     async def find(self, begin: LogCursor) -> LogCursor:
         """Return where to go on: the place noted for this run, else ``begin``."""
         found = None
-        # A place that cannot be read or written costs repeated lines, and must cost no more.
-        with suppress(Exception):
-            found = await XCom.aget_one(**self._place) if self._place else None
+        # Right after the start of its run a trigger cannot have been restarted, and a note that is not there is
+        # an error in the triggerer's log. A place that cannot be read costs repeated lines, and no more.
+        if self._place and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
+            with suppress(Exception):
+                found = await XCom.aget_one(**self._place)
         # A note of an earlier run of the same task is older than where this one begins.
         if found and found["since_ms"] >= begin.since_ms:
             begin = self._noted = LogCursor.from_json(found)

@@ -98,7 +98,7 @@ def test_one_line_per_change_of_state():
     hand = Hand([seen("RUNNING")] * 5 + [seen("SUCCEEDED")])
     hand.play(Policy(sources=()))
 
-    assert [step.message for step in hand.of(Tell)] == ["Run jr_1 is RUNNING", "Run jr_1 is SUCCEEDED"]
+    assert [step.message for step in hand.of(Tell)] == ["Run is RUNNING; jr_1", "Run is SUCCEEDED; jr_1"]
 
 
 def test_a_failed_poll_is_not_a_failed_run():

@@ -184,3 +184,19 @@ def test_errors_of_calls_are_the_callers_own():
             await watcher.call(fail)
 
     with_watcher(use)
+
+
+def test_those_who_began_at_different_moments_fall_into_step():
+    """A poll in the second half of one's wait will do, so a crowd goes on to cost what one does."""
+
+    async def follow(watcher, number, looks):
+        await asyncio.sleep(number * 0.01)
+        for _ in range(looks):
+            await watcher.observe(ref(number), 0.4, "RUNNING")
+
+    async def use(watcher, backend):
+        await asyncio.gather(*(follow(watcher, number, 5) for number in range(20)))
+        return backend().calls["describe"]
+
+    # Each for itself would be 100; in step it is the five of one, and a few until they are.
+    assert with_watcher(use) <= 12
