@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 STOP_GRACE = 300.0
 #: Seconds after which a stop that had no effect is asked for again.
 STOP_AGAIN = 60.0
+#: Seconds for which a run must stay unknown to the service before it counts as lost: a list may lag behind a start.
+LOST_PATIENCE = 30.0
 #: The most seconds that late log lines are waited for, however many keep coming.
 DRAIN_LIMIT = 60.0
 
@@ -136,10 +138,17 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
     began = 0.0
     failures = 0
     stop_asked: float | None = None
+    lost_since: float | None = None
     pause = 0.0
     while True:
         answer = yield Observe(pause, last.raw_state)
         began = began or answer.now
+        if answer.error is None and answer.value.state is RunState.LOST:
+            lost_since = lost_since or answer.now
+            if answer.now - lost_since < LOST_PATIENCE:
+                answer = answer._replace(error=LookupError(f"the service does not know it. {answer.value.message}"))
+        elif answer.error is None:
+            lost_since = None
         if answer.error is not None:
             failures += 1
             if failures in (1, 10, 100, 1000):

@@ -15,12 +15,12 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_glueray.errors import ConnectionMissing, GlueRayError, RunFailed
-from airflow_provider_glueray.follow import Policy
+from airflow_provider_glueray.follow import LOST_PATIENCE, Policy
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.operators.finish import announce, finish, hook_kwargs, no_useless_retry
 from airflow_provider_glueray.operators.series import Record, series_of
 from airflow_provider_glueray.operators.submission import BACKEND
-from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
+from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef, RunState
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -113,7 +113,9 @@ class GlueRayJobSensor(BaseSensorOperator):
             except GlueRayError as error:
                 self.log.warning("Could not look, trying again: %s", error)
                 return PokeReturnValue(is_done=False)
-        if snapshot is None or not snapshot.state.is_terminal:
+        # A run may be known to whoever started it a little before it is known to everybody.
+        unsure = snapshot is not None and snapshot.state is RunState.LOST and self._looked(context) < LOST_PATIENCE
+        if snapshot is None or unsure or not snapshot.state.is_terminal:
             self.log.info("%s", f"Run {snapshot.ref.id} is {snapshot.raw_state}" if snapshot else "No run yet")
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(Outcome(snapshot), context))
@@ -140,11 +142,14 @@ class GlueRayJobSensor(BaseSensorOperator):
             # Waiting again cannot change how a run has ended.
             raise AirflowFailException(str(failure)) from failure
 
+    def _looked(self, context: Context) -> float:
+        """Return the seconds since the sensor's first look."""
+        record = Record.load(context)
+        return time.time() - record.submitted if record else 0.0
+
     def _left(self, context: Context) -> timedelta:
         """Return what is left of the timeout, which runs from the sensor's first look."""
-        record = Record.load(context)
-        begun = record.submitted if record else time.time()
-        return timedelta(seconds=max(begun + self.timeout - time.time(), 0.0))
+        return timedelta(seconds=max(self.timeout - self._looked(context), 0.0))
 
     @cached_property
     def hook(self) -> GlueRayJobHook:

@@ -112,10 +112,13 @@ def test_a_failed_look_is_not_a_failed_run(connected, hook, dag, make_task):
     assert make_task(sensor).run().xcoms["return_value"] == ref.id
 
 
-def test_a_run_that_is_gone(connected, hook, dag, make_task):
-    """A run the service does not know is a failure with words, not an endless wait."""
+def test_a_run_that_is_gone(connected, hook, dag, make_task, monkeypatch):
+    """A run the service does not know is a failure with words, after a little patience, not an endless wait."""
+    monkeypatch.setattr("airflow_provider_glueray.sensors.glue_jobs.LOST_PATIENCE", 1.0)
     define(hook, "gone")
-    sensor = GlueRayJobSensor(task_id="wait", job_name="gone", run_id="jr_" + "0" * 64, dag=dag)
+    sensor = GlueRayJobSensor(task_id="wait", job_name="gone", run_id="jr_" + "0" * 64, poll_seconds=0.5, dag=dag)
+    connected.reset_calls()
     result = make_task(sensor).run()
 
     assert "is gone" in str(result.error)
+    assert connected.calls()["GetJobRun"] > 1

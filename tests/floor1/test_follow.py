@@ -204,6 +204,18 @@ def test_an_unknown_state_is_said_once_and_waited_on():
     assert outcome.snapshot.state is RunState.SUCCEEDED
 
 
+def test_a_run_is_lost_only_when_it_stays_unknown():
+    """A list that lags behind the start of a run must not leave the run alone."""
+    lost = RunSnapshot(REF, RunState.LOST, "LOST")
+    hand = Hand([lost, lost, seen("RUNNING"), lost, seen("SUCCEEDED")])
+    assert hand.play(Policy(sources=())).snapshot.state is RunState.SUCCEEDED
+
+    hand = Hand([lost])
+    outcome = hand.play(Policy(sources=()))
+    assert outcome.snapshot.state is RunState.LOST
+    assert hand.now - 1000.0 >= 30
+
+
 def test_the_policy_survives_json():
     """It travels into the trigger."""
     policy = Policy(deadline=5.0, poll_seconds=2, owns_run=False, sources=("script", "monitor"))
