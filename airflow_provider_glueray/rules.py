@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn
 
 from airflow_provider_glueray.errors import SpecError
+from airflow_provider_glueray.runs import LOG_SOURCES
 
 #: Regions with Glue for Ray. Source: dg/ray-jobs-section, general/latest/gr/glue.
 RAY_REGIONS = ("us-east-1", "us-east-2", "us-west-2", "ap-northeast-1", "eu-west-1")
@@ -238,6 +239,12 @@ def _logging(value: object) -> str | None:
         return "must map switches to True or False"
     odd = sorted(set(value) - set(LOGGING_SWITCHES))
     return f"unknown switch {odd[0]!r}; there are {', '.join(LOGGING_SWITCHES)}" if odd else None
+
+
+@_rule("log_sources", source="dg/troubleshooting-ray: the eight log groups")
+def _log_sources(value: object) -> str | None:
+    odd = [item for item in items_of(value) if item not in LOG_SOURCES]
+    return f"unknown source {odd[0]!r}; there are {', '.join(LOG_SOURCES)}" if odd else None
 
 
 @_rule("tags", source="botocore TagResource: at most 50, key 1 to 128, value at most 256 characters")

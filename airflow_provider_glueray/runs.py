@@ -150,6 +150,8 @@ class RunSnapshot(NamedTuple):
 
 #: Where a log line came from. SCRIPT is the driver: what the user wrote to stdout and stderr.
 SCRIPT = "script"
+#: All sources there are: the driver, and what each part of the cluster writes.
+LOG_SOURCES = (SCRIPT, "worker-out", "worker-err", "runtime-env", "monitor", "gcs", "raylet", "process")
 #: Read as well when a run has failed; each only adds to the picture, the script's log tells the story.
 FAILURE_SOURCES = ("worker-err", "worker-out", "runtime-env", "monitor")
 

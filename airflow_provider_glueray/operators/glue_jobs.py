@@ -23,7 +23,7 @@ from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.operators.finish import announce, finish, hook_kwargs, no_useless_retry
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import BACKEND, Submission
-from airflow_provider_glueray.rules import check_fields, is_template
+from airflow_provider_glueray.rules import check_fields, is_template, items_of
 from airflow_provider_glueray.runs import SCRIPT, LogCursor, Outcome, RunRef
 from airflow_provider_glueray.spec import RayJobSpec, Workers
 
@@ -57,8 +57,8 @@ class GlueRayJobOperator(BaseOperator):
     :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
     :param min_workers: the fewest workers; the floor of autoscaling. (templated)
     :param pip: requirements, with one bound each. (templated)
-    :param py_modules: zip archives for the import path, local or S3. (templated)
-    :param working_dir: zip archive unpacked on every node, local or S3. (templated)
+    :param py_modules: zip archives for the import path, like the script local or in S3. (templated)
+    :param working_dir: zip archive unpacked on every node, likewise. (templated)
     :param spilling: Ray's object spilling configuration. (templated)
     :param object_store_memory_head: percent of the head's free memory for the object store. (templated)
     :param object_store_memory_worker: the same on each worker. (templated)
@@ -167,7 +167,7 @@ class GlueRayJobOperator(BaseOperator):
         self.timeout = _seconds(timeout)
         self.queue_timeout = _seconds(queue_timeout) or 0.0
         self.log_sources = tuple(log_sources)
-        given = {**self._spec_fields(), "staging": staging}
+        given = {**self._spec_fields(), "staging": staging, "log_sources": self.log_sources}
         check_fields({name: value for name, value in given.items() if not _is_unrendered(value)})
 
     # -- the life of a run ----------------------------------------------------------------------------------
@@ -305,6 +305,8 @@ class GlueRayJobOperator(BaseOperator):
         given |= {
             "name": self._name(),
             "script": self._beside_the_dag(self.script),
+            "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)],
+            "working_dir": self._beside_the_dag(self.working_dir) if self.working_dir else None,
             "tags": {**whose, **self.tags},
             "arguments": {**whose, "airflow_run_id": ti.run_id, **self.arguments},
         }

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Timer
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from airflow.sdk import DAG
@@ -78,6 +79,19 @@ def test_the_run_carries_dag_task_and_run(connected, make_step, make_task):
     assert arguments["--airflow_dag_id"] == "walk"
     assert arguments["--airflow_task_id"] == step.task_id
     assert arguments["--airflow_run_id"] == "scheduled__2026-11-21"
+
+
+def test_local_zips_lie_beside_the_dag_too(connected, make_step, make_task, tmp_path, dag):
+    """A module's archive is found next to the DAG's file, uploaded, and importable in the script."""
+    dag.fileloc = str(tmp_path / "dag.py")
+    with ZipFile(tmp_path / "lib.zip", "w") as archive:
+        archive.writestr("lib/greeting/__init__.py", "WORDS = 'from the archive'\n")
+    step = make_step("import greeting\nprint(greeting.WORDS)\n", script="step.py", py_modules="lib.zip")
+    result = make_task(step).run()
+
+    assert result.state == "success"
+    (uploaded,) = runs_of(step)[0]["Arguments"]["--s3-py-modules"].split(",")
+    assert uploaded.startswith("s3://glueray-local/code/lib-")
 
 
 def test_links_are_there_while_the_run_is_running(connected, make_step, make_task):
@@ -314,6 +328,7 @@ class TestBadInput:
             ({"number_of_workers": 0}, "1 or more"),
             ({"number_of_workers": 2, "min_workers": 3}, "must not exceed number_of_workers=2"),
             ({"script": "step.sh"}, "must end in .py"),
+            ({"log_sources": ["driver"]}, "unknown source 'driver'"),
             ({"overrides": {"glue": {"run": {"Timeout": 5}}}}, "Timeout"),
             ({"role": "arn:aws:iam::1:user/x"}, "role"),
         ],

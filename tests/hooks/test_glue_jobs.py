@@ -29,7 +29,7 @@ from airflow_provider_glueray.errors import (
 )
 from airflow_provider_glueray.hooks import glue_jobs, glue_logs
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
-from airflow_provider_glueray.runs import LogCursor, RunRef, RunState
+from airflow_provider_glueray.runs import LOG_SOURCES, LogCursor, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
 
 #: Epoch milliseconds of the first log event; CloudWatch takes nothing older than two weeks.
@@ -452,6 +452,7 @@ class TestLogs:
     def test_all_eight_groups_are_known(self):
         """As the troubleshooting page lists them."""
         assert len(set(glue_logs.GROUPS.values())) == 8
+        assert tuple(glue_logs.GROUPS) == LOG_SOURCES
 
 
 def test_links_of_the_console(monkeypatch):
