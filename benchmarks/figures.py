@@ -14,7 +14,7 @@ def spread(values: Sequence[float], unit: str, digits: int = 3) -> str:
 
 def row(name: str, *cells: str) -> None:
     """Print one line of a table."""
-    print(f"  {name:<46}" + "".join(f"{cell:<32}" for cell in cells), flush=True)
+    print(f"  {name:<52}" + "".join(f"{cell:<32}" for cell in cells), flush=True)
 
 
 def title(text: str) -> None:
