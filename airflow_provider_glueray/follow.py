@@ -1,16 +1,14 @@
 """The order of things while a run is followed, once, for workers, triggerers and sensors alike.
 
 Floor 1: standard library and floor 0. :func:`follow` is a generator that says what to do next and is sent the
-answer. It does no I/O and reads no clock, so a test feeds it by hand. Two dull drivers obey it: :func:`drive`
-blocks, :func:`adrive` awaits a shared :class:`~airflow_provider_glueray.watcher.Watcher`.
+answer. It does no I/O and reads no clock, so a test feeds it by hand. Two dull drivers in ``drive.py`` obey it.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.runs import (
     FAILURE_SOURCES,
@@ -20,14 +18,13 @@ from airflow_provider_glueray.runs import (
     LogPage,
     LogTail,
     Outcome,
-    RunBackend,
     RunRef,
     RunSnapshot,
     RunState,
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_glueray.watcher import Watcher
+    pass
 
 #: Seconds that a run may take to stop after its deadline before we give up on seeing it stopped.
 STOP_GRACE = 300.0
@@ -113,16 +110,6 @@ class Answer(NamedTuple):
 
 
 Steps = Generator[Step, Answer, Outcome]
-
-
-class TaskLog(Protocol):
-    """What is asked of a logger; Airflow's own and the standard library's both have it."""
-
-    def log(self, level: int, msg: str, /, *args: Any) -> Any:
-        """Write a record at a level."""
-
-    def info(self, msg: str, /, *args: Any) -> Any:
-        """Write a record."""
 
 
 def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Steps:
@@ -243,97 +230,3 @@ class _Logs:
             yield Pause(quiet / 2)
             waited += quiet / 2
             silent = 0.0 if (yield from self.read()) else silent + quiet / 2
-
-
-def drive(
-    steps: Steps,
-    backend: RunBackend,
-    ref: RunRef,
-    log: TaskLog,
-    *,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.time,
-) -> Outcome:
-    """Obey ``steps`` in this thread."""
-
-    def act(step: Step) -> Any:
-        match step:
-            case Observe(after=after):
-                sleep(after)
-                return backend.describe([ref])[ref]
-            case ReadLogs(cursor=cursor, sources=sources):
-                return backend.read_logs({ref: cursor}, sources)[ref]
-            case Pause(seconds=seconds):
-                return sleep(seconds)
-            case Stop():
-                return backend.stop(ref)
-            case Tell() | Show():
-                return _write(step, log)
-
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = Answer(clock(), act(step))
-            except Exception as error:  # what a failed step means is for `follow` to say
-                answer = Answer(clock(), error=error)
-            step = steps.send(answer)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-async def adrive(
-    steps: Steps,
-    watcher: Watcher,
-    ref: RunRef,
-    log: TaskLog,
-    *,
-    turn: Callable[[LogCursor], Awaitable[None]] | None = None,
-    clock: Callable[[], float] = time.time,
-) -> Outcome:
-    """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits.
-
-    :param turn: told the place in the log each time its lines have been shown.
-    """
-    read: LogPage | None = None
-
-    async def act(step: Step) -> Any:
-        nonlocal read
-        match step:
-            case Observe(after=after, known=known):
-                return await watcher.observe(ref, after, known)
-            case ReadLogs(cursor=cursor, sources=sources):
-                page = await watcher.read_logs(ref, cursor, sources)
-                # The cluster's logs of a failed run have a cursor of their own, which nobody goes on from.
-                read = page if sources != FAILURE_SOURCES else None
-                return page
-            case Pause(seconds=seconds):
-                return await watcher.pause(seconds)
-            case Stop():
-                return await watcher.call(lambda backend: backend.stop(ref))
-            case Tell():
-                return _write(step, log)
-            case Show():
-                _write(step, log)
-                if turn is not None and read is not None:
-                    await turn(read.cursor)
-                return None
-
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = Answer(clock(), await act(step))
-            except Exception as error:
-                answer = Answer(clock(), error=error)
-            step = steps.send(answer)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-def _write(step: Tell | Show, log: TaskLog) -> None:
-    if isinstance(step, Tell):
-        log.log(step.level, "%s", step.message)
-        return
-    for line in step.lines:
-        log.info("%s", line)

@@ -201,10 +201,7 @@ class GlueRayJobHook(AwsBaseHook):
                 raise SubmitUnknown(str(error)) from error
             except ClientError as error:
                 status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-                if status >= 500 or code_of(error) in (
-                    "InternalServiceException",
-                    "OperationTimeoutException",
-                ):
+                if status >= 500 or code_of(error) in UNCERTAIN:
                     raise SubmitUnknown(str(error)) from error
                 raise
         return RunRef(BACKEND, spec.name, answer["JobRunId"])

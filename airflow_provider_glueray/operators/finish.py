@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_glueray.drive import TaskLog
 from airflow_provider_glueray.errors import GlueRayError, failure_of
-from airflow_provider_glueray.follow import TaskLog
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.runs import Outcome, RunRef
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
+from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunStopped, RunTimedOut
-from airflow_provider_glueray.follow import STOP_GRACE, Policy, drive, follow
+from airflow_provider_glueray.follow import STOP_GRACE, Policy, follow
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.operators.finish import announce, finish, hook_kwargs, no_useless_retry
 from airflow_provider_glueray.operators.series import Record

@@ -18,7 +18,7 @@ from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_glueray.follow import TaskLog
+    from airflow_provider_glueray.drive import TaskLog
     from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
 #: The backend of the runs, as in ``RunRef``.

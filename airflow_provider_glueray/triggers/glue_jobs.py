@@ -13,7 +13,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_glueray.follow import Policy, adrive, follow
+from airflow_provider_glueray.drive import adrive
+from airflow_provider_glueray.follow import Policy, follow
 from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
 from airflow_provider_glueray.triggers.bookmark import Bookmark
 from airflow_provider_glueray.watcher import watching

@@ -20,7 +20,7 @@ from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
 
 HEAVY = {"boto3", "botocore", "aiobotocore", "ray", "pandas", "numpy", "pyarrow", "httpx", "kubernetes", "moto"}
 FLOOR_3 = ["operators.glue_jobs", "sensors.glue_jobs", "triggers.glue_jobs", "links.runs", "get_provider_info", "cli"]
-FLOORS_0_1 = ["runs", "errors", "rules", "spec", "follow", "watcher"]
+FLOORS_0_1 = ["runs", "errors", "rules", "spec", "follow", "drive", "watcher"]
 
 
 def loaded_by(module: str) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from airflow_provider_glueray.drive import adrive, drive
 from airflow_provider_glueray.follow import (
     Answer,
     Observe,
@@ -17,8 +18,6 @@ from airflow_provider_glueray.follow import (
     Show,
     Stop,
     Tell,
-    adrive,
-    drive,
     follow,
 )
 from airflow_provider_glueray.runs import LogCursor, LogLine, LogPage, Outcome, RunRef, RunSnapshot, RunState
