@@ -19,12 +19,15 @@ from airflow_provider_glueray.runs import Outcome, RunState
 # │   ├── StagingError     the bucket is missing or denied
 # │   ├── ConnectionMissing  no such Airflow connection, or no credentials or region in it
 # │   ├── JobConflict      the job's name belongs to something that is not ours to change
+# │   ├── SessionConflict  the session's id belongs to somebody else
+# │   ├── SessionEnded     the session that was to be used is over, or was never there
 # │   ├── AccountRefused   the account may not use Glue for Ray
 # │   ├── RequestRefused   the service refused what was asked, or the caller's right to ask
 # │   ├── ServiceFull      no room now; the operator waits, up to its queue timeout
 # │   └── SubmitUnknown    the answer was lost, so the run may or may not exist
 # ├── StopError            the service refused to stop a run that is still active
 # └── RunFailed            the run ended, and not with success
+#     ├── StatementFailed  the code of a statement raised an exception
 #     ├── RunStopped
 #     ├── RunTimedOut
 #     └── RunLost
@@ -74,6 +77,18 @@ class JobConflict(SubmitError):
     retryable = False
 
 
+class SessionConflict(SubmitError):
+    """The session's id belongs to a session that somebody else has made."""
+
+    retryable = False
+
+
+class SessionEnded(SubmitError):
+    """The session that was to be used is over, or was never there."""
+
+    retryable = False
+
+
 class AccountRefused(SubmitError):
     """The account or region may not use Glue for Ray."""
 
@@ -107,7 +122,8 @@ class RunFailed(GlueRayError):
     def __init__(self, outcome: Outcome, url: str = "") -> None:
         self.outcome = outcome
         snapshot = outcome.snapshot
-        lines = [f"Run {snapshot.ref.id} of {snapshot.ref.name} {self.lead} (last state {snapshot.raw_state})."]
+        title = snapshot.ref.title
+        lines = [f"{title[0].upper()}{title[1:]} {self.lead} (last state {snapshot.raw_state})."]
         if snapshot.message:
             lines.append(f"The service says: {snapshot.message}")
         if outcome.tail:
@@ -116,6 +132,17 @@ class RunFailed(GlueRayError):
         if url:
             lines.append(f"See {url}")
         super().__init__("\n".join(lines))
+
+
+class StatementFailed(RunFailed):
+    """The code of a statement raised an exception: ``error_name``, ``error_value`` and ``traceback`` (lines)."""
+
+    lead = "raised an exception"
+    hint = "Fix the code or its input; a retry of the task runs it again in the same session, with what is in it."
+
+    def __init__(self, outcome: Outcome, url: str, name: str, value: str, traceback: Sequence[str]) -> None:
+        self.error_name, self.error_value, self.traceback = name, value, tuple(traceback)
+        super().__init__(outcome, url)
 
 
 class RunStopped(RunFailed):

@@ -44,12 +44,14 @@ class Policy(NamedTuple):
         a tenth of the run's age, at least one second.
     :param owns_run: whether to stop the run at the deadline. A sensor only watches.
     :param sources: the logs to show; empty for none.
+    :param until_over: whether to go on with a session that has started, until it is over.
     """
 
     deadline: float | None = None
     poll_seconds: float = 10.0
     owns_run: bool = True
     sources: tuple[str, ...] = (SCRIPT,)
+    until_over: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -147,7 +149,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
                 yield _tell_state(snapshot)
             last = snapshot
             yield from logs.read()
-            if snapshot.state.is_terminal:
+            if snapshot.is_over if policy.until_over else snapshot.state.is_terminal:
                 break
         deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
         if deadline_passed and not policy.owns_run:
@@ -172,7 +174,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
 
 
 def _tell_state(snapshot: RunSnapshot) -> Tell:
-    text = f"Run is {snapshot.raw_state}"
+    text = f"{snapshot.ref.title.partition(' ')[0].capitalize()} is {snapshot.raw_state}"
     if not snapshot.recognised:
         text += f", a state this provider does not know, taken as {snapshot.state}"
     if snapshot.message:

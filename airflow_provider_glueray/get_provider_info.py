@@ -20,10 +20,10 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["aws"],
             }
         ],
-        "operators": [_listed("operators.glue_jobs")],
-        "sensors": [_listed("sensors.glue_jobs")],
-        "hooks": [_listed("hooks.glue_jobs")],
-        "triggers": [_listed("triggers.glue_jobs")],
+        "operators": [_listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group")],
+        "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
+        "hooks": [_listed("hooks.glue_jobs", "hooks.glue_sessions")],
+        "triggers": [_listed("triggers.runs")],
         "extra-links": [
             "airflow_provider_glueray.links.runs.GlueRayRunLink",
             "airflow_provider_glueray.links.runs.GlueRayLogsLink",
@@ -49,8 +49,8 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-def _listed(module: str) -> dict[str, Any]:
+def _listed(*modules: str) -> dict[str, Any]:
     return {
         "integration-name": _GLUE_FOR_RAY,
-        "python-modules": [f"airflow_provider_glueray.{module}"],
+        "python-modules": [f"airflow_provider_glueray.{module}" for module in modules],
     }

@@ -7,10 +7,11 @@ twice: at DAG parse for every value that is not a template, and on the finished 
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, time
+from datetime import date, time, timedelta
 from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn
 
@@ -94,6 +95,11 @@ def number(value: object) -> int | None:
     if isinstance(value, int):
         return value
     return int(value) if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value) else None
+
+
+def minutes_of(value: object) -> int | None:
+    """Read minutes, which the service counts in whole ones: a part of one counts as one."""
+    return math.ceil(value.total_seconds() / 60) if isinstance(value, timedelta) else number(value)
 
 
 @_rule("worker_type", source="aws/aws-cdk#32119")
@@ -269,6 +275,22 @@ _REFUSED_MEMBERS = {
     "MaintenanceWindow": "it is for streaming jobs only (botocore CreateJob)",
     "MaxRetries": "a retry by Glue would be a second run that nobody watches; use the task's retries",
 }
+
+
+def _minutes(value: object) -> str | None:
+    count = minutes_of(value)
+    return None if count is not None and count >= 1 else "must be 1 minute or more, as a whole number or a timedelta"
+
+
+_rule("idle_timeout", source="botocore CreateSession: minutes, at least 1")(_minutes)
+_rule("session_timeout", source="botocore CreateSession: minutes, at least 1")(_minutes)
+
+
+@_rule("session_id", source="botocore CreateSession: 1 to 255 characters; these also fit an address")
+def _session_id(value: object) -> str | None:
+    if value is None or re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", str(value)):
+        return None
+    return "must be 1 to 255 letters, digits, '_', '.' and '-'"
 
 
 @_rule("overrides", source="GlueRayJobOperator")

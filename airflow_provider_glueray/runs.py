@@ -1,7 +1,7 @@
 """The words for one run: its reference, states, snapshots, logs, usage and outcome.
 
-Floor 0: standard library only. No Airflow, no AWS, no Ray, no clock and no I/O. The table of raw states in
-this file is the only one in the package; a test walks botocore's model and fails when AWS adds a state.
+Floor 0: standard library only. No Airflow, no AWS, no Ray, no clock and no I/O. The tables of raw states in
+this file are the only ones in the package; a test walks botocore's model and fails when AWS adds a state.
 The records are named tuples, not dataclasses: every DAG parse makes these classes anew, and they are cheaper.
 """
 
@@ -45,7 +45,7 @@ _TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT, 
 
 #: AWS Glue ``JobRunState`` (botocore, all ten). ERROR and EXPIRED end a run that did not do its work;
 #: what EXPIRED means for Ray is undocumented, so it fails closed.
-GLUE_JOB_RUN: Mapping[str, RunState] = {
+GLUE_JOB_STATE: Mapping[str, RunState] = {
     "WAITING": RunState.QUEUED,
     "STARTING": RunState.STARTING,
     "RUNNING": RunState.RUNNING,
@@ -56,6 +56,27 @@ GLUE_JOB_RUN: Mapping[str, RunState] = {
     "TIMEOUT": RunState.TIMED_OUT,
     "ERROR": RunState.FAILED,
     "EXPIRED": RunState.FAILED,
+}
+
+#: AWS Glue ``SessionStatus`` (botocore, all six). What is followed is a session's *start*: READY is its success.
+GLUE_SESSION_STATE: Mapping[str, RunState] = {
+    "PROVISIONING": RunState.STARTING,
+    "READY": RunState.SUCCEEDED,
+    "STOPPING": RunState.STOPPING,
+    "STOPPED": RunState.STOPPED,
+    "FAILED": RunState.FAILED,
+    "TIMEOUT": RunState.TIMED_OUT,
+}
+
+#: AWS Glue ``StatementState`` (botocore, all six). AVAILABLE is a success only if ``Output.Status`` is "ok"
+#: (kernel 1.0.5); whoever reads a statement looks at both.
+GLUE_STATEMENT_STATE: Mapping[str, RunState] = {
+    "WAITING": RunState.QUEUED,
+    "RUNNING": RunState.RUNNING,
+    "AVAILABLE": RunState.SUCCEEDED,
+    "CANCELLING": RunState.STOPPING,
+    "CANCELLED": RunState.STOPPED,
+    "ERROR": RunState.FAILED,
 }
 
 
@@ -70,15 +91,30 @@ def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> R
     return RunState.FAILED if completed else RunState.RUNNING
 
 
+#: The backends: run of a Glue job, start of a Glue session, statement in one.
+GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT = "glue-job", "glue-session", "glue-statement"
+#: How people speak of a run of each.
+_TITLES = {
+    GLUE_JOB: "run {id} of {name}",
+    GLUE_SESSION: "session {id}",
+    GLUE_STATEMENT: "statement {id} of session {name}",
+}
+
+
 class RunRef(NamedTuple):
     """Which run: enough to find it again from another process. JSON both ways.
 
-    ``name`` is what the run belongs to (for Glue the job), ``id`` the run's own id (``jr_…``).
+    ``name`` is what the run belongs to (a job; for a statement its session), ``id`` the run's own id (``jr_…``).
     """
 
     backend: str
     name: str
     id: str
+
+    @property
+    def title(self) -> str:
+        """What to call the run in a sentence."""
+        return _TITLES[self.backend].format(id=self.id, name=self.name)
 
     def to_json(self) -> dict[str, str]:
         """Return ``{"backend", "name", "id"}``."""
@@ -124,6 +160,11 @@ class RunSnapshot(NamedTuple):
     usage: Usage | None = None
     #: False when the service used a word that the table above does not have.
     recognised: bool = True
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing of it is left to stop. A session that has started is not over."""
+        return self.state.is_terminal and (self.ref.backend, self.state) != (GLUE_SESSION, RunState.SUCCEEDED)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -202,8 +243,21 @@ class RunBackend(Protocol):
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> Mapping[RunRef, LogPage]:
         """Return the new lines of each run. A log that does not exist yet is empty."""
 
-    def stop(self, ref: RunRef) -> None:
-        """Ask for the run to be stopped. Stopping a run that has ended is not an error."""
+    def stop(self, *refs: RunRef) -> None:
+        """Ask for runs to be stopped. Stopping a run that has ended is not an error."""
+
+
+class RunHook(RunBackend, Protocol):
+    """What operators need besides: to find a run whose id was lost, and to show where it is."""
+
+    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+        """Return the runs of ``name`` that carry ``mark``, newest first."""
+
+    def url(self, ref: RunRef) -> str:
+        """Return the page of a run."""
+
+    def logs_url(self, ref: RunRef) -> str:
+        """Return the page of a run's log."""
 
 
 class Outcome(NamedTuple):

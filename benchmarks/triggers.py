@@ -33,10 +33,10 @@ def make(kind: str, run: dict[str, str]) -> Any:
     """Return the trigger that waits for a run."""
     if kind == "ours":
         from airflow_provider_glueray.follow import Policy
-        from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
+        from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
         cursor = {"since_ms": int(time.time() * 1000), "seen": []}
-        return GlueRayJobTrigger(run=run, hook={"aws_conn_id": "aws_default"}, policy=Policy().to_json(), cursor=cursor)
+        return GlueRayRunTrigger(run=run, hook={"aws_conn_id": "aws_default"}, policy=Policy().to_json(), cursor=cursor)
     from airflow.providers.amazon.aws.triggers.glue import GlueJobCompleteTrigger
 
     return GlueJobCompleteTrigger(

@@ -19,11 +19,22 @@ from airflow_provider_glueray.errors import (
     ServiceFull,
     SubmitError,
 )
-from airflow_provider_glueray.runs import GLUE_JOB_RUN, RunRef, RunSnapshot, Usage, read_state
+from airflow_provider_glueray.runs import (
+    GLUE_JOB,
+    GLUE_JOB_STATE,
+    GLUE_SESSION,
+    GLUE_SESSION_STATE,
+    GLUE_STATEMENT,
+    GLUE_STATEMENT_STATE,
+    RunRef,
+    RunSnapshot,
+    RunState,
+    Usage,
+    read_state,
+)
 from airflow_provider_glueray.spec import MDPU_PER_WORKER
+from airflow_provider_glueray.statements import seconds_of
 
-#: The name of the Glue jobs backend in a :class:`RunRef`.
-BACKEND = "glue-job"
 #: Every run is billed for at least a minute. Source: dg/interactive-sessions-session-pricing, Glue FAQ.
 LEAST_BILLED_SECONDS = 60
 
@@ -34,14 +45,14 @@ def snapshot_of(name: str, run: Mapping[str, Any]) -> RunSnapshot:
     completed = run.get("CompletedOn")
     started = run.get("StartedOn")
     return RunSnapshot(
-        ref=RunRef(BACKEND, name, run["Id"]),
-        state=read_state(GLUE_JOB_RUN, raw, completed=completed is not None),
+        ref=RunRef(GLUE_JOB, name, run["Id"]),
+        state=read_state(GLUE_JOB_STATE, raw, completed=completed is not None),
         raw_state=raw,
         message=run.get("ErrorMessage") or run.get("StateDetail") or "",
         started=started.timestamp() if started else None,
         completed=completed.timestamp() if completed else None,
         usage=_usage(run),
-        recognised=raw in GLUE_JOB_RUN,
+        recognised=raw in GLUE_JOB_STATE,
     )
 
 
@@ -55,8 +66,50 @@ def _usage(run: Mapping[str, Any]) -> Usage:
     return Usage(seconds, workers, mdpu_seconds / 3600)
 
 
+def snapshot_of_session(session: Mapping[str, Any]) -> RunSnapshot:
+    """Read a ``Session`` (botocore shape): how its start went, and what has become of it since."""
+    raw = session["Status"]
+    completed = session.get("CompletedOn")
+    started = session.get("CreatedOn")
+    return RunSnapshot(
+        ref=RunRef(GLUE_SESSION, session["Id"], session["Id"]),
+        state=read_state(GLUE_SESSION_STATE, raw, completed=completed is not None),
+        raw_state=raw,
+        message=session.get("ErrorMessage") or "",
+        started=started.timestamp() if started else None,
+        completed=completed.timestamp() if completed else None,
+        usage=_usage(session),
+        recognised=raw in GLUE_SESSION_STATE,
+    )
+
+
+def snapshot_of_statement(session_id: str, statement: Mapping[str, Any]) -> RunSnapshot:
+    """Read a ``Statement`` (botocore shape): AVAILABLE is a success only with the output's status "ok"."""
+    raw = statement["State"]
+    output = statement.get("Output") or {}
+    completed = seconds_of(statement.get("CompletedOn"))
+    state = read_state(GLUE_STATEMENT_STATE, raw, completed=completed is not None)
+    if state is RunState.SUCCEEDED and output.get("Status") != "ok":
+        state = RunState.FAILED
+    error = f"{output['ErrorName']}: {output.get('ErrorValue', '')}" if output.get("ErrorName") else ""
+    return RunSnapshot(
+        ref=RunRef(GLUE_STATEMENT, session_id, str(statement["Id"])),
+        state=state,
+        raw_state=raw,
+        # Only the beginning: an exception may say a lot, and this is kept with the task.
+        message=error[:1000],
+        started=seconds_of(statement.get("StartedOn")),
+        completed=completed,
+        recognised=raw in GLUE_STATEMENT_STATE,
+    )
+
+
 class NotFoundError(SubmitError):
     """EntityNotFoundException, before a caller has said what it means."""
+
+
+class WrongStateError(SubmitError):
+    """IllegalSessionStateException, before a caller has looked which state it is."""
 
 
 class ChangedMeanwhileError(SubmitError):
@@ -81,7 +134,12 @@ def translated(what: str) -> Iterator[None]:
         raise SubmitError(f"{what}: {error}") from error
 
 
-_FULL = ("ConcurrentRunsExceededException", "ResourceNumberLimitExceededException", "ThrottlingException")
+_FULL = (
+    "ConcurrentRunsExceededException",
+    "ResourceNumberLimitExceededException",
+    "SessionBusyException",
+    "ThrottlingException",
+)
 _CHANGED = (
     "AlreadyExistsException",
     "IdempotentParameterMismatchException",
@@ -103,6 +161,8 @@ def _error_for(what: str, code: str, message: str) -> SubmitError:
         return ChangedMeanwhileError(text)
     if code == "EntityNotFoundException":
         return NotFoundError(text)
+    if code == "IllegalSessionStateException":
+        return WrongStateError(text)
     if code in ("InvalidInputException", "ValidationException", "AccessDeniedException"):
         return RequestRefused(text)
     return SubmitError(text)

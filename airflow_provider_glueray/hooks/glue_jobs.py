@@ -6,44 +6,22 @@ of boto3 to fail are translated here, so no floor above needs to know an AWS err
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
-from pathlib import PurePath
-from threading import RLock
 from typing import Any
 from urllib.parse import quote
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
-from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    HTTPClientError,
-)
-
-from airflow_provider_glueray import packaging
-from airflow_provider_glueray.errors import (
-    ConnectionMissing,
-    JobConflict,
-    SpecError,
-    StopError,
-    SubmitError,
-    SubmitUnknown,
-)
+from airflow_provider_glueray.errors import JobConflict, StopError, SubmitError
 from airflow_provider_glueray.hooks import glue_logs
 from airflow_provider_glueray.hooks.glue_answers import (
-    BACKEND,
     ChangedMeanwhileError,
     NotFoundError,
-    code_of,
     snapshot_of,
     translated,
 )
-from airflow_provider_glueray.rules import MARK_ARGUMENT, RAY_REGIONS
+from airflow_provider_glueray.hooks.glue_connection import GlueConnectionHook
+from airflow_provider_glueray.rules import MARK_ARGUMENT
 from airflow_provider_glueray.runs import (
+    GLUE_JOB,
     LogCursor,
     LogPage,
     RunRef,
@@ -64,26 +42,10 @@ PAGE = 200
 MOST_PAGES = 5
 #: Runs per BatchStopJobRun (botocore: at most 25).
 STOP_BATCH = 25
-#: Errors after which a run may have been started all the same.
-UNCERTAIN = ("InternalServiceException", "OperationTimeoutException")
-#: Seconds between looks for a run whose start was not answered, and how many looks to take.
-LOOK_AGAIN_SECONDS, LOOKS = 2.0, 5
 
 
-class GlueRayJobHook(AwsBaseHook):
-    """Talk to AWS Glue about Ray jobs.
-
-    :param aws_conn_id: an ``aws`` connection; None for boto3's own credentials. A connection that is named
-        but missing is an error, not a silent fallback.
-
-    Further parameters are those of ``AwsBaseHook``: ``region_name``, ``verify``, ``config``.
-    """
-
-    def __init__(self, aws_conn_id: str | None = "aws_default", **kwargs: Any) -> None:
-        super().__init__(aws_conn_id=aws_conn_id, client_type="glue", **kwargs)
-        self._clients: dict[str, Any] = {}
-        # Reentrant: `on_kill` runs in the thread that may be making a client.
-        self._lock = RLock()
+class GlueRayJobHook(GlueConnectionHook):
+    """Talk to AWS Glue about Ray jobs. Parameters: see :class:`GlueConnectionHook`."""
 
     # -- the job's definition -------------------------------------------------------------------------------
 
@@ -93,9 +55,7 @@ class GlueRayJobHook(AwsBaseHook):
         :raises JobConflict: a job of that name exists and is not a Ray job.
         :raises SubmitError: Glue refused the definition.
         """
-        region = self.conn_region_name
-        if region not in RAY_REGIONS and not self._endpoint("glue"):
-            self.log.warning("AWS documents no Glue for Ray in region %s (dg/ray-jobs-section)", region)
+        self.warn_of_region()
         for attempt in range(3):
             current = self.get_job(spec.name)
             try:
@@ -150,24 +110,6 @@ class GlueRayJobHook(AwsBaseHook):
         with translated(f"job {name!r}"):
             self._client_for("glue").delete_job(JobName=name)
 
-    def stage(self, spec: RayJobSpec, staging: str | None) -> RayJobSpec:
-        """Upload the spec's local files under content-hashed keys; return the spec with their URIs.
-
-        :param staging: ``s3://bucket/prefix``; may be None when nothing is local.
-        :raises ScriptError: a file is missing, unreadable or not Python.
-        :raises StagingError: the bucket is missing or denied.
-        """
-        paths = spec.local_files()
-        contents = {path: packaging.read_local(path, spec.python_version) for path in paths}
-        if contents and not staging:
-            raise SpecError([f"staging=None: {paths[0]!r} is local and needs an S3 prefix to be uploaded to"])
-        uris = {path: packaging.staged_uri(path, body, str(staging)) for path, body in contents.items()}
-        for path, uri in uris.items():
-            with translated(f"upload of {path}"):
-                sent = packaging.upload(self._client_for("s3"), contents[path], uri)
-            self.log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", PurePath(path).name, uri)
-        return spec.with_uploads(uris)
-
     # -- runs -----------------------------------------------------------------------------------------------
 
     def submit(self, spec: RayJobSpec, mark: str) -> RunRef:
@@ -179,32 +121,11 @@ class GlueRayJobHook(AwsBaseHook):
         :raises ServiceFull: a concurrency limit, the account's capacity or throttling; nothing was started.
         :raises SubmitUnknown: no answer, several times over, and no trace of a run.
         """
-        for _ in range(3):
-            try:
-                return self._start(spec, mark)
-            except SubmitUnknown as error:
-                self.log.warning("No answer to the start of %s (%s); looking for the run", spec.name, error)
-            for _ in range(LOOKS):
-                found = self.find_runs(spec.name, mark)
-                if found:
-                    return found[0].ref
-                time.sleep(LOOK_AGAIN_SECONDS)
-        raise SubmitUnknown(f"Glue did not answer three requests to start {spec.name!r}, and no run is to be seen")
 
-    def _start(self, spec: RayJobSpec, mark: str) -> RunRef:
-        with translated(f"start of job {spec.name!r}"):
-            try:
-                answer = self._client_for("glue", once=True).start_job_run(**to_glue_run(spec, mark))
-            except (EndpointConnectionError, ConnectTimeoutError):
-                raise  # never reached the service
-            except HTTPClientError as error:
-                raise SubmitUnknown(str(error)) from error
-            except ClientError as error:
-                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-                if status >= 500 or code_of(error) in UNCERTAIN:
-                    raise SubmitUnknown(str(error)) from error
-                raise
-        return RunRef(BACKEND, spec.name, answer["JobRunId"])
+        def send(glue: Any) -> RunRef:
+            return RunRef(GLUE_JOB, spec.name, glue.start_job_run(**to_glue_run(spec, mark))["JobRunId"])
+
+        return self.start_once(f"job {spec.name!r}", send, lambda: self.find_runs(spec.name, mark))
 
     def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
         """Return the runs of a job that carry ``mark``, newest first, among the latest thousand."""
@@ -314,43 +235,3 @@ class GlueRayJobHook(AwsBaseHook):
             f"https://{self._console()}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{group}"
             f"$3FlogStreamNameFilter$3D{ref.id}"
         )
-
-    def _console(self) -> str:
-        domains = {"aws-cn": "amazonaws.cn", "aws-us-gov": "amazonaws-us-gov.com"}
-        return f"{self.conn_region_name}.console.{domains.get(self.conn_partition, 'aws.amazon.com')}"
-
-    # -- the connection -------------------------------------------------------------------------------------
-
-    @cached_property
-    def conn_config(self) -> Any:
-        """The connection. ``AwsBaseHook`` carries on without it when it is missing; we do not."""
-        if self.aws_conn_id:
-            try:
-                self.get_connection(self.aws_conn_id)
-            except AirflowNotFoundException as error:
-                raise ConnectionMissing(
-                    f"There is no connection {self.aws_conn_id!r}. Create one of type 'aws' (AIRFLOW_CONN_"
-                    f"{self.aws_conn_id.upper()} will do), or pass conn_id=None to use the machine's own role"
-                ) from error
-        return super().conn_config
-
-    @cached_property
-    def _session(self) -> Any:
-        return self.get_session(region_name=self.region_name)
-
-    def _endpoint(self, service: str) -> str | None:
-        return self.conn_config.get_service_endpoint_url(service)  # type: ignore[no-any-return]
-
-    def _client_for(self, service: str, *, once: bool = False) -> Any:
-        """Return a client, made once per hook; ``once`` for one that never repeats a request by itself."""
-        key = f"{service}/{once}"
-        with self._lock:
-            if key not in self._clients:
-                with translated(f"connection {self.aws_conn_id!r}"):
-                    config = self._get_config()
-                    if once:
-                        config = config.merge(Config(retries={"total_max_attempts": 1}))
-                    self._clients[key] = self._session.client(
-                        service, endpoint_url=self._endpoint(service), config=config, verify=self.verify
-                    )
-        return self._clients[key]

@@ -15,32 +15,41 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_provider_glueray.drive import TaskLog
 from airflow_provider_glueray.errors import GlueRayError, failure_of
 from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.runs import Outcome, RunRef
+from airflow_provider_glueray.runs import GLUE_JOB, Outcome, RunHook, RunRef, RunSnapshot
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
-
+#: The most characters of a statement's output in the task log.
+MOST_SHOWN = 200_000
 #: US dollars per M-DPU-hour: a rate of 2024-11 for sessions in eu-west-1; that jobs cost the same is assumed.
 DEFAULT_PRICE = 0.44
 
 
-def announce(ref: RunRef, hook: GlueRayJobHook, context: Context, log: TaskLog) -> None:
+def announce(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) -> None:
     """Tell the UI where a run is, now and not only when the task ends; XComs of an earlier try are gone."""
     url = hook.url(ref)
     for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
         context["ti"].xcom_push(key=link.xcom_key, value=target)
-    log.info("Run of %s: %s", ref.name, ref.id)
+    log.info("This is %s", ref.title)
     log.info("%s", url)
 
 
-def finish(outcome: Outcome, hook: GlueRayJobHook, context: Context, log: TaskLog) -> str:
+def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> str:
     """Leave: push what was used, write the closing line, and return the run's id or raise its failure.
 
     :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
     """
     snapshot = outcome.snapshot
+    push_usage(snapshot, context, log)
+    failure = failure_of(outcome, hook.url(snapshot.ref))
+    if failure is not None:
+        raise failure
+    return snapshot.ref.id
+
+
+def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
+    """Push what a run has used as an XCom, and say it in the closing line."""
     price = conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
     used = snapshot.usage.to_json(price) if snapshot.usage else {}
     context["ti"].xcom_push(key="glueray_usage", value=used)
@@ -51,11 +60,20 @@ def finish(outcome: Outcome, hook: GlueRayJobHook, context: Context, log: TaskLo
             f": {used['seconds']:.0f} s on up to {used['workers']} workers, {used['mdpu_hours']:.4f} "
             f"M-DPU-hours, about {used['estimated_cost_usd']:.4f} USD (an estimate)"
         )
-    failure = failure_of(outcome, hook.url(snapshot.ref))
-    log.info("%s; %s of %s", text, snapshot.ref.id, snapshot.ref.name)
-    if failure is not None:
-        raise failure
-    return snapshot.ref.id
+    ref = snapshot.ref
+    log.info("%s; %s", text, f"{ref.id} of {ref.name}" if ref.backend == GLUE_JOB else ref.title)
+
+
+def show(text: str, log: TaskLog) -> None:
+    """Write what a statement printed to the task log; of a very long text, the beginning and the end."""
+    left_out = max(len(text) - MOST_SHOWN, 0)
+    head, tail = (text[: MOST_SHOWN // 2], text[-MOST_SHOWN // 2 :]) if left_out else (text, "")
+    for line in head.splitlines():
+        log.info("%s", line)
+    if left_out:
+        log.info("[… %d characters are left out here; the session keeps all of them until it is deleted]", left_out)
+    for line in tail.splitlines():
+        log.info("%s", line)
 
 
 @contextmanager

@@ -1,37 +1,27 @@
 """Run one Ray script as a step of a DAG.
 
-Floor 3. One routine starts a run or takes one up again, one waits (in the worker or deferred), one finishes.
-Module level imports only Airflow's SDK and floors 0 and 1: the dag processor imports this in every parse.
+Floor 3. Only what is run is said here; how a run lives is the same for all operators (``operators/runs.py``).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import timedelta
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, XComArg, conf
-from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
-
-from airflow_provider_glueray.drive import drive
-from airflow_provider_glueray.errors import RunStopped, RunTimedOut
-from airflow_provider_glueray.follow import STOP_GRACE, Policy, follow
-from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.operators.finish import announce, finish, hook_kwargs, no_useless_retry
+from airflow_provider_glueray.follow import Policy
+from airflow_provider_glueray.operators.finish import finish
+from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
 from airflow_provider_glueray.operators.series import Record
-from airflow_provider_glueray.operators.submission import BACKEND, Submission
-from airflow_provider_glueray.rules import check_fields, is_template, items_of
-from airflow_provider_glueray.runs import SCRIPT, LogCursor, Outcome, RunRef
-from airflow_provider_glueray.spec import RayJobSpec, Workers
+from airflow_provider_glueray.operators.submission import Start
+from airflow_provider_glueray.rules import check_fields, items_of
+from airflow_provider_glueray.runs import GLUE_JOB, SCRIPT, Outcome, RunRef
+from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec, Workers
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-    from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
 
 _WORKER_FIELDS = tuple(field.name for field in fields(Workers))
@@ -43,7 +33,7 @@ _SPEC_FIELDS = tuple(
 )
 
 
-class GlueRayJobOperator(BaseOperator):
+class GlueRayJobOperator(GlueRayRunOperator):
     """Run a Ray script on AWS Glue for Ray, or on whatever endpoint the connection names.
 
     Returns the run's id (XCom ``return_value``, in every mode). Also pushes ``glueray_run`` (which run) and
@@ -68,16 +58,13 @@ class GlueRayJobOperator(BaseOperator):
         of 1 also keeps the service from ever running the step twice.
     :param tags: of the job; the DAG's and the task's id are added. (templated)
     :param overrides: rarer members of the requests: ``{"glue": {"job": {…}, "run": {…}}}``. (templated)
-    :param conn_id: an ``aws`` connection; None for boto3's own credentials.
-    :param region_name, verify, botocore_config: as in the amazon provider.
-    :param deferrable: wait in the triggerer instead of the worker.
     :param wait_for_completion: False returns as soon as the run has started.
-    :param poll_seconds: the longest pause between two polls.
-    :param timeout: how long the run may take, from its start on; then it is stopped and the task fails. Glue
-        refuses a timeout of its own for Ray jobs, so this is the only bound there is. Default: 48 hours.
-    :param queue_timeout: how long to wait while Glue has no room. Default: 6 hours.
     :param log_sources: which logs to show: any of script, worker-out, worker-err, runtime-env, monitor, gcs,
         raylet, process. A failed run adds the worker, runtime-env and autoscaler logs by itself.
+
+    Further: ``conn_id``, ``region_name``, ``verify``, ``botocore_config``, ``deferrable``, ``poll_seconds``,
+    ``timeout`` (Glue refuses a timeout of its own for Ray jobs, so this is the only bound there is; 48 hours by
+    default) and ``queue_timeout`` (6 hours), as in :class:`GlueRayRunOperator`.
 
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
@@ -103,8 +90,7 @@ class GlueRayJobOperator(BaseOperator):
         "region_name",
     )
     template_fields_renderers = {"arguments": "json", "tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
-    operator_extra_links = LINKS
-    ui_color = "#d6eaf8"
+    backend = GLUE_JOB
 
     def __init__(
         self,
@@ -127,15 +113,7 @@ class GlueRayJobOperator(BaseOperator):
         max_concurrent_runs: int = 1,
         tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
-        conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         wait_for_completion: bool = True,
-        poll_seconds: float = 10.0,
-        timeout: timedelta | float | None = timedelta(hours=48),
-        queue_timeout: timedelta | float = timedelta(hours=6),
         log_sources: Sequence[str] = (SCRIPT,),
         **kwargs: Any,
     ) -> None:
@@ -158,138 +136,41 @@ class GlueRayJobOperator(BaseOperator):
         self.max_concurrent_runs = max_concurrent_runs
         self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
-        self.conn_id = conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
-        self.deferrable = deferrable
         self.wait_for_completion = wait_for_completion
-        self.poll_seconds = poll_seconds
-        self.timeout = _seconds(timeout)
-        self.queue_timeout = _seconds(queue_timeout) or 0.0
         self.log_sources = tuple(log_sources)
         given = {**self._spec_fields(), "staging": staging, "log_sources": self.log_sources}
-        check_fields({name: value for name, value in given.items() if not _is_unrendered(value)})
+        check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
 
-    # -- the life of a run ----------------------------------------------------------------------------------
+    # -- what it says of its runs -----------------------------------------------------------------------------
 
-    def execute(self, context: Context) -> str:
-        """Start the run or take it up again, wait for it, and return its id."""
-        with no_useless_retry():
-            record, ref = self._submission.obtain(
-                context, self._name(), lambda: self.hook.stage(self._spec(context), self.staging)
-            )
-            try:
-                context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
-                announce(ref, self.hook, context, self.log)
-                if not self.wait_for_completion:
-                    return ref.id
-                if self.deferrable:
-                    self._defer(record, ref)
-                return self._wait(record, ref, context)
-            except Exception as error:
-                self._stop_if_last_try(ref, error, context)
-                raise
+    def _name(self, mark: str, context: Context) -> str:
+        return self._job_name()
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
-        """Take over from the trigger: judge the outcome it sent."""
-        if event.get("noted"):
-            from airflow_provider_glueray.triggers.bookmark import forget
+    def _prepare(self, context: Context) -> Start:
+        spec = self.hook.stage(self._spec(context), self.staging)
+        self.log.info("Job %s: %s", spec.name, self.hook.ensure_job(spec))
+        return partial(self.hook.submit, spec)
 
-            forget(context["ti"])
-        with no_useless_retry():
-            return finish(Outcome.from_json(event), self.hook, context, self.log)
-
-    def execute_after_queueing(self, context: Context, event: Any = None) -> str:
-        """Take over from the timer that let a full service rest: try to start the run again."""
-        return self.execute(context)
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume, also when Airflow gave up on the trigger, which never calls ``execute_complete``."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout:
-            record = Record.load(context)
-            ref = record.ref(BACKEND) if record else None
-            if ref is None:
-                raise
-            self.hook.stop(ref)
-            outcome = Outcome(self.hook.describe([ref])[ref], deadline_passed=True)
-            raise RunTimedOut(outcome, self.hook.url(ref)) from None
-        except TaskDeferralError as error:
-            self.log.warning("The trigger failed (%s); waiting in the worker instead", error)
-            self.deferrable = False
-            return self.execute(context)
-
-    def on_kill(self) -> None:
-        """Stop the run. Airflow gives us five seconds, and neither XCom nor the state store."""
-        self._submission.kill()
-
-    def _rest(self, seconds: float) -> None:
-        """Let a full service rest: deferred, the task begins again in ``execute_after_queueing``."""
-        if not self.deferrable:
-            time.sleep(seconds)
-            return
-        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-
-        timer = TimeDeltaTrigger(timedelta(seconds=seconds))
-        self.defer(trigger=timer, method_name=self.execute_after_queueing.__name__)
-
-    def _wait(self, record: Record, ref: RunRef, context: Context) -> str:
-        if SCRIPT in self.log_sources:
+    def _attend(self, record: Record, ref: RunRef, context: Context) -> str:
+        if not self.wait_for_completion:
+            return ref.id
+        if not self.deferrable and SCRIPT in self.log_sources:
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
-        steps = follow(ref, self._policy(record), _cursor(record))
-        outcome = drive(steps, self.hook, ref, self.log)
-        if self._submission.killed:
-            raise RunStopped(outcome, self.hook.url(ref))
+        return super()._attend(record, ref, context)  # type: ignore[no-any-return]
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
         return finish(outcome, self.hook, context, self.log)
 
-    def _defer(self, record: Record, ref: RunRef) -> None:
-        from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
-
-        bounds = [self.execution_timeout.total_seconds()] if self.execution_timeout else []
-        if record.deadline is not None:
-            # For the case that no triggerer is there to keep the deadline.
-            bounds.append(max(record.deadline - time.time(), 0.0) + 2 * STOP_GRACE)
-        self.defer(
-            trigger=GlueRayJobTrigger(
-                run=ref.to_json(),
-                hook=self._hook_kwargs(),
-                policy=self._policy(record).to_json(),
-                cursor=_cursor(record).to_json(),
-            ),
-            method_name=self.execute_complete.__name__,
-            timeout=timedelta(seconds=min(bounds)) if bounds else None,
+    def _needs(self) -> str:
+        return (
+            f"The run needs {int(self.number_of_workers) * MDPU_PER_WORKER} M-DPU; an account has 50 per region, not "
+            f"adjustable, and this job allows {self.max_concurrent_runs} run(s) at once"
         )
-
-    def _stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
-        """Leave no run behind when something other than the run has failed and nobody will come back."""
-        ti = context["ti"]
-        if ti.try_number <= ti.max_tries or self.hook.describe([ref])[ref].state.is_terminal:
-            return
-        self.log.warning("Stopping run %s: the last try of its task has failed (%s)", ref.id, error)
-        self.hook.stop(ref)
-
-    # -- what it is made of ---------------------------------------------------------------------------------
-
-    @cached_property
-    def _submission(self) -> Submission:
-        return Submission(self.hook, self.log, timeout=self.timeout, queue_timeout=self.queue_timeout, rest=self._rest)
-
-    @cached_property
-    def hook(self) -> GlueRayJobHook:
-        """The door to the service."""
-        from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
-
-        return GlueRayJobHook(**self._hook_kwargs())
-
-    def _hook_kwargs(self) -> dict[str, Any]:
-        return hook_kwargs(self.conn_id, self.region_name, self.verify, self.botocore_config)
 
     def _policy(self, record: Record) -> Policy:
         return Policy(deadline=record.deadline, poll_seconds=self.poll_seconds, sources=self.log_sources)
 
-    def _name(self) -> str:
+    def _job_name(self) -> str:
         return self.job_name or f"{self.dag_id}-{self.task_id}"
 
     def _spec_fields(self) -> dict[str, Any]:
@@ -304,7 +185,7 @@ class GlueRayJobOperator(BaseOperator):
         workers = Workers(**{name: given.pop(name) for name in _WORKER_FIELDS})
         whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id}
         given |= {
-            "name": self._name(),
+            "name": self._job_name(),
             "script": self._beside_the_dag(self.script),
             "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)],
             "working_dir": self._beside_the_dag(self.working_dir) if self.working_dir else None,
@@ -312,27 +193,3 @@ class GlueRayJobOperator(BaseOperator):
             "arguments": {**whose, "airflow_run_id": ti.run_id, **self.arguments},
         }
         return RayJobSpec(workers=workers, **given)
-
-    def _beside_the_dag(self, path: str) -> str:
-        """Resolve a relative path from where the DAG's file is."""
-        if path.startswith("s3://"):
-            return path
-        return str(Path(self.dag.fileloc).parent / path)
-
-
-def _seconds(value: timedelta | float | None) -> float | None:
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _is_unrendered(value: object) -> bool:
-    """Tell whether a value is only known when the task runs."""
-    if isinstance(value, Mapping):
-        return any(_is_unrendered(part) for part in value.values()) or is_template(value)
-    if isinstance(value, (list, tuple)):
-        return any(_is_unrendered(part) for part in value)
-    return isinstance(value, XComArg) or is_template(value)
-
-
-def _cursor(record: Record) -> LogCursor:
-    """Begin a little before the run was asked for, so that no clock difference hides a line."""
-    return LogCursor(since_ms=int((record.submitted - 60) * 1000))

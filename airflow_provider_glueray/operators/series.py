@@ -27,7 +27,7 @@ class Record:
 
     :param series: number of the first try of the series.
     :param mark: unique to the run; travels with it as an argument, so that the run can be found by it.
-    :param job_name: the job the run belongs to.
+    :param name: what the run belongs to, as in ``RunRef``.
     :param run_id: None until the service has answered.
     :param submitted: epoch seconds at which the start was first asked for.
     :param deadline: epoch seconds at which the run is to be stopped; None for never.
@@ -36,30 +36,35 @@ class Record:
 
     series: int
     mark: str
-    job_name: str
+    name: str
     submitted: float
     run_id: str | None = None
     deadline: float | None = None
     queued_since: float | None = None
 
     @classmethod
-    def new(cls, context: Context, job_name: str, now: float) -> Self:
+    def new(cls, context: Context, mark: str, name: str, now: float) -> Self:
         """Begin a record for the current series."""
-        return cls(series=series_of(context), mark=uuid4().hex, job_name=job_name, submitted=now)
+        return cls(series=series_of(context), mark=mark, name=name, submitted=now)
 
     @classmethod
-    def load(cls, context: Context) -> Self | None:
+    def load(cls, context: Context, key: str = STORE_KEY) -> Self | None:
         """Return what the task remembers, of whichever series."""
-        stored = cast("Mapping[str, Any] | None", context["task_state_store"].get(STORE_KEY))
+        stored = cast("Mapping[str, Any] | None", context["task_state_store"].get(key))
         return cls(**stored) if stored else None
 
-    def save(self, context: Context) -> None:
+    def save(self, context: Context, key: str = STORE_KEY) -> None:
         """Remember. The store outlives the worker."""
-        context["task_state_store"].set(STORE_KEY, asdict(self))
+        context["task_state_store"].set(key, asdict(self))
 
     def ref(self, backend: str) -> RunRef | None:
         """Return the run, if the service has answered."""
-        return RunRef(backend, self.job_name, self.run_id) if self.run_id else None
+        return RunRef(backend, self.name, self.run_id) if self.run_id else None
+
+
+def new_mark() -> str:
+    """Return a mark that no other run has."""
+    return uuid4().hex
 
 
 def series_of(context: Context) -> int:

@@ -11,18 +11,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_provider_glueray.errors import RunStopped, ServiceFull, StopError
-from airflow_provider_glueray.operators.series import Record, series_of
-from airflow_provider_glueray.runs import Outcome, RunRef, RunSnapshot, RunState
-from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec
+from airflow_provider_glueray.operators.series import STORE_KEY, Record, new_mark, series_of
+from airflow_provider_glueray.runs import Outcome, RunHook, RunRef, RunSnapshot, RunState
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_glueray.drive import TaskLog
-    from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
-#: The backend of the runs, as in ``RunRef``.
-BACKEND = "glue-job"
+#: Starts a run that carries the given mark; raises ``ServiceFull`` while there is no room for it.
+Start = Callable[[str], RunRef]
 #: Seconds between two attempts to get room: from the first to the longest, with jitter on top.
 QUEUE_FIRST, QUEUE_LONGEST = 5.0, 120.0
 
@@ -30,55 +28,66 @@ QUEUE_FIRST, QUEUE_LONGEST = 5.0, 120.0
 class Submission:
     """One task's way to its run.
 
+    :param backend: of the run, as in ``RunRef``.
     :param timeout: seconds that a run may take, None for ever.
     :param queue_timeout: seconds to wait while the service has no room.
     :param rest: waits the given seconds; it may instead leave the task, which then begins again.
+    :param needs: says what room the run needs, for the error when there was none in time.
+    :param key: where the task remembers the run; a task with several runs has a key for each.
     """
 
     def __init__(
         self,
-        hook: GlueRayJobHook,
+        hook: RunHook,
         log: TaskLog,
         *,
+        backend: str,
         timeout: float | None,
         queue_timeout: float,
         rest: Callable[[float], None],
+        needs: Callable[[], str],
+        key: str = STORE_KEY,
     ) -> None:
         self._hook = hook
         self._log = log
+        self._backend = backend
+        self._needs = needs
+        self._key = key
         self._timeout = timeout
         self._queue_timeout = queue_timeout
         self._rest = rest
         self._record: Record | None = None
         self.killed = False
 
-    def obtain(self, context: Context, job_name: str, make_spec: Callable[[], RayJobSpec]) -> tuple[Record, RunRef]:
+    def obtain(
+        self, context: Context, name: Callable[[str], str], prepare: Callable[[], Start]
+    ) -> tuple[Record, RunRef]:
         """Return the run of this series if it can still be used, else a new one.
 
-        :param make_spec: builds and stages the spec; called only when a run has to be started.
+        :param name: says, for a new mark, what the run will belong to.
+        :param prepare: makes ready what starts the run; called only when one has to be started.
         """
-        record = Record.load(context)
+        record = Record.load(context, self._key)
         if record and record.series < series_of(context):
             self._stop_survivors(record)
             record = None
         self._record = record
         if record and self._reattached(record):
-            record.save(context)
-            return record, _ref_of(record)
+            record.save(context, self._key)
+            return record, self._ref_of(record)
         if record is None or record.run_id is not None:
-            record = Record.new(context, job_name, time.time())
+            mark = new_mark()
+            record = Record.new(context, mark, name(mark), time.time())
         # Written before the request: if everything dies now, the next try finds the run by its mark.
-        record.save(context)
+        record.save(context, self._key)
         self._record = record
-        spec = make_spec()
-        self._log.info("Job %s: %s", spec.name, self._hook.ensure_job(spec))
-        self._note(record, self._start(spec, record, context))
-        record.save(context)
+        self._note(record, self._start(prepare(), record, context))
+        record.save(context, self._key)
         if self.killed:
             # The kill came while the answer was under way and could not know the id.
             self.kill()
             self._refuse_if_killed()
-        return record, _ref_of(record)
+        return record, self._ref_of(record)
 
     def kill(self) -> None:
         """Stop the run, whether or not its id is known yet; start none any more."""
@@ -87,7 +96,7 @@ class Submission:
             return
         refs = [snapshot.ref for snapshot in self._runs_of(self._record)]
         if refs:
-            self._log.info("Task killed; stopping run %s", ", ".join(ref.id for ref in refs))
+            self._log.info("Task killed; stopping %s", ", ".join(ref.title for ref in refs))
             self._hook.stop(*refs)
 
     def _reattached(self, record: Record) -> bool:
@@ -99,25 +108,25 @@ class Submission:
         if record.run_id is None:
             self._note(record, snapshot.ref)
         if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
-            self._log.info("Run %s of an earlier try ended %s; starting a new one", snapshot.ref.id, snapshot.raw_state)
+            self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
             return False
-        self._log.info("Taking up run %s of an earlier try, which is %s", snapshot.ref.id, snapshot.raw_state)
+        self._log.info("Taking up %s of an earlier try, which is %s", snapshot.ref.title, snapshot.raw_state)
         return True
 
     def _stop_survivors(self, record: Record) -> None:
         """Stop what an earlier series left running: the task was cleared, so its result is not wanted."""
         for snapshot in self._runs_of(record):
-            if not snapshot.state.is_terminal:
-                self._log.info("Stopping run %s, from before the task was cleared", snapshot.ref.id)
+            if not snapshot.is_over:
+                self._log.info("Stopping %s, from before the task was cleared", snapshot.ref.title)
                 self._hook.stop(snapshot.ref)
 
-    def _start(self, spec: RayJobSpec, record: Record, context: Context) -> RunRef:
+    def _start(self, start: Start, record: Record, context: Context) -> RunRef:
         """Start the run, waiting for room: full is not failed."""
         attempt = 0
         while True:
             self._refuse_if_killed()
             try:
-                return self._hook.submit(spec, record.mark)
+                return start(record.mark)
             except ServiceFull as error:
                 now = time.time()
                 record.queued_since = record.queued_since or now
@@ -125,32 +134,29 @@ class Submission:
                 if waited >= self._queue_timeout:
                     # The next try waits anew.
                     record.queued_since = None
-                    record.save(context)
-                    raise self._no_room(spec, waited, error) from error
-                record.save(context)
+                    record.save(context, self._key)
+                    raise self._no_room(waited, error) from error
+                record.save(context, self._key)
                 attempt += 1
                 pause = min(max(QUEUE_FIRST * 2 ** (attempt - 1), waited * 0.5), QUEUE_LONGEST)
                 pause = min(pause * random.uniform(0.8, 1.2), self._queue_timeout - waited)
                 self._log.info("No room yet (%s); trying again in %.0f s", error, pause)
                 self._rest(pause)
 
-    def _no_room(self, spec: RayJobSpec, waited: float, error: ServiceFull) -> ServiceFull:
-        needed = spec.workers.number_of_workers * MDPU_PER_WORKER
+    def _no_room(self, waited: float, error: ServiceFull) -> ServiceFull:
         return ServiceFull(
-            f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for room. "
-            f"The run needs {needed} M-DPU; an account has 50 per region, not adjustable, and "
-            f"this job allows {spec.max_concurrent_runs} run(s) at once"
+            f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for room. {self._needs()}"
         )
 
     def _note(self, record: Record, ref: RunRef) -> None:
-        record.run_id = ref.id
+        record.name, record.run_id = ref.name, ref.id
         record.queued_since = None
         record.deadline = time.time() + self._timeout if self._timeout else None
 
     def _runs_of(self, record: Record) -> list[RunSnapshot]:
         """Return the record's run, by its id or by its mark."""
-        ref = record.ref(BACKEND)
-        return [self._hook.describe([ref])[ref]] if ref else self._hook.find_runs(record.job_name, record.mark)
+        ref = record.ref(self._backend)
+        return [self._hook.describe([ref])[ref]] if ref else self._hook.find_runs(record.name, record.mark)
 
     def _refuse_if_killed(self) -> None:
         if not self.killed:
@@ -160,8 +166,7 @@ class Submission:
             raise RunStopped(Outcome(snapshots[0]))
         raise StopError("The task was killed before its run was started")
 
-
-def _ref_of(record: Record) -> RunRef:
-    ref = record.ref(BACKEND)
-    assert ref is not None, "a record that comes back from submission has a run"
-    return ref
+    def _ref_of(self, record: Record) -> RunRef:
+        ref = record.ref(self._backend)
+        assert ref is not None, "a record that comes back from submission has a run"
+        return ref

@@ -223,7 +223,7 @@ class TestFull:
         assert "DateTimeTrigger" in first.message.classpath
         second = task.resume(first)
 
-        assert "GlueRayJobTrigger" in second.message.classpath
+        assert "GlueRayRunTrigger" in second.message.classpath
         assert task.resume(second).state == "success"
 
     def test_it_gives_up_with_the_numbers(self, connected, make_step, make_task):
@@ -241,7 +241,7 @@ class TestFull:
         step = make_step()
         task = make_task(step)
         monkeypatch.setattr(
-            "airflow_provider_glueray.operators.glue_jobs.time.sleep", lambda seconds: task.running.on_kill()
+            "airflow_provider_glueray.operators.runs.time.sleep", lambda seconds: task.running.on_kill()
         )
         result = task.run()
 

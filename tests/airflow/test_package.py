@@ -16,11 +16,16 @@ import pytest
 from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_glueray.get_provider_info import get_provider_info
-from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
+from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
 HEAVY = {"boto3", "botocore", "aiobotocore", "ray", "pandas", "numpy", "pyarrow", "httpx", "kubernetes", "moto"}
-FLOOR_3 = ["operators.glue_jobs", "sensors.glue_jobs", "triggers.glue_jobs", "links.runs", "get_provider_info", "cli"]
-FLOORS_0_1 = ["runs", "errors", "rules", "spec", "follow", "drive", "watcher"]
+FLOOR_3 = [
+    "operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "sensors.glue_jobs",
+    "sensors.glue_sessions", "triggers.runs", "links.runs", "get_provider_info", "cli",
+]  # fmt: skip
+FLOORS_0_1 = [
+    "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "follow", "drive", "watcher",
+]  # fmt: skip
 
 
 def loaded_by(module: str) -> set[str]:
@@ -82,11 +87,11 @@ def test_the_trigger_survives_serialisation():
         "hook": {"aws_conn_id": "c", "region_name": "eu-west-1", "verify": False, "config": {"read_timeout": 5}},
         "policy": {"deadline": 1.0, "poll_seconds": 2.0, "owns_run": False, "sources": ["script"]},
         "cursor": {"since_ms": 3, "seen": ["a"]},
-        "stop_on_kill": False,
+        "kill": {"backend": "glue-job", "name": "n", "id": "jr_1"},
     }
-    path, kwargs = GlueRayJobTrigger(**arguments).serialize()
+    path, kwargs = GlueRayRunTrigger(**arguments).serialize()
 
-    assert path == "airflow_provider_glueray.triggers.glue_jobs.GlueRayJobTrigger"
+    assert path == "airflow_provider_glueray.triggers.runs.GlueRayRunTrigger"
     assert json.loads(json.dumps(kwargs)) == arguments
 
 
@@ -97,40 +102,79 @@ def test_modules_listed_exist():
         for entry in info[key]:
             for module in entry["python-modules"]:
                 loaded = __import__(module, fromlist=["x"])
-                assert any(name.startswith("GlueRayJob") for name in vars(loaded)), module
+                assert any(name.lower().startswith(("glueray", "glue_ray")) for name in vars(loaded)), module
 
 
 PUBLIC = {
     "operators.glue_jobs": {"GlueRayJobOperator"},
     "sensors.glue_jobs": {"GlueRayJobSensor"},
-    "triggers.glue_jobs": {"GlueRayJobTrigger"},
+    "triggers.runs": {"GlueRayRunTrigger"},
     "hooks.glue_jobs": {"GlueRayJobHook"},
+    "operators.glue_sessions": {
+        "GlueRayCreateSessionOperator",
+        "GlueRayStatementOperator",
+        "GlueRayStopSessionOperator",
+    },
+    "operators.session_group": {"glue_ray_session"},
+    "sensors.glue_sessions": {"GlueRaySessionSensor"},
+    "hooks.glue_sessions": {"GlueRaySessionHook"},
     "links.runs": {"GlueRayRunLink", "GlueRayLogsLink"},
     "spec": {"RayJobSpec", "Workers"},
     "runs": {"RunRef", "RunState", "RunSnapshot", "RunBackend", "Outcome", "Usage"},
 }
 HOOK_VERBS = {
-    "ensure_job", "get_job", "delete_job", "stage", "submit", "find_runs", "latest_run", "describe", "read_logs",
-    "stop", "url", "logs_url",
+    "hooks.glue_jobs.GlueRayJobHook": {
+        "ensure_job", "get_job", "delete_job", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop",
+        "url", "logs_url",
+    },
+    "hooks.glue_sessions.GlueRaySessionHook": {
+        "create", "recreate", "wait_ready", "session", "list_sessions", "delete", "role_arn", "run_statement",
+        "statements", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url", "logs_url",
+    },
+    "hooks.glue_connection.GlueConnectionHook": {"stage", "start_once", "warn_of_region"},
+}  # fmt: skip
+SHARED_WORDS = {
+    "conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_seconds", "timeout", "queue_timeout",
 }  # fmt: skip
 OPERATOR_WORDS = {
-    "script", "role", "staging", "job_name", "arguments", "number_of_workers", "min_workers", "worker_type", "pip",
-    "py_modules", "working_dir", "spilling", "object_store_memory_head", "object_store_memory_worker", "logging",
-    "max_concurrent_runs", "tags", "overrides", "conn_id", "region_name", "verify", "botocore_config", "deferrable",
-    "wait_for_completion", "poll_seconds", "timeout", "queue_timeout", "log_sources",
+    "operators.glue_jobs.GlueRayJobOperator": {
+        "script", "role", "staging", "job_name", "arguments", "number_of_workers", "min_workers", "worker_type", "pip",
+        "py_modules", "working_dir", "spilling", "object_store_memory_head", "object_store_memory_worker", "logging",
+        "max_concurrent_runs", "tags", "overrides", "wait_for_completion", "log_sources",
+    },
+    "operators.glue_sessions.GlueRayCreateSessionOperator": {
+        "role", "number_of_workers", "min_workers", "worker_type", "idle_timeout", "session_timeout", "pip",
+        "py_modules", "working_dir", "staging", "arguments", "object_store_memory_head", "object_store_memory_worker",
+        "tags", "session_id",
+    },
+    "operators.glue_sessions.GlueRayStatementOperator": {"session_id", "code", "recreate"},
+    "operators.glue_sessions.GlueRayStopSessionOperator": {"session_id", "delete"},
 }  # fmt: skip
+
+
+def named(path: str):
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(f"airflow_provider_glueray.{module}"), name)
+
+
+def words_of(operator: type) -> set[str]:
+    """Return the parameters of an operator and of what it stands on, below Airflow's own."""
+    return {
+        name
+        for cls in operator.__mro__
+        if cls.__module__.startswith("airflow_provider_glueray")
+        for name, part in inspect.signature(cls.__init__).parameters.items()
+        if part.kind == part.KEYWORD_ONLY
+    }
 
 
 def test_public_names_stay():
     """A name that users write does not change by accident."""
     for module, names in PUBLIC.items():
         assert names <= set(vars(import_module(f"airflow_provider_glueray.{module}"))), module
-    hook = import_module("airflow_provider_glueray.hooks.glue_jobs").GlueRayJobHook
-    operator = import_module("airflow_provider_glueray.operators.glue_jobs").GlueRayJobOperator
-    words = {
-        name for name, part in inspect.signature(operator.__init__).parameters.items() if part.kind == part.KEYWORD_ONLY
-    }
-
-    assert {name for name, part in vars(hook).items() if inspect.isfunction(part) and name[0] != "_"} == HOOK_VERBS
-    assert words == OPERATOR_WORDS
-    assert set(operator.template_fields) <= OPERATOR_WORDS
+    for path, verbs in HOOK_VERBS.items():
+        parts = vars(named(path)).items()
+        assert {name for name, part in parts if inspect.isfunction(part) and name[0] != "_"} == verbs, path
+    for path, words in OPERATOR_WORDS.items():
+        assert words_of(named(path)) == words | SHARED_WORDS, path
+        assert set(named(path).template_fields) <= words | SHARED_WORDS, path

@@ -17,19 +17,19 @@ from airflow_provider_glueray.hooks.glue_logs import GROUPS
 from airflow_provider_glueray.operators.finish import hook_kwargs
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunState
 from airflow_provider_glueray.spec import RayJobSpec
-from airflow_provider_glueray.triggers.glue_jobs import GlueRayJobTrigger
+from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
 HOOK = hook_kwargs("aws_default", None, None, None)
 
 
-def trigger(ref, **policy) -> GlueRayJobTrigger:
+def trigger(ref, **policy) -> GlueRayRunTrigger:
     """Return the trigger that a deferred operator would hand over."""
-    return GlueRayJobTrigger(
+    return GlueRayRunTrigger(
         run=ref.to_json(), hook=HOOK, policy=Policy(**policy).to_json(), cursor=LogCursor().to_json()
     )
 
 
-async def outcome_of(waiting: GlueRayJobTrigger) -> Outcome:
+async def outcome_of(waiting: GlueRayRunTrigger) -> Outcome:
     """Run a trigger to its event."""
     async for event in waiting.run():
         return Outcome.from_json(event.payload)
@@ -161,7 +161,7 @@ def test_a_restarted_triggerer_goes_on_where_the_log_was(connected, monkeypatch)
     def write(text: str) -> None:
         logs.put_log_events(**names, logEvents=[{"timestamp": int(time.time() * 1000), "message": text}])
 
-    def deferred() -> tuple[GlueRayJobTrigger, Lines]:
+    def deferred() -> tuple[GlueRayRunTrigger, Lines]:
         waiting, lines = trigger(ref, poll_seconds=1), Lines()
         waiting._log = lines
         waiting.task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)

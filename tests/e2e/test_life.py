@@ -114,7 +114,7 @@ def test_worker_killed(house: House) -> None:
         assert step.states() == ["RUNNING"]
         step.open_gate()
         step.wait("success")
-        assert f"Taking up run {run} of an earlier try" in step.log(2)
+        assert f"Taking up run {run} of e2e_retried-step of an earlier try" in step.log(2)
         assert step.xcom() == run
         assert step.states() == ["SUCCEEDED"]
 

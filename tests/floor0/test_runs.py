@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_glueray import errors
 from airflow_provider_glueray.errors import RunFailed, RunLost, RunStopped, RunTimedOut, failure_of
 from airflow_provider_glueray.runs import (
-    GLUE_JOB_RUN,
+    GLUE_JOB_STATE,
     LogCursor,
     LogLine,
     LogTail,
@@ -34,20 +34,20 @@ def test_the_table_has_every_state_of_the_service():
     """When AWS adds a state, this fails before a task hangs on it."""
     model = botocore.session.get_session().get_service_model("glue")
 
-    assert set(GLUE_JOB_RUN) == set(model.shape_for("JobRunState").enum)
+    assert set(GLUE_JOB_STATE) == set(model.shape_for("JobRunState").enum)
 
 
 def test_only_succeeded_is_success():
     """STOPPED, ERROR and EXPIRED end a run that did not do its work."""
-    good = {raw for raw, state in GLUE_JOB_RUN.items() if state.is_terminal and failure_of(ended(state)) is None}
+    good = {raw for raw, state in GLUE_JOB_STATE.items() if state.is_terminal and failure_of(ended(state)) is None}
 
     assert good == {"SUCCEEDED"}
 
 
 def test_an_unknown_state_is_active_until_the_service_completes_it():
     """A new word must not end a healthy run, and must not be waited on once it has ended."""
-    assert read_state(GLUE_JOB_RUN, "PAUSED", completed=False) is RunState.RUNNING
-    assert read_state(GLUE_JOB_RUN, "PAUSED", completed=True) is RunState.FAILED
+    assert read_state(GLUE_JOB_STATE, "PAUSED", completed=False) is RunState.RUNNING
+    assert read_state(GLUE_JOB_STATE, "PAUSED", completed=True) is RunState.FAILED
 
 
 @pytest.mark.parametrize(

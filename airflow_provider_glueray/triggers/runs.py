@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_glueray.backends import make_hook, sharing_key
 from airflow_provider_glueray.drive import adrive
 from airflow_provider_glueray.follow import Policy, follow
 from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
@@ -23,14 +24,14 @@ from airflow_provider_glueray.watcher import watching
 LAST_NOTE_SECONDS = 1.0
 
 
-class GlueRayJobTrigger(BaseTrigger):
+class GlueRayRunTrigger(BaseTrigger):
     """Wait for a run and send its outcome as the event.
 
-    :param run: a ``RunRef`` as JSON.
-    :param hook: keyword arguments of :class:`GlueRayJobHook`; the runs of equal ones share their polls.
+    :param run: a ``RunRef`` as JSON; its backend says which hook watches it.
+    :param hook: keyword arguments of the hook; the runs of equal ones share their polls.
     :param policy: a ``Policy`` as JSON.
     :param cursor: a ``LogCursor`` as JSON: where to begin in the log.
-    :param stop_on_kill: whether to stop the run when a user kills or clears the deferred task.
+    :param kill: a ``RunRef`` as JSON: what to stop when a user kills or clears the deferred task; None for nothing.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class GlueRayJobTrigger(BaseTrigger):
         hook: Mapping[str, Any],
         policy: Mapping[str, Any],
         cursor: Mapping[str, Any],
-        stop_on_kill: bool = True,
+        kill: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.run_json = dict(run)
         self.hook = dict(hook)
         self.policy = dict(policy)
         self.cursor = dict(cursor)
-        self.stop_on_kill = stop_on_kill
+        self.kill = dict(kill) if kill else None
         self._bookmark: Bookmark | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -58,7 +59,7 @@ class GlueRayJobTrigger(BaseTrigger):
                 "hook": self.hook,
                 "policy": self.policy,
                 "cursor": self.cursor,
-                "stop_on_kill": self.stop_on_kill,
+                "kill": self.kill,
             },
         )
 
@@ -83,18 +84,16 @@ class GlueRayJobTrigger(BaseTrigger):
                     await self._bookmark.note()
 
     async def on_kill(self) -> None:
-        """Stop the run: a user marked the deferred task, or cleared it. Not called on a restart."""
-        if not self.stop_on_kill:
+        """Stop what is to be stopped: a user marked the deferred task, or cleared it. Not called on a restart."""
+        if self.kill is None:
             return
-        ref = RunRef.from_json(self.run_json)
-        self.log.info("Task killed; stopping run %s", ref.id)
+        ref = RunRef.from_json(self.kill)
+        self.log.info("Task killed; stopping %s", ref.title)
         async with watching(self._key(), self._make_backend) as watcher:
             await watcher.call(lambda backend: backend.stop(ref))
 
     def _key(self) -> str:
-        return json.dumps(self.hook, sort_keys=True)
+        return f"{sharing_key(self.run_json['backend'])} {json.dumps(self.hook, sort_keys=True)}"
 
     def _make_backend(self) -> RunBackend:
-        from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
-
-        return GlueRayJobHook(**self.hook)
+        return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]

@@ -1,0 +1,319 @@
+"""Create a session, run statements in it, stop it: one Ray cluster for several steps of a DAG.
+
+Floor 3. How a run lives is the same as for jobs (``operators/runs.py``): the start of a session is a run, and so
+is a statement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_glueray.drive import drive
+from airflow_provider_glueray.errors import RunFailed, SessionEnded, StatementFailed, StopError, failure_of
+from airflow_provider_glueray.follow import Policy, follow
+from airflow_provider_glueray.operators.finish import announce, no_useless_retry, push_usage, show
+from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.operators.series import Record, new_mark
+from airflow_provider_glueray.operators.submission import Start
+from airflow_provider_glueray.rules import check_fields, items_of
+from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.sessions import (
+    IDLE_MINUTES,
+    SESSION_MINUTES,
+    RaySessionSpec,
+    session_id_for,
+    successor_of,
+)
+from airflow_provider_glueray.spec import MDPU_PER_WORKER, Workers
+from airflow_provider_glueray.statements import prepare
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_WORKER_FIELDS = tuple(field.name for field in fields(Workers))
+#: The description is made by the operator; the versions are those of the only runtime.
+_SPEC_FIELDS = tuple(
+    field.name
+    for field in fields(RaySessionSpec)
+    if field.name not in ("workers", "description", "python_version", "glue_version")
+)
+
+
+class GlueRayCreateSessionOperator(GlueRayRunOperator):
+    """Create a session and wait until it is READY. Returns its id.
+
+    Use it as a setup task with :class:`GlueRayStopSessionOperator` as its teardown, or both at once through
+    ``glue_ray_session``. A retry takes the session of the failed try up again; clearing the task makes a new one
+    and stops the old one. If the session does not become READY, the task stops it.
+
+    :param role: name or ARN of the IAM role the session assumes. (templated)
+    :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
+    :param min_workers: the fewest workers. (templated)
+    :param idle_timeout: the session ends by itself when it has run nothing for so long: minutes, or a timedelta.
+        Default: 30 minutes. (templated)
+    :param session_timeout: the session ends in any case after so long: minutes, or a timedelta. Default: 48 hours.
+        (templated)
+    :param pip: requirements, with one bound each. (templated)
+    :param py_modules: zip archives for the import path, local or in S3. (templated)
+    :param working_dir: zip archive unpacked on every node, likewise. (templated)
+    :param staging: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
+    :param arguments: further default arguments of the session. (templated)
+    :param object_store_memory_head, object_store_memory_worker: percent of free memory. (templated)
+    :param tags: of the session; the ids of the DAG, the task and the run are added. (templated)
+    :param session_id: the id to use; by default one is made of the DAG's and the task's id. (templated)
+    :param timeout: how long it may take until the session is READY; then it is stopped. Default: 30 minutes.
+
+    Further parameters: see :class:`GlueRayRunOperator`.
+
+    :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
+    """
+
+    backend = GLUE_SESSION
+    template_fields: Sequence[str] = (*_WORKER_FIELDS, *_SPEC_FIELDS, "staging", "session_id", "conn_id", "region_name")
+    template_fields_renderers = {"arguments": "json", "tags": "json"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        role: str,
+        number_of_workers: int | str = 2,
+        min_workers: int | str | None = None,
+        worker_type: str = "Z.2X",
+        idle_timeout: timedelta | int | str = IDLE_MINUTES,
+        session_timeout: timedelta | int | str = SESSION_MINUTES,
+        pip: Sequence[str] | str = (),
+        py_modules: Sequence[str] | str = (),
+        working_dir: str | None = None,
+        staging: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        object_store_memory_head: int | str | None = None,
+        object_store_memory_worker: int | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        session_id: str | None = None,
+        timeout: timedelta | float | None = timedelta(minutes=30),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(timeout=timeout, **kwargs)
+        self.role = role
+        self.number_of_workers = number_of_workers
+        self.min_workers = min_workers
+        self.worker_type = worker_type
+        self.idle_timeout = idle_timeout
+        self.session_timeout = session_timeout
+        self.pip = pip
+        self.py_modules = py_modules
+        self.working_dir = working_dir
+        self.staging = staging
+        self.arguments = dict(arguments or {})
+        self.object_store_memory_head = object_store_memory_head
+        self.object_store_memory_worker = object_store_memory_worker
+        self.tags = dict(tags or {})
+        self.session_id = session_id
+        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS, "staging", "session_id")}
+        check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
+
+    def _name(self, mark: str, context: Context) -> str:
+        ti = context["ti"]
+        return self.session_id or session_id_for(ti.dag_id, ti.task_id, mark)
+
+    def _prepare(self, context: Context) -> Start:
+        spec = self.hook.stage(self._spec(context), self.staging)
+        return lambda mark: self.hook.create(spec, self._name(mark, context), mark)
+
+    def _spec(self, context: Context) -> RaySessionSpec:
+        given = {name: getattr(self, name) for name in _SPEC_FIELDS}
+        return session_spec(
+            context["ti"],
+            Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
+            given
+            | {
+                "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)],
+                "working_dir": self._beside_the_dag(self.working_dir) if self.working_dir else None,
+            },
+        )
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
+        ref = outcome.snapshot.ref
+        failure = failure_of(outcome, self.hook.url(ref))
+        if failure is not None:
+            raise failure
+        self.log.info("%s is READY", ref.title)
+        return ref.id
+
+    def _needs(self) -> str:
+        return room_of(self.number_of_workers)
+
+
+class GlueRayStatementOperator(GlueRayRunOperator):
+    """Run Python code in a session and return its value.
+
+    The value is that of the last expression, or of the variable ``return_value`` if the code assigns one; it has
+    to have a JSON form. Without one, nothing is returned. What the code prints stands in the task log when it
+    has ended. A retry takes the statement of the failed try up again if it is active or has succeeded. A session
+    that is busy with another statement, or not READY yet, is waited for.
+
+    :param session_id: the session, usually ``create.output``. (templated)
+    :param code: Python 3.9 code, or the path of a ``.py`` file beside the DAG, whose text is then templated too.
+        (templated)
+    :param recreate: if the session has timed out, make it again once, with the same settings. What earlier
+        statements left in it is gone, so this is for statements that stand alone.
+    :param timeout: how long the statement may take; then it is cancelled. Default: 48 hours.
+
+    Further parameters: see :class:`GlueRayRunOperator`.
+
+    :raises SpecError, ScriptError: while the DAG is parsed, for code that is not a template and is no Python.
+    """
+
+    backend = GLUE_STATEMENT
+    template_fields: Sequence[str] = ("session_id", "code", "conn_id", "region_name")
+    template_ext: Sequence[str] = (".py",)
+    template_fields_renderers = {"code": "python"}  # noqa: RUF012
+    ui_color = "#e8daef"
+
+    def __init__(self, *, session_id: str, code: str, recreate: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.session_id = session_id
+        self.code = code
+        self.recreate = recreate
+        if not is_unrendered(code) and not code.endswith(".py"):
+            prepare(code, new_mark(), f"The code of {self.task_id}")
+
+    def _name(self, mark: str, context: Context) -> str:
+        return self.session_id
+
+    def _prepare(self, context: Context) -> Start:
+        if not self.session_id:
+            raise SessionEnded("There is no session: the task that was to make it returned no id")
+
+        def start(mark: str) -> RunRef:
+            sent = prepare(self.code, mark, f"The code of {self.task_id}")
+            session_id = self._living_session()
+            if session_id != self.session_id and (found := self.hook.find_runs(session_id, mark)):
+                return found[0].ref  # type: ignore[no-any-return]
+            return self.hook.run_statement(session_id, sent, mark)  # type: ignore[no-any-return]
+
+        return start
+
+    def _living_session(self) -> str:
+        """Return the session to use: the one that was given, or its successor if that is wanted and needed."""
+        session = self.hook.session(self.session_id) if self.recreate else None
+        if session is None or session["Status"] != "TIMEOUT":
+            return self.session_id
+        ref = self.hook.recreate(self.session_id)
+        self.log.warning("Session %s has timed out; using %s, where nothing is left of it", self.session_id, ref.id)
+        return str(ref.id)
+
+    def _finish(self, outcome: Outcome, context: Context) -> Any:
+        record = Record.load(context)
+        return finish_statement(outcome, self.hook, record.mark if record else "", self.log)
+
+    def _needs(self) -> str:
+        return "A session runs one statement at a time, and those before this one did not end in time"
+
+
+class GlueRayStopSessionOperator(GlueRayRunOperator):
+    """Stop a session and wait until it is over. A session that is over, or was never made, is no error.
+
+    Also stops the successor that ``recreate`` may have made. Pushes ``glueray_usage``: seconds, workers, M-DPU hours
+    and the estimated cost. Returns the session's last state.
+
+    :param session_id: the session, usually ``create.output``. (templated)
+    :param delete: also delete the session, and with it all that its statements have said.
+    :param timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
+
+    Further parameters: see :class:`GlueRayRunOperator`.
+    """
+
+    backend = GLUE_SESSION
+    template_fields: Sequence[str] = ("session_id", "conn_id", "region_name")
+    ui_color = "#fadbd8"
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        delete: bool = False,
+        timeout: timedelta | float | None = timedelta(minutes=10),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(timeout=timeout, **kwargs)
+        self.session_id = session_id
+        self.delete = delete
+
+    def execute(self, context: Context) -> str | None:
+        """Ask for the stop, and wait until it is done."""
+        if not self.session_id:
+            self.log.info("There is no session to stop")
+            return None
+        with no_useless_retry():
+            refs = [RunRef(GLUE_SESSION, name, name) for name in (self.session_id, successor_of(self.session_id))]
+            self.hook.stop(*refs)
+            ref = refs[0]
+            announce(ref, self.hook, context, self.log)
+            record = Record.new(context, new_mark(), ref.id, time.time())
+            record.deadline = time.time() + self.timeout if self.timeout else None
+            if self.deferrable:
+                self._defer(record, ref)
+            return self._finish(drive(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
+
+    def _policy(self, record: Record) -> Policy:
+        return super()._policy(record)._replace(until_over=True)
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
+        snapshot = outcome.snapshot
+        if not snapshot.is_over:
+            raise StopError(f"{snapshot.ref.title} was asked to stop and is still {snapshot.raw_state}")
+        push_usage(snapshot, context, self.log)
+        if self.delete:
+            for name in (snapshot.ref.id, successor_of(snapshot.ref.id)):
+                self.hook.delete(name)
+        return snapshot.raw_state
+
+    def on_kill(self) -> None:
+        """Do nothing: the stop has been asked for."""
+
+
+def session_spec(ti: Any, workers: Workers, given: Mapping[str, Any]) -> RaySessionSpec:
+    """Build the spec of a session that a task makes; say in it whose it is."""
+    whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id, "airflow_run_id": ti.run_id}
+    description = f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}"
+    return RaySessionSpec(
+        workers=workers, **{**given, "tags": {**whose, **given.get("tags", {})}, "description": description}
+    )
+
+
+def room_of(number_of_workers: int | str) -> str:
+    """Say what room a session needs."""
+    needed = int(number_of_workers) * MDPU_PER_WORKER
+    return f"The session needs {needed} M-DPU; an account has 50 per region for sessions and jobs, not adjustable"
+
+
+def finish_statement(outcome: Outcome, hook: Any, mark: str, log: Any) -> Any:
+    """Leave a statement: show what it printed, and return its value or raise its failure.
+
+    :raises StatementFailed: the code raised an exception.
+    :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
+    """
+    snapshot = outcome.snapshot
+    url = hook.url(snapshot.ref)
+    failure: RunFailed | None = failure_of(outcome, url)
+    if snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
+        assert failure is not None, "only a statement that has ended has succeeded"
+        raise failure
+    output = hook.output(snapshot.ref, mark)
+    show(output.printed, log)
+    if "text/plain" in output.shown:
+        log.info("The value is %s", output.shown["text/plain"][:1000])
+    if output.started and output.completed:
+        log.info("Ended %s after %.1f s; %s", snapshot.raw_state, output.completed - output.started, snapshot.ref.title)
+    if failure is not None and output.error is not None and not outcome.deadline_passed:
+        name, value, traceback = output.error
+        told = Outcome(snapshot._replace(message=""), traceback or (f"{name}: {value}",))
+        raise StatementFailed(told, url, name, value, traceback)
+    if failure is not None:
+        raise failure
+    return output.value

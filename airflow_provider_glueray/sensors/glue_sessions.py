@@ -1,0 +1,55 @@
+"""Wait for a session or a statement that was started elsewhere.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_glueray.errors import failure_of
+from airflow_provider_glueray.operators.glue_sessions import finish_statement
+from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.sensors.runs import GlueRayRunSensor
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class GlueRaySessionSensor(GlueRayRunSensor):
+    """Wait until a session is READY, or until a statement in it has succeeded; fail when that cannot be any more.
+
+    Returns the id of what it has waited for. What a statement printed stands in the task log; its value is the
+    XCom of the task that has run it.
+
+    :param session_id: the session. (templated)
+    :param statement_id: the statement; None to wait for the session. (templated)
+
+    Further parameters: see :class:`GlueRayRunSensor`.
+    """
+
+    template_fields: Sequence[str] = ("session_id", "statement_id", "conn_id", "region_name")
+
+    def __init__(self, *, session_id: str, statement_id: int | str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.session_id = session_id
+        self.statement_id = statement_id
+
+    @property
+    def _backend(self) -> str:
+        return GLUE_SESSION if self.statement_id is None else GLUE_STATEMENT
+
+    def _look(self) -> RunRef | None:
+        return RunRef(
+            self._backend, self.session_id, self.session_id if self.statement_id is None else str(self.statement_id)
+        )
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
+        if self.statement_id is not None:
+            finish_statement(outcome, self.hook, "", self.log)
+            return str(self.statement_id)
+        failure = failure_of(outcome, self.hook.url(outcome.snapshot.ref))
+        if failure is not None:
+            raise failure
+        return self.session_id
