@@ -12,6 +12,8 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import XComArg
+
 from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunFailed, SessionEnded, StatementFailed, StopError, failure_of
 from airflow_provider_glueray.follow import Policy, follow
@@ -174,7 +176,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
     template_fields_renderers = {"code": "python"}  # noqa: RUF012
     ui_color = "#e8daef"
 
-    def __init__(self, *, session_id: str, code: str, recreate: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, session_id: str | XComArg, code: str, recreate: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.session_id = session_id
         self.code = code
@@ -183,7 +185,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
             prepare(code, new_mark(), f"The code of {self.task_id}")
 
     def _name(self, mark: str, context: Context) -> str:
-        return self.session_id
+        return str(self.session_id)
 
     def _prepare(self, context: Context) -> Start:
         if not self.session_id:
@@ -202,7 +204,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
         """Return the session to use: the one that was given, or its successor if that is wanted and needed."""
         session = self.hook.session(self.session_id) if self.recreate else None
         if session is None or session["Status"] != "TIMEOUT":
-            return self.session_id
+            return str(self.session_id)
         ref = self.hook.recreate(self.session_id)
         self.log.warning("Session %s has timed out; using %s, where nothing is left of it", self.session_id, ref.id)
         return str(ref.id)
@@ -235,7 +237,7 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
     def __init__(
         self,
         *,
-        session_id: str,
+        session_id: str | XComArg,
         delete: bool = False,
         timeout: timedelta | float | None = timedelta(minutes=10),
         **kwargs: Any,
@@ -250,7 +252,8 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
             self.log.info("There is no session to stop")
             return None
         with no_useless_retry():
-            refs = [RunRef(GLUE_SESSION, name, name) for name in (self.session_id, successor_of(self.session_id))]
+            names = str(self.session_id), successor_of(str(self.session_id))
+            refs = [RunRef(GLUE_SESSION, name, name) for name in names]
             self.hook.stop(*refs)
             ref = refs[0]
             announce(ref, self.hook, context, self.log)

@@ -11,6 +11,8 @@ from airflow_provider_glueray import errors
 from airflow_provider_glueray.errors import RunFailed, RunLost, RunStopped, RunTimedOut, failure_of
 from airflow_provider_glueray.runs import (
     GLUE_JOB_STATE,
+    GLUE_SESSION_STATE,
+    GLUE_STATEMENT_STATE,
     LogCursor,
     LogLine,
     LogTail,
@@ -30,18 +32,37 @@ def ended(state: RunState, **more) -> Outcome:
     return Outcome(RunSnapshot(REF, state, str(state).upper(), message="because"), **more)
 
 
-def test_the_table_has_every_state_of_the_service():
+@pytest.mark.parametrize(
+    ("table", "shape"),
+    [
+        (GLUE_JOB_STATE, "JobRunState"),
+        (GLUE_SESSION_STATE, "SessionStatus"),
+        (GLUE_STATEMENT_STATE, "StatementState"),
+    ],
+)
+def test_the_tables_have_every_state_of_the_service(table, shape):
     """When AWS adds a state, this fails before a task hangs on it."""
     model = botocore.session.get_session().get_service_model("glue")
 
-    assert set(GLUE_JOB_STATE) == set(model.shape_for("JobRunState").enum)
+    assert set(table) == set(model.shape_for(shape).enum)
 
 
-def test_only_succeeded_is_success():
+@pytest.mark.parametrize(
+    ("table", "success"),
+    [(GLUE_JOB_STATE, {"SUCCEEDED"}), (GLUE_SESSION_STATE, {"READY"}), (GLUE_STATEMENT_STATE, {"AVAILABLE"})],
+)
+def test_one_state_of_each_is_success(table, success):
     """STOPPED, ERROR and EXPIRED end a run that did not do its work."""
-    good = {raw for raw, state in GLUE_JOB_STATE.items() if state.is_terminal and failure_of(ended(state)) is None}
+    assert {raw for raw, state in table.items() if state.is_terminal and failure_of(ended(state)) is None} == success
 
-    assert good == {"SUCCEEDED"}
+
+def test_a_session_that_has_started_is_not_over():
+    """Its start has succeeded; there is something to stop all the same."""
+    session = RunSnapshot(RunRef("glue-session", "s", "s"), RunState.SUCCEEDED, "READY")
+
+    assert not session.is_over
+    assert session._replace(state=RunState.STOPPED).is_over
+    assert session._replace(ref=REF).is_over
 
 
 def test_an_unknown_state_is_active_until_the_service_completes_it():
