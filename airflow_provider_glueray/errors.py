@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from airflow_provider_glueray.runs import Outcome, RunState
+from airflow_provider_glueray.runs import Outcome, RunState, StatementError
 
 # What can go wrong. `retryable` says whether running the same task again could help.
 #
@@ -114,16 +114,20 @@ class StopError(GlueRayError):
 
 
 class RunFailed(GlueRayError):
-    """A run ended without success. ``outcome`` holds the last snapshot and the tail of the log."""
+    """A run ended without success. ``outcome`` holds the last snapshot and the tail of the log.
+
+    :param url: where to look.
+    :param about: lines to begin with: what the run was part of.
+    """
 
     lead: ClassVar[str] = "failed"
     hint: ClassVar[str] = "Fix the script or its input; a retry of the task starts a new run."
 
-    def __init__(self, outcome: Outcome, url: str = "") -> None:
+    def __init__(self, outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> None:
         self.outcome = outcome
         snapshot = outcome.snapshot
         title = snapshot.ref.title
-        lines = [f"{title[0].upper()}{title[1:]} {self.lead} (last state {snapshot.raw_state})."]
+        lines = [*about, f"{title[0].upper()}{title[1:]} {self.lead} (last state {snapshot.raw_state})."]
         if snapshot.message:
             lines.append(f"The service says: {snapshot.message}")
         if outcome.tail:
@@ -140,9 +144,10 @@ class StatementFailed(RunFailed):
     lead = "raised an exception"
     hint = "Fix the code or its input; a retry of the task runs it again in the same session, with what is in it."
 
-    def __init__(self, outcome: Outcome, url: str, name: str, value: str, traceback: Sequence[str]) -> None:
-        self.error_name, self.error_value, self.traceback = name, value, tuple(traceback)
-        super().__init__(outcome, url)
+    def __init__(self, outcome: Outcome, url: str, error: StatementError, about: Sequence[str] = ()) -> None:
+        self.error_name, self.error_value, self.traceback = error
+        told = Outcome(outcome.snapshot._replace(message=""), error.traceback or (f"{error.name}: {error.value}",))
+        super().__init__(told, url, about)
 
 
 class RunStopped(RunFailed):
@@ -174,7 +179,7 @@ _FAILURES: Mapping[RunState, type[RunFailed]] = {
 }
 
 
-def failure_of(outcome: Outcome, url: str = "") -> RunFailed | None:
+def failure_of(outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> RunFailed | None:
     """Return the error that an outcome deserves, or None for the one success there is.
 
     A run that succeeded although our deadline had struck did its work: it is a success.
@@ -183,5 +188,5 @@ def failure_of(outcome: Outcome, url: str = "") -> RunFailed | None:
     if state is RunState.SUCCEEDED:
         return None
     if outcome.deadline_passed and state is not RunState.LOST:
-        return RunTimedOut(outcome, url)
-    return _FAILURES.get(state, RunFailed)(outcome, url)
+        return RunTimedOut(outcome, url, about)
+    return _FAILURES.get(state, RunFailed)(outcome, url, about)

@@ -1,4 +1,4 @@
-"""Local files on their way to S3, each under the hash of what it holds.
+"""Files on their way: local ones to S3, each under the hash of what it holds, and notebooks both ways.
 
 Floor 2: talks to S3 through the client it is given. Same content, same key: a second upload is skipped, two
 DAGs whose scripts are both called ``main.py`` do not meet, and a run keeps the script it was started with.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def upload(client: Any, content: bytes, uri: str) -> bool:
     :raises StagingError: the bucket is missing or denied.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
+    with _allowed(uri):
         try:
             client.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
@@ -59,11 +61,60 @@ def upload(client: Any, content: bytes, uri: str) -> bool:
         else:
             return False
         client.put_object(Bucket=bucket, Key=key, Body=content)
+    return True
+
+
+def read_text(client_for: Callable[[str], Any], place: str) -> str:
+    """Return a text file, local or in S3.
+
+    :param client_for: makes a client of a service.
+    :raises ScriptError: it is missing or unreadable, or not UTF-8.
+    """
+    try:
+        if not place.startswith("s3://"):
+            return Path(place).read_text(encoding="utf-8")
+        bucket, _, key = place.removeprefix("s3://").partition("/")
+        body: bytes = client_for("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body.decode()
+    except OSError as error:
+        raise ScriptError(f"Cannot read {place}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ScriptError(f"Cannot read {place}: it is not UTF-8 ({error})") from error
+    except ClientError as error:
+        raise ScriptError(f"Cannot read {place}: {error.response['Error']['Code']}") from error
+
+
+def write_text(client_for: Callable[[str], Any], place: str, text: str) -> None:
+    """Write a text file, local or to S3, whole or not at all.
+
+    :param client_for: makes a client of a service.
+    :raises StagingError: it cannot be written there.
+    """
+    if place.startswith("s3://"):
+        bucket, _, key = place.removeprefix("s3://").partition("/")
+        with _allowed(place):
+            client_for("s3").put_object(Bucket=bucket, Key=key, Body=text.encode())
+        return
+    path = Path(place)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise StagingError(f"Cannot write {place}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _allowed(uri: str) -> Iterator[None]:
+    """Say in our words that a bucket is missing or denied."""
+    try:
+        yield
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "NoSuchBucket":
-            raise StagingError(f"The staging bucket {bucket!r} does not exist (uploading to {uri})") from error
+            bucket = uri.removeprefix("s3://").partition("/")[0]
+            raise StagingError(f"The bucket {bucket!r} does not exist (writing {uri})") from error
         if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             raise StagingError(f"No permission to write {uri}: {code}. It takes s3:PutObject") from error
         raise
-    return True

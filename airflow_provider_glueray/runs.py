@@ -285,6 +285,14 @@ class Outcome(NamedTuple):
         )
 
 
+class StatementError(NamedTuple):
+    """The Python exception that ended a statement."""
+
+    name: str
+    value: str
+    traceback: tuple[str, ...] = ()
+
+
 class LogTail:
     """The end of a log in bounded memory: at most 200 lines of at most 1,000 characters."""
 

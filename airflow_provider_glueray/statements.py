@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from airflow_provider_glueray.errors import ScriptError, SpecError
+from airflow_provider_glueray.runs import StatementError
 
 #: The most characters of one statement. Source: botocore RunStatement.
 MOST_CHARACTERS = 68_000
@@ -54,14 +55,6 @@ def _glueray_report(mark, value, explicit):
                 said["shown"][kind] = base64.b64encode(drawn).decode() if isinstance(drawn, bytes) else drawn
     print("\\n" + mark + json.dumps(said))
 """.replace("{most}", str(MOST_VALUE))
-
-
-class StatementError(NamedTuple):
-    """The Python exception that ended a statement."""
-
-    name: str
-    value: str
-    traceback: tuple[str, ...] = ()
 
 
 class StatementOutput(NamedTuple):

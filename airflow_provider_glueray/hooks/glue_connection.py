@@ -74,6 +74,20 @@ class GlueConnectionHook(AwsBaseHook):
             self.log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", PurePath(path).name, uri)
         return spec.with_uploads(uris)
 
+    def read_text(self, place: str) -> str:
+        """Return a text file, local or in S3.
+
+        :raises ScriptError: it is missing or unreadable.
+        """
+        return packaging.read_text(self._client_for, place)
+
+    def write_text(self, place: str, text: str) -> None:
+        """Write a text file, local or to S3, whole or not at all.
+
+        :raises StagingError: it cannot be written there.
+        """
+        packaging.write_text(self._client_for, place, text)
+
     def start_once(self, what: str, send: Callable[[Any], RunRef], find: Callable[[], list[RunSnapshot]]) -> RunRef:
         """Send a request that starts something, and never a second one unless the first has left no trace.
 

@@ -202,6 +202,11 @@ class GlueRaySessionHook(GlueConnectionHook):
                 return found
             more = {"NextToken": answer["NextToken"]}
 
+    def succeeded(self, session_id: str) -> dict[str, dict[str, Any]]:
+        """Return those statements of a session that have succeeded, by id."""
+        found = ((snapshot_of_statement(session_id, one), one) for one in self.statements(session_id))
+        return {snapshot.ref.id: one for snapshot, one in found if snapshot.state is RunState.SUCCEEDED}
+
     def get_statement(self, ref: RunRef) -> dict[str, Any]:
         """Return one statement with its output (botocore ``Statement``).
 
@@ -307,13 +312,11 @@ class GlueRaySessionHook(GlueConnectionHook):
 
 def _reason(session: Mapping[str, Any]) -> str:
     """Say why a session is over, and what to do."""
-    said = session.get("ErrorMessage") or ""
-    if session["Status"] == "TIMEOUT":
-        minutes = f" of {session['IdleTimeout']} minutes" if session.get("IdleTimeout") else ""
-        return (
-            f"{said} It was idle for longer than its idle_timeout{minutes}, or older than its session_timeout. Raise "
-            "them, or set recreate=True for statements that stand alone"
-        ).strip()
-    return said or {"STOPPED": "Somebody or something stopped it", "STOPPING": "It is being stopped"}.get(
-        session["Status"], "The service gave no reason"
-    )
+    said = (session.get("ErrorMessage") or "").rstrip(".")
+    if session["Status"] != "TIMEOUT":
+        otherwise = {"STOPPED": "Somebody or something stopped it", "STOPPING": "It is being stopped"}
+        return said or otherwise.get(session["Status"], "The service gave no reason")
+    minutes = f" of {session['IdleTimeout']} minutes" if session.get("IdleTimeout") else ""
+    cause = f"It was idle for longer than its idle_timeout{minutes}, or older than its session_timeout"
+    cure = "Raise them, or set recreate=True for statements that stand alone"
+    return ". ".join(part for part in (said, cause, cure) if part)

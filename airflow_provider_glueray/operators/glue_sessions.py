@@ -22,7 +22,7 @@ from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unren
 from airflow_provider_glueray.operators.series import Record, new_mark
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef, RunSnapshot
 from airflow_provider_glueray.sessions import (
     IDLE_MINUTES,
     SESSION_MINUTES,
@@ -31,7 +31,7 @@ from airflow_provider_glueray.sessions import (
     successor_of,
 )
 from airflow_provider_glueray.spec import MDPU_PER_WORKER, Workers
-from airflow_provider_glueray.statements import prepare
+from airflow_provider_glueray.statements import StatementOutput, prepare
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -257,6 +257,9 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
             self.hook.stop(*refs)
             ref = refs[0]
             announce(ref, self.hook, context, self.log)
+            snapshot = self.hook.describe([ref])[ref]
+            if snapshot.is_over:
+                return self._finish(Outcome(snapshot), context)
             record = Record.new(context, new_mark(), ref.id, time.time())
             record.deadline = time.time() + self.timeout if self.timeout else None
             if self.deferrable:
@@ -301,22 +304,36 @@ def finish_statement(outcome: Outcome, hook: Any, mark: str, log: Any) -> Any:
     :raises StatementFailed: the code raised an exception.
     :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
     """
-    snapshot = outcome.snapshot
-    url = hook.url(snapshot.ref)
-    failure: RunFailed | None = failure_of(outcome, url)
-    if snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
-        assert failure is not None, "only a statement that has ended has succeeded"
+    output = output_of(outcome, hook, mark)
+    if output is not None:
+        show_output(output, outcome.snapshot, log)
+    failure = statement_failure(outcome, output, hook.url(outcome.snapshot.ref))
+    if failure is not None:
         raise failure
-    output = hook.output(snapshot.ref, mark)
+    return output.value if output is not None else None
+
+
+def output_of(outcome: Outcome, hook: Any, mark: str) -> StatementOutput | None:
+    """Fetch what a statement has said; None when it did not get as far as that."""
+    if outcome.snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
+        return None
+    return hook.output(outcome.snapshot.ref, mark)  # type: ignore[no-any-return]
+
+
+def show_output(output: StatementOutput, snapshot: RunSnapshot, log: Any) -> None:
+    """Write what a statement has said to the task log."""
     show(output.printed, log)
     if "text/plain" in output.shown:
         log.info("The value is %s", output.shown["text/plain"][:1000])
-    if output.started and output.completed:
-        log.info("Ended %s after %.1f s; %s", snapshot.raw_state, output.completed - output.started, snapshot.ref.title)
-    if failure is not None and output.error is not None and not outcome.deadline_passed:
-        name, value, traceback = output.error
-        told = Outcome(snapshot._replace(message=""), traceback or (f"{name}: {value}",))
-        raise StatementFailed(told, url, name, value, traceback)
-    if failure is not None:
-        raise failure
-    return output.value
+    took = f" after {output.completed - output.started:.1f} s" if output.started and output.completed else ""
+    log.info("Ended %s%s; %s", snapshot.raw_state, took, snapshot.ref.title)
+
+
+def statement_failure(
+    outcome: Outcome, output: StatementOutput | None, url: str, about: Sequence[str] = ()
+) -> RunFailed | None:
+    """Return the error that the end of a statement deserves, or None."""
+    failure = failure_of(outcome, url, about)
+    if failure is not None and output is not None and output.error is not None and not outcome.deadline_passed:
+        return StatementFailed(outcome, url, output.error, about)
+    return failure

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
@@ -22,7 +22,7 @@ from airflow_provider_glueray.errors import RunStopped, RunTimedOut
 from airflow_provider_glueray.follow import STOP_GRACE, Policy, follow
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.operators.finish import announce, hook_kwargs, no_useless_retry
-from airflow_provider_glueray.operators.series import Record
+from airflow_provider_glueray.operators.series import STORE_KEY, Record
 from airflow_provider_glueray.operators.submission import Start, Submission
 from airflow_provider_glueray.rules import is_template
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
@@ -112,10 +112,18 @@ class GlueRayRunOperator(BaseOperator):
         """Wait for the run: here, or in the triggerer, which this call then never returns from."""
         if self.deferrable:
             self._defer(record, ref)
+        return self._finish(self._drive(record, ref), context)
+
+    def _drive(self, record: Record, ref: RunRef) -> Outcome:
+        """Wait for the run in the worker."""
         outcome = drive(follow(ref, self._policy(record), cursor_of(record)), self.hook, ref, self.log)
-        if self._submission.killed:
+        if self._was_killed():
             raise RunStopped(outcome, self.hook.url(ref))
-        return self._finish(outcome, context)
+        return outcome
+
+    def _was_killed(self) -> bool:
+        """Tell whether Airflow has asked for the end of the task."""
+        return self._submission.killed
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over from the trigger: judge the outcome it sent."""
@@ -139,13 +147,17 @@ class GlueRayRunOperator(BaseOperator):
             ref = record.ref(self.backend) if record else None
             if ref is None:
                 raise
-            self.hook.stop(ref)
-            outcome = Outcome(self.hook.describe([ref])[ref], deadline_passed=True)
-            raise RunTimedOut(outcome, self.hook.url(ref)) from None
+            self._end_overdue(ref, context)
         except TaskDeferralError as error:
             self.log.warning("The trigger failed (%s); waiting in the worker instead", error)
             self.deferrable = False
             return self.execute(context)
+
+    def _end_overdue(self, ref: RunRef, context: Context) -> NoReturn:
+        """Stop a run whose time is over."""
+        self.hook.stop(ref)
+        outcome = Outcome(self.hook.describe([ref])[ref], deadline_passed=True)
+        raise RunTimedOut(outcome, self.hook.url(ref)) from None
 
     def on_kill(self) -> None:
         """Stop the run. Airflow gives us five seconds, and neither XCom nor the state store."""
@@ -161,11 +173,10 @@ class GlueRayRunOperator(BaseOperator):
         timer = TimeDeltaTrigger(timedelta(seconds=seconds))
         self.defer(trigger=timer, method_name=self.execute_after_queueing.__name__)
 
-    def _defer(self, record: Record, ref: RunRef, *, kill: RunRef | None = None, **next_kwargs: Any) -> None:
+    def _defer(self, record: Record, ref: RunRef, *, kill: RunRef | None = None) -> None:
         """Leave the worker; the trigger follows the run.
 
         :param kill: what to stop when the deferred task is killed; the run itself if it is None.
-        :param next_kwargs: handed to ``execute_complete``.
         """
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
@@ -182,7 +193,6 @@ class GlueRayRunOperator(BaseOperator):
                 kill=(kill or ref).to_json(),
             ),
             method_name=self.execute_complete.__name__,
-            kwargs=next_kwargs or None,
             timeout=timedelta(seconds=min(bounds)) if bounds else None,
         )
 
@@ -198,14 +208,19 @@ class GlueRayRunOperator(BaseOperator):
 
     @cached_property
     def _submission(self) -> Submission:
+        return self._submission_for(self.backend, STORE_KEY, self.timeout)
+
+    def _submission_for(self, backend: str, key: str, timeout: float | None) -> Submission:
+        """Return the way to a run; a task with several runs remembers each under a key of its own."""
         return Submission(
             self.hook,
             self.log,
-            backend=self.backend,
-            timeout=self.timeout,
+            backend=backend,
+            timeout=timeout,
             queue_timeout=self.queue_timeout,
             rest=self._rest,
             needs=self._needs,
+            key=key,
         )
 
     @cached_property

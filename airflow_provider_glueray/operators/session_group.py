@@ -16,6 +16,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
     GlueRayStatementOperator,
     GlueRayStopSessionOperator,
 )
+from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
 #: What all tasks of a session have in common: how to reach it and how to wait for it.
 _SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_seconds")
@@ -48,6 +49,11 @@ class SessionTasks:
         """Add a statement. Parameters: see :class:`GlueRayStatementOperator`."""
         given = {"session_id": self.id, "recreate": self._recreate, **self._shared, **kwargs}
         return GlueRayStatementOperator(task_id=task_id, code=code, **given)
+
+    def notebook(self, task_id: str, notebook: str, **kwargs: Any) -> GlueRayNotebookOperator:
+        """Add a notebook that runs in this session. Parameters: see :class:`GlueRayNotebookOperator`."""
+        given = {"session_id": self.id, **self._shared, **kwargs}
+        return GlueRayNotebookOperator(task_id=task_id, notebook=notebook, **given)
 
 
 @contextmanager

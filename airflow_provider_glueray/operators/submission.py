@@ -60,16 +60,19 @@ class Submission:
         self.killed = False
 
     def obtain(
-        self, context: Context, name: Callable[[str], str], prepare: Callable[[], Start]
+        self, context: Context, name: Callable[[str], str], prepare: Callable[[], Start], *, within: str | None = None
     ) -> tuple[Record, RunRef]:
         """Return the run of this series if it can still be used, else a new one.
 
         :param name: says, for a new mark, what the run will belong to.
         :param prepare: makes ready what starts the run; called only when one has to be started.
+        :param within: take up only a run that belongs to this.
         """
         record = Record.load(context, self._key)
         if record and record.series < series_of(context):
             self._stop_survivors(record)
+            record = None
+        if record and within is not None and record.name != within:
             record = None
         self._record = record
         if record and self._reattached(record):
@@ -88,6 +91,16 @@ class Submission:
             self.kill()
             self._refuse_if_killed()
         return record, self._ref_of(record)
+
+    @property
+    def ref(self) -> RunRef | None:
+        """The run that was obtained."""
+        return self._record.ref(self._backend) if self._record else None
+
+    def resume(self, record: Record) -> RunRef:
+        """Go on with a run that this task was deferred for: it is known to be there."""
+        self._record = record
+        return self._ref_of(record)
 
     def kill(self) -> None:
         """Stop the run, whether or not its id is known yet; start none any more."""

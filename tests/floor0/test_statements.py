@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_glueray.errors import ScriptError, SpecError
+from airflow_provider_glueray.runs import StatementError
 from airflow_provider_glueray.statements import (
     MOST_CHARACTERS,
-    StatementError,
     carries,
     prepare,
     read_output,

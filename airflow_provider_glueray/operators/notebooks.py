@@ -1,0 +1,379 @@
+"""Run a notebook as a task: cell by cell in a session, and the executed notebook written back.
+
+Floor 3. The progress is in the session itself and in the task state store, one record per cell, so a worker or a
+triggerer may die at any moment: the next try asks what has run, and goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from datetime import timedelta
+from functools import cached_property, partial
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.sdk import XComArg
+from airflow.sdk.exceptions import TaskDeferralTimeout
+
+from airflow_provider_glueray import notebooks
+from airflow_provider_glueray.errors import GlueRayError, RunFailed, failure_of
+from airflow_provider_glueray.operators.finish import announce, no_useless_retry, push_usage
+from airflow_provider_glueray.operators.glue_sessions import (
+    output_of,
+    room_of,
+    session_spec,
+    show_output,
+    statement_failure,
+)
+from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.operators.series import Record, series_of
+from airflow_provider_glueray.operators.submission import Start, Submission
+from airflow_provider_glueray.rules import check_fields
+from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.sessions import session_id_for
+from airflow_provider_glueray.spec import Workers
+from airflow_provider_glueray.statements import StatementOutput, prepare, read_output
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+#: Seconds that a notebook's own session may take to be READY.
+START_SECONDS = 1800.0
+#: Keys in the task state store: the notebook's own session, its cells, and that it was done. Never rename.
+SESSION_KEY, CELL_KEY, DONE_KEY = "glueray_session", "glueray_cell_{number}", "glueray_notebook_done"
+#: Settings of a session that are words of the operator too.
+_OWN_SETTINGS = ("role", "number_of_workers", "min_workers", "idle_timeout", "session_timeout", "pip", "tags")
+#: Lines of a failed cell that its error shows.
+SOURCE_LINES = 30
+
+
+class _Play(NamedTuple):
+    """A notebook while it is run: its nodes, its code cells, what the magics set, and since when."""
+
+    notebook: Any
+    cells: Sequence[notebooks.Cell]
+    settings: Mapping[str, Any]
+    began: float
+
+
+class GlueRayNotebookOperator(GlueRayRunOperator):
+    """Run a notebook cell by cell on a Ray session, and write the executed notebook back. Returns where it is.
+
+    The session is made for the notebook and stopped after it, with the settings that its magics name (``%glue_ray``,
+    ``%number_of_workers``, ``%%configure`` … as in the last Glue kernel that knew Ray) and those given here, which
+    win; or it is one that exists. What a cell printed stands in the task log when the cell has ended, and in the
+    executed notebook, which is written after every cell, with outputs, errors and times, also when a cell fails. A
+    retry goes on where a try that was killed has stopped, as long as the session lives. Also pushes
+    ``glueray_value``: the value of the last cell's last expression, if it has a JSON form.
+
+    :param notebook: an ``.ipynb`` of nbformat 4: a path, relative to the DAG's file, or an S3 URI. (templated)
+    :param executed_notebook: where to write the executed notebook, likewise. (templated)
+    :param parameters: assigned in a cell after the one tagged ``parameters``, as papermill does. (templated)
+    :param session_id: run in this session and leave it up, usually ``create.output``. (templated)
+    :param role: name or ARN of the IAM role of the notebook's own session. (templated)
+    :param number_of_workers, min_workers, idle_timeout, session_timeout, pip, tags: of the notebook's own session,
+        as in :class:`GlueRayCreateSessionOperator`. (templated)
+    :param timeout: how long one cell may take; then it is cancelled and the task fails. Default: 48 hours.
+
+    Further parameters: see :class:`GlueRayRunOperator`.
+
+    :raises StatementFailed: a cell raised an exception; the error names the cell and shows it.
+    """
+
+    backend = GLUE_STATEMENT
+    template_fields: Sequence[str] = (
+        "notebook",
+        "executed_notebook",
+        "parameters",
+        "session_id",
+        *_OWN_SETTINGS,
+        "conn_id",
+        "region_name",
+    )
+    template_fields_renderers = {"parameters": "json", "tags": "json"}  # noqa: RUF012
+    ui_color = "#fcf3cf"
+
+    def __init__(
+        self,
+        *,
+        notebook: str | PurePath,
+        executed_notebook: str | PurePath,
+        parameters: Mapping[str, Any] | None = None,
+        session_id: str | XComArg | None = None,
+        role: str | None = None,
+        number_of_workers: int | str | None = None,
+        min_workers: int | str | None = None,
+        idle_timeout: timedelta | int | str | None = None,
+        session_timeout: timedelta | int | str | None = None,
+        pip: Sequence[str] | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.notebook = str(notebook)
+        self.executed_notebook = str(executed_notebook)
+        self.parameters = dict(parameters or {})
+        self.session_id = session_id
+        self.role = role
+        self.number_of_workers = number_of_workers
+        self.min_workers = min_workers
+        self.idle_timeout = idle_timeout
+        self.session_timeout = session_timeout
+        self.pip = pip
+        self.tags = tags
+        given = {name: getattr(self, name) for name in _OWN_SETTINGS}
+        check_fields({name: value for name, value in given.items() if value is not None and not is_unrendered(value)})
+
+    # -- the life of a notebook ---------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> str:
+        """Run the notebook, or go on with it."""
+        with no_useless_retry():
+            return self._go(context, None)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
+        """Take over from the trigger: the session is ready, or a cell has ended."""
+        with no_useless_retry():
+            return self._go(context, Outcome.from_json(event))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume, also when Airflow gave up on the trigger: then the notebook ends here."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout as error:
+            self._end_session(context, error)
+            raise
+
+    def on_kill(self) -> None:
+        """Stop the notebook's own session, or the cell that runs in a session of others."""
+        (self._submission if self.session_id is None else self._cell_submission).kill()
+
+    def _go(self, context: Context, outcome: Outcome | None) -> str:
+        """Go on with the notebook; what it was deferred for ended with ``outcome``."""
+        place = self._beside_the_dag(self.executed_notebook)
+        if context["task_state_store"].get(DONE_KEY) == series_of(context):
+            self.log.info("The notebook has been run by an earlier try: %s", place)
+            return place
+        play = self._read()
+        try:
+            session_id = str(self.session_id or self._ready_session(play, context, outcome))
+            value = self._run_cells(play, session_id, context, outcome)
+        except Exception as error:
+            with suppress(GlueRayError):
+                self._write(play, failed=True)
+            self._end_session(context, error)
+            raise
+        self._write(play)
+        context["task_state_store"].set(DONE_KEY, series_of(context))
+        context["ti"].xcom_push(key="glueray_value", value=value)
+        self._end_session(context, None)
+        self.log.info("The executed notebook is %s", place)
+        return place
+
+    def _read(self) -> _Play:
+        """Read the notebook, and see that it can be run before anything is started."""
+        source = self.hook.read_text(self._beside_the_dag(self.notebook))
+        notebook = notebooks.cleared(notebooks.with_parameters(notebooks.read(source, self.notebook), self.parameters))
+        settings, cells = notebooks.cells(notebook)
+        if self.region_name is None and "region_name" in settings:
+            self.region_name = settings["region_name"]
+            del self.hook
+        for cell in cells:
+            if cell.code:
+                prepare(cell.code, "", f"Cell {cell.number} of {self.notebook}")
+        return _Play(notebook, cells, settings, time.time())
+
+    # -- the session --------------------------------------------------------------------------------------------
+
+    def _ready_session(self, play: _Play, context: Context, outcome: Outcome | None) -> str:
+        """Return the notebook's own session, once it is READY."""
+        record = Record.load(context, SESSION_KEY)
+        if outcome is not None and record is not None:
+            ref = self._submission.resume(record)
+            if outcome.snapshot.ref != ref:
+                return ref.id
+        else:
+            record, ref = self._submission.obtain(
+                context,
+                lambda mark: self._session_name(mark, play, context),
+                lambda: self._prepare_session(play, context),
+            )
+            self._announce(ref, context)
+            snapshot = self.hook.describe([ref])[ref]
+            outcome = Outcome(snapshot) if snapshot.state.is_terminal else self._wait_for(record, ref)
+        failure = failure_of(outcome, self.hook.url(ref))
+        if failure is not None:
+            raise failure
+        return ref.id
+
+    def _prepare_session(self, play: _Play, context: Context) -> Start:
+        spec = self._spec(play, context)
+        # Nothing is started whose result could not be written down.
+        self._write(play)
+        return lambda mark: self.hook.create(spec, self._session_name(mark, play, context), mark)
+
+    def _announce(self, ref: RunRef, context: Context) -> None:
+        context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
+        announce(ref, self.hook, context, self.log)
+
+    def _session_name(self, mark: str, play: _Play, context: Context) -> str:
+        ti = context["ti"]
+        return session_id_for(ti.dag_id, ti.task_id, mark, play.settings.get("session_id_prefix", ""))
+
+    def _spec(self, play: _Play, context: Context) -> Any:
+        given = {**play.settings, "session_timeout": play.settings.get("timeout")}
+        given |= {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
+        workers = (
+            "number_of_workers",
+            "min_workers",
+            "worker_type",
+            "object_store_memory_head",
+            "object_store_memory_worker",
+        )
+        rest = ("role", "idle_timeout", "session_timeout", "pip", "tags", "arguments", "glue_version")
+        return session_spec(
+            context["ti"],
+            Workers(**{name: given[name] for name in workers if given.get(name) is not None}),
+            {"role": "", **{name: given[name] for name in rest if given.get(name) is not None}},
+        )
+
+    def _end_session(self, context: Context, error: BaseException | None) -> None:
+        """Stop the notebook's own session, unless a later try shall go on in it."""
+        if self.session_id is not None:
+            return
+        record = Record.load(context, SESSION_KEY)
+        ref = record.ref(GLUE_SESSION) if record else None
+        if ref is None:
+            return
+        ti = context["ti"]
+        if error is not None and not isinstance(error, RunFailed) and ti.try_number <= ti.max_tries:
+            self.log.info("Leaving %s up for the next try", ref.title)
+            return
+        self.hook.stop(ref)
+        push_usage(self.hook.describe([ref])[ref], context, self.log)
+
+    # -- the cells ----------------------------------------------------------------------------------------------
+
+    def _run_cells(self, play: _Play, session_id: str, context: Context, outcome: Outcome | None) -> Any:
+        """Run the cells that have not been run, and return the value of the last one."""
+        current = (series_of(context), session_id)
+        records = {cell.number: Record.load(context, CELL_KEY.format(number=cell.number)) for cell in play.cells}
+        mine = {at: one for at, one in records.items() if one and (one.series, one.name) == current and one.run_id}
+        succeeded = self.hook.succeeded(session_id) if mine else {}
+        if self.session_id is not None and outcome is None:
+            self._announce(RunRef(GLUE_SESSION, session_id, session_id), context)
+            if not mine:
+                self._write(play)
+        output = StatementOutput()
+        for cell in play.cells:
+            record = mine.get(cell.number)
+            if not cell.code:
+                output = StatementOutput()
+                self._note(play, cell, output, "completed")
+            elif record is not None and record.run_id in succeeded and not _is_of(outcome, record):
+                output = read_output(succeeded[record.run_id], record.mark)
+                self._note(play, cell, output, "completed")
+            else:
+                ended = outcome if record is not None and _is_of(outcome, record) else None
+                output = self._run_cell(play, cell, session_id, context, ended)
+        return output.value
+
+    def _run_cell(
+        self, play: _Play, cell: notebooks.Cell, session_id: str, context: Context, outcome: Outcome | None
+    ) -> StatementOutput:
+        """Run one cell, or take it up, and note what it said; ``outcome`` if it has ended."""
+        where = f"Cell {cell.number} of {self.notebook}"
+        key = CELL_KEY.format(number=cell.number)
+        if outcome is None:
+            self._cell_submission = self._submission_for(GLUE_STATEMENT, key, self.timeout)
+            record, ref = self._cell_submission.obtain(
+                context, lambda _: session_id, lambda: partial(self._send, cell, session_id, where), within=session_id
+            )
+            self._note(play, cell, StatementOutput(started=time.time()), "running")
+            outcome = self._wait_for(record, ref)
+        known = Record.load(context, key)
+        output = output_of(outcome, self.hook, known.mark if known else "")
+        self.log.info("::group::%s", _title(cell, len(play.cells)))
+        if output is not None:
+            show_output(output, outcome.snapshot, self.log)
+        self.log.info("::endgroup::")
+        about = (
+            f"{where} failed; the executed notebook is {self._beside_the_dag(self.executed_notebook)}. The cell:",
+            *_shown(cell),
+        )
+        failure = statement_failure(outcome, output, self.hook.url(outcome.snapshot.ref), about)
+        output = output or StatementOutput(completed=outcome.snapshot.completed)
+        self._note(play, cell, output, "completed" if failure is None else "failed")
+        if failure is not None:
+            raise failure
+        self._write(play)
+        return output
+
+    def _send(self, cell: notebooks.Cell, session_id: str, where: str, mark: str) -> RunRef:
+        return self.hook.run_statement(session_id, prepare(cell.code, mark, where), mark)  # type: ignore[no-any-return]
+
+    def _note(self, play: _Play, cell: notebooks.Cell, output: StatementOutput, status: str) -> None:
+        """Write into the notebook how a cell stands; a text that is too long for it goes into a file beside it."""
+        place = PurePath(self.executed_notebook)
+        name = f"{place.stem}-cell-{cell.number}.txt"
+        whole = notebooks.record(play.notebook, cell, output, status, whole_name=name)
+        if whole is not None:
+            self.hook.write_text(
+                f"{self._beside_the_dag(self.executed_notebook).removesuffix(place.name)}{name}", whole
+            )
+
+    def _write(self, play: _Play, *, failed: bool = False) -> None:
+        """Write the notebook as it stands."""
+        done = deepcopy(play.notebook)
+        notebooks.finish(
+            done,
+            parameters=self.parameters,
+            input_name=self.notebook,
+            output_name=self.executed_notebook,
+            started=play.began,
+            ended=time.time(),
+            exception=failed,
+        )
+        self.hook.write_text(self._beside_the_dag(self.executed_notebook), notebooks.dump(done))
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def _wait_for(self, record: Record, ref: RunRef) -> Outcome:
+        """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
+        if self.deferrable:
+            self._defer(record, ref, kill=self._submission.ref if self.session_id is None else None)
+        return self._drive(record, ref)
+
+    def _was_killed(self) -> bool:
+        return self._submission.killed or self._cell_submission.killed
+
+    def _needs(self) -> str:
+        return room_of(self.number_of_workers or 2)
+
+    @cached_property
+    def _submission(self) -> Submission:
+        """The way to the notebook's own session."""
+        return self._submission_for(GLUE_SESSION, SESSION_KEY, START_SECONDS)
+
+    @cached_property
+    def _cell_submission(self) -> Submission:
+        """The way to the cell that runs now."""
+        return self._submission_for(GLUE_STATEMENT, CELL_KEY, self.timeout)
+
+
+def _is_of(outcome: Outcome | None, record: Record) -> bool:
+    """Tell whether it is the cell's end that the task was deferred for."""
+    return outcome is not None and outcome.snapshot.ref == record.ref(GLUE_STATEMENT)
+
+
+def _title(cell: notebooks.Cell, count: int) -> str:
+    first = next((line for line in cell.code.splitlines() if line.strip()), "")
+    return f"Cell {cell.number} of {count}: {first.strip()[:80]}"
+
+
+def _shown(cell: notebooks.Cell) -> list[str]:
+    lines = [f"  {line}" for line in cell.source.strip().splitlines()]
+    return lines if len(lines) <= SOURCE_LINES else [*lines[: SOURCE_LINES - 1], "  …"]
