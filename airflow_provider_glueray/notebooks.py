@@ -177,13 +177,15 @@ def finish(
     input_name: str,
     output_name: str,
     started: float,
-    ended: float,
+    ended: float | None,
     exception: bool,
 ) -> None:
-    """Write down, in place, how the run of the whole notebook went (``started``, ``ended``: epoch seconds).
+    """Write down, in place, how the run of the whole notebook goes or went.
 
-    A failure puts a line on top which leads to the cell that failed. So the places of :class:`Cell` no longer hold.
-    After a success the cells that had nothing to run count as completed.
+    On a failure, a cell that was running has failed, and a line on top leads to the cell that failed. So the places
+    of :class:`Cell` no longer hold.
+
+    :param started, ended: epoch seconds; None while it goes on.
     """
     notebook.metadata["papermill"] = {
         "parameters": _plain(parameters),
@@ -192,8 +194,8 @@ def finish(
         **_times(started, ended, exception=exception or None),
     }
     for cell in notebook.cells:
-        if not exception and cell.metadata.get("papermill", {}).get("status") == "pending":
-            cell.metadata.papermill.status = "completed"
+        if exception and cell.metadata.get("papermill", {}).get("status") == "running":
+            cell.metadata.papermill |= {"status": "failed", "exception": True}
     failed = [at for at, cell in enumerate(notebook.cells) if cell.metadata.get("papermill", {}).get("exception")]
     if exception and failed:
         number = notebook.cells[failed[0]].execution_count

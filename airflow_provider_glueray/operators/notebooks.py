@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a notebook's own session may take to be READY.
 START_SECONDS = 1800.0
+#: Seconds that a deferrable notebook waits for a cell in the worker before it defers.
+LINGER_SECONDS = 5.0
 #: Keys in the task state store: the notebook's own session, its cells, and that it was done. Never rename.
 SESSION_KEY, CELL_KEY, DONE_KEY = "glueray_session", "glueray_cell_{number}", "glueray_notebook_done"
 #: Settings of a session that are words of the operator too.
@@ -166,7 +168,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
                 self._write(play, failed=True)
             self._end_session(context, error)
             raise
-        self._write(play)
+        self._write(play, done=True)
         context["task_state_store"].set(DONE_KEY, series_of(context))
         context["ti"].xcom_push(key="glueray_value", value=value)
         self._end_session(context, None)
@@ -325,25 +327,32 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
                 f"{self._beside_the_dag(self.executed_notebook).removesuffix(place.name)}{name}", whole
             )
 
-    def _write(self, play: _Play, *, failed: bool = False) -> None:
+    def _write(self, play: _Play, *, done: bool = False, failed: bool = False) -> None:
         """Write the notebook as it stands."""
-        done = deepcopy(play.notebook)
+        copy = deepcopy(play.notebook)
         notebooks.finish(
-            done,
+            copy,
             parameters=self.parameters,
             input_name=self.notebook,
             output_name=self.executed_notebook,
             started=play.began,
-            ended=time.time(),
+            ended=time.time() if done or failed else None,
             exception=failed,
         )
-        self.hook.write_text(self._beside_the_dag(self.executed_notebook), notebooks.dump(done))
+        self.hook.write_text(self._beside_the_dag(self.executed_notebook), notebooks.dump(copy))
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def _wait_for(self, record: Record, ref: RunRef) -> Outcome:
         """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
         if self.deferrable:
+            # Most cells are short, and a deferral costs the start of a worker.
+            end = time.monotonic() + LINGER_SECONDS
+            while time.monotonic() < end:
+                snapshot = self.hook.describe([ref])[ref]
+                if snapshot.state.is_terminal:
+                    return Outcome(snapshot)
+                time.sleep(0.5)
             self._defer(record, ref, kill=self._submission.ref if self.session_id is None else None)
         return self._drive(record, ref)
 
