@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 DAGS = Path(__file__).parent / "dags"
 #: How many there are in `dags/life.py`.
-DAG_COUNT = 9
+DAG_COUNT = 10
 #: Airflow's own defaults are minutes; a dead worker or triggerer is to be missed within seconds here.
 SETTINGS = {
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -83,11 +83,11 @@ class House:
                 if "Database error" not in str(error) or time.monotonic() > end:
                     raise
 
-    def trigger(self, kind: str) -> Step:
-        """Start a DAG run of one kind of `dags/life.py`."""
+    def trigger(self, kind: str, task: str = "step") -> Step:
+        """Start a DAG run of one kind of `dags/life.py`; the step is its one task, or the one that is named."""
         dag = f"e2e_{kind}"
         run = self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None})
-        self._steps.append(Step(self, dag, run["dag_run_id"]))
+        self._steps.append(Step(self, dag, run["dag_run_id"], task))
         return self._steps[-1]
 
     def clear_away(self) -> None:
@@ -155,11 +155,12 @@ class Step:
     house: House
     dag: str
     run: str
+    task: str = "step"
 
     @property
     def path(self) -> str:
         """The task instance's address in the REST API."""
-        return f"/dags/{self.dag}/dagRuns/{quote(self.run, safe='')}/taskInstances/step"
+        return f"/dags/{self.dag}/dagRuns/{quote(self.run, safe='')}/taskInstances/{self.task}"
 
     # -- Airflow's word
 
@@ -169,7 +170,7 @@ class Step:
 
     def instances(self) -> list[dict[str, Any]]:
         """Return all task instances of a mapped task."""
-        path = self.path.removesuffix("/step")
+        path = self.path.removesuffix(f"/{self.task}")
         return self.house.call("GET", path, limit=100)["task_instances"]  # type: ignore[no-any-return]
 
     def process(self) -> psutil.Process:
@@ -215,7 +216,7 @@ class Step:
 
     def clear(self) -> None:
         """Clear the task as a user does."""
-        body = {"dag_run_id": self.run, "task_ids": ["step"], "dry_run": False, "only_failed": False}
+        body = {"dag_run_id": self.run, "task_ids": [self.task], "dry_run": False, "only_failed": False}
         self.house.call("POST", f"/dags/{self.dag}/clearTaskInstances", body)
 
     # -- the service's word
@@ -227,6 +228,10 @@ class Step:
         except self.house.glue.exceptions.EntityNotFoundException:
             return []
         return [run for run in reversed(runs) if run["Arguments"]["--airflow_run_id"] == self.run]
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return the sessions which the service has for this DAG run."""
+        return self.house.glue.list_sessions(Tags={"airflow_run_id": self.run})["Sessions"]  # type: ignore[no-any-return]
 
     def states(self) -> list[str]:
         """Return the states of the runs, oldest first."""

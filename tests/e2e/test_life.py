@@ -127,6 +127,22 @@ def test_timeout_while_deferred(house: House) -> None:
         until(step.states, lambda states: states == ["STOPPED"], 30)
 
 
+def test_a_session_does_not_outlive_its_steps(house: House) -> None:
+    """A step that is marked as failed while it is deferred ends, and the teardown stops the session."""
+    step = house.trigger("session", "session.step")
+    step.wait("deferred")
+    (session,) = step.sessions()
+    statement = {"SessionId": session["Id"], "Id": 0}
+    until(lambda: house.glue.get_statement(**statement)["Statement"]["State"], lambda state: state == "RUNNING")
+    step.mark("failed")
+    until(lambda: step.sessions()[0]["Status"], lambda status: status == "STOPPED")
+    # The triggerer cancels the statement, unless the teardown was faster.
+    assert house.glue.get_statement(**statement)["Statement"]["State"] in {"CANCELLED", "ERROR"}
+    until(lambda: step.dag_run()["state"], lambda state: state == "failed")
+    states = {task["task_id"]: task["state"] for task in step.instances()}
+    assert states == {"session.create": "success", "session.step": "failed", "session.stop": "success"}
+
+
 def test_a_crowd_shares_its_polls(house: House) -> None:
     """Many deferred runs of one job cost the calls of one, and each of them is told and stopped."""
     house.endpoint.faults(provisioning_seconds=3600, quota_mdpu=1000)

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG
 
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+from airflow_provider_glueray.operators.session_group import glue_ray_session
 
 STEP: dict[str, Any] = {
     "task_id": "step",
@@ -35,3 +36,6 @@ for kind, own in KINDS.items():
 
 with DAG("e2e_crowd", schedule=None, max_active_tasks=100):
     GlueRayJobOperator.partial(**STEP, max_concurrent_runs=100).expand(arguments=[{"number": n} for n in range(CROWD)])
+
+with DAG("e2e_session", schedule=None), glue_ray_session(role="GlueRayRole", poll_seconds=1) as session:
+    session.statement("step", "import time\nwhile True: time.sleep(0.05)")
