@@ -27,8 +27,11 @@ from .engine import Engine
 from .faults import Faults
 from .glue_api import GlueApi
 from .ledger import Ledger
+from .overlay import Overlays
 from .pages import Pages
 from .server import OWN_AGENT, Application, make_endpoint
+from .session_api import SessionApi
+from .session_life import SessionHost
 
 _logger = logging.getLogger("glueray.local")
 _client_lock = threading.Lock()
@@ -44,9 +47,14 @@ class Daemon:
         self._ledger = Ledger()
         self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
         self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024)
-        self._engine = Engine(self._ledger, self._cluster, self._faults, self.client)
-        glue = GlueApi(self._ledger, self._engine, self._faults)
-        application = Application(glue, self._faults, Pages(self._ledger, self.client), self.status)
+        overlays = Overlays(self._cluster.root / "overlays")
+        self._engine = Engine(self._ledger, self._cluster, self._faults, self.client, overlays)
+        self._sessions = SessionHost(self._ledger, self._cluster, self._faults, self.client, overlays)
+        faces = (
+            GlueApi(self._ledger, self._engine, self._faults),
+            SessionApi(self._ledger, self._sessions, self._faults),
+        )
+        application = Application(faces, self._faults, Pages(self._ledger, self.client), self.status)
         try:
             self._server = make_endpoint(application, arguments.port)
         except BaseException:  # werkzeug exits when the port is taken
@@ -69,15 +77,17 @@ class Daemon:
             )
 
     def status(self) -> dict[str, Any]:
-        """Say how Ray and the runs are."""
+        """Say how Ray, the runs and the sessions are."""
         with self._ledger.lock:
             runs = Counter(run.forced or run.state for run in self._ledger.runs.values())
+            sessions = Counter(session.status for session in self._ledger.sessions.values())
         return {
             "nodes": self._cluster.size,
             "nodes_alive": self._cluster.nodes_alive,
             "ready": self._cluster.ready,
             "problem": self._problem,
             "runs": dict(runs),
+            "sessions": dict(sessions),
             "rss_mib": round(psutil.Process().memory_info().rss / 2**20),
         }
 
@@ -94,6 +104,7 @@ class Daemon:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
+            self._sessions.end()
             self._engine.end()
             self._cluster.stop()
             self._state_path.unlink(missing_ok=True)
@@ -124,12 +135,15 @@ class Daemon:
             "token": self._cluster.token,
             "nodes": self._cluster.size,
             "root": str(self._cluster.root),
-            "sessions": self._cluster.sessions,
+            "sessions": self._process_sessions(),
         }
         draft = self._state_path.with_suffix(".draft")
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(state, file)
         draft.replace(self._state_path)
+
+    def _process_sessions(self) -> list[int]:
+        return [*self._cluster.sessions, *self._sessions.process_sessions]
 
     def _watch(self) -> NoReturn:
         """Start Ray from this thread, which lives as long as the daemon, and keep an eye on it."""
@@ -140,8 +154,8 @@ class Daemon:
             self._problem = str(error)
         recorded: list[int] = []
         while True:
-            if recorded != self._cluster.sessions:
-                recorded = self._cluster.sessions
+            if recorded != self._process_sessions():
+                recorded = self._process_sessions()
                 self._record()
             if self._cluster.lost:
                 self._problem = "the Ray head has died; stop and start this endpoint"

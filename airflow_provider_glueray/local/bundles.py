@@ -1,16 +1,23 @@
-"""Turn a Glue run into what Ray needs: the script and zips on disk, a start file, a runtime environment.
+"""Turn a Glue run or session into what Ray needs: script and zips on disk, a start file, a runtime environment.
 
 Refuses zips which the service would refuse. Job arguments become environment variables of the driver, named
 by the key without its leading dashes, hyphens kept [guide]; they are neither in sys.argv nor in the workers'
 environment, and the parameters which configure the cluster are not passed on (for both, AWS's behaviour is
 unverified).
+
+INFERRED: the parameters of a job mean the same for a session, and `--additional-python-modules`, which the last
+kernel's magic sends, is there another name of `--pip-install`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import shutil
+import sys
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +28,36 @@ from botocore.exceptions import BotoCoreError, ClientError
 from . import rules
 from .ledger import Run
 from .overlay import CannotInstall, Overlays
+from .sessions import Session
 
 
 class CannotPrepare(Exception):
-    """The run fails before Ray sees it; the text is its ErrorMessage."""
+    """The run or session fails before Ray sees it; the text is its ErrorMessage."""
 
 
 #: In a run's directory: what the script prints, held back until it ends, and what pip says.
 STDOUT, PIP_LOG = "stdout", "pip.log"
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What a run or session has asked for besides its code, on this disk."""
+
+    python: Path | None
+    py_modules: list[Path]
+    working_dir: Path | None
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """The same for Ray."""
+        environment: dict[str, Any] = {}
+        if self.python is not None:
+            environment["py_executable"] = str(self.python)
+        if self.py_modules:
+            environment["py_modules"] = [path.as_uri() for path in self.py_modules]
+        if self.working_dir is not None:
+            environment["working_dir"] = self.working_dir.as_uri()
+        return environment
 
 
 @dataclass(frozen=True)
@@ -39,36 +68,75 @@ class Prepared:
     runtime_env: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What the kernel of a session starts with: an interpreter, a directory, and more environment variables."""
+
+    python: str
+    working: Path
+    variables: dict[str, str]
+
+
 def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
     """Download what the run names into the existing `directory` and write its start file; raises CannotPrepare."""
     script = _download(s3, run.script, directory / "script")
-    runtime_env: dict[str, Any] = {}
-    python = "python"
-    if requirements := rules.locations(run.arguments.get("--pip-install", "")):
-        try:
-            overlay = overlays.python(requirements, directory / PIP_LOG, lambda: run.stop_requested)
-        except CannotInstall as error:
-            raise CannotPrepare(str(error)) from error
-        python = runtime_env["py_executable"] = str(overlay)
-    if modules := _zips(s3, run, "--s3-py-modules", directory):
-        runtime_env["py_modules"] = modules
-    if working_dir := _zips(s3, run, "--working-dir", directory):
-        runtime_env["working_dir"] = working_dir[0]
+    requirements = rules.locations(run.arguments.get("--pip-install", ""))
+    found = _dependencies(run.arguments, requirements, s3, overlays, directory, lambda: run.stop_requested)
     stdout = directory / STDOUT
     stdout.touch()
-    assignments = {
-        key.lstrip("-"): value for key, value in run.arguments.items() if key not in rules.RESERVED_ARGUMENTS
-    }
-    assignments |= {"AWS_REGION": run.region, "AWS_DEFAULT_REGION": run.region}
-    words = [shlex.quote(f"{name}={value}") for name, value in assignments.items()]
+    words = [shlex.quote(f"{name}={value}") for name, value in _variables(run.arguments, run.region).items()]
     start = directory / "start.sh"
     # A shell drops names with hyphens from its environment, so env(1) hands them over. stdout goes to a file
     # of its own because Ray would merge it, live, into the driver's log; the service shows prints only after
     # the run.
-    start.write_text(
-        f"exec env {' '.join(words)} {shlex.quote(python)} {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n"
-    )
-    return Prepared(f"exec sh {shlex.quote(str(start))}", runtime_env)
+    python = shlex.quote(str(found.python or "python"))
+    start.write_text(f"exec env {' '.join(words)} {python} {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n")
+    return Prepared(f"exec sh {shlex.quote(str(start))}", found.runtime_env)
+
+
+def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> Setting:
+    """Download what the session names into the existing `directory`; raises CannotPrepare.
+
+    What Ray does for a job's driver is done here: the zips are unpacked, and `ray.init` finds a runtime environment.
+    """
+    asked = (session.arguments.get(name, "") for name in ("--pip-install", rules.ADDITIONAL_MODULES))
+    requirements = [each for value in asked for each in rules.locations(value)]
+    found = _dependencies(session.arguments, requirements, s3, overlays, directory, lambda: session.verdict is not None)
+    if found.working_dir is not None:
+        working = _unpack(found.working_dir)
+    else:
+        working = directory / "work"
+        working.mkdir()
+    variables = _variables(session.arguments, session.region)
+    places = [str(working), *(str(_unpack(path)) for path in found.py_modules), os.environ.get("PYTHONPATH", "")]
+    variables.setdefault("PYTHONPATH", os.pathsep.join(filter(None, places)))
+    if found.runtime_env:
+        variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": found.runtime_env, "metadata": {}})
+    return Setting(str(found.python or sys.executable), working, variables)
+
+
+def _dependencies(
+    arguments: Mapping[str, str],
+    requirements: list[str],
+    s3: Any,
+    overlays: Overlays,
+    directory: Path,
+    abandoned: Callable[[], bool],
+) -> Dependencies:
+    python = None
+    if requirements:
+        try:
+            python = overlays.python(requirements, directory / PIP_LOG, abandoned)
+        except CannotInstall as error:
+            raise CannotPrepare(str(error)) from error
+    py_modules = _zips(s3, arguments, "--s3-py-modules", directory)
+    working_dir = _zips(s3, arguments, "--working-dir", directory)
+    return Dependencies(python, py_modules, working_dir[0] if working_dir else None)
+
+
+def _variables(arguments: Mapping[str, str], region: str) -> dict[str, str]:
+    named = {key.lstrip("-"): value for key, value in arguments.items() if key not in rules.RESERVED_ARGUMENTS}
+    return {**named, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
 
 
 def check_layout(name: str, uri: str, path: Path) -> None:
@@ -85,13 +153,21 @@ def check_layout(name: str, uri: str, path: Path) -> None:
         )
 
 
-def _zips(s3: Any, run: Run, name: str, directory: Path) -> list[str]:
+def _zips(s3: Any, arguments: Mapping[str, str], name: str, directory: Path) -> list[Path]:
     found = []
-    for position, uri in enumerate(rules.locations(run.arguments.get(name, ""))):
+    for position, uri in enumerate(rules.locations(arguments.get(name, ""))):
         path = _download(s3, uri, directory / f"{name.lstrip('-')}-{position}")
         check_layout(name, uri, path)
-        found.append(path.as_uri())
+        found.append(path)
     return found
+
+
+def _unpack(path: Path) -> Path:
+    """Unpack a zip beside itself and return its one directory."""
+    target = path.parent / "unpacked"
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(target)
+    return next(target.iterdir())
 
 
 def _download(s3: Any, uri: str, directory: Path) -> Path:

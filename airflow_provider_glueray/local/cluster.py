@@ -87,6 +87,11 @@ class Cluster:
         return [node.session for node in self.nodes]
 
     @property
+    def driver_environment(self) -> dict[str, str]:
+        """The environment in which a process that Ray does not start itself attaches to this cluster."""
+        return {**self._environment, "RAY_ADDRESS": self.address}
+
+    @property
     def ready(self) -> bool:
         """Whether every node has been seen alive."""
         return self.nodes_alive >= self.size

@@ -99,7 +99,7 @@ class Endpoint:
         }
 
     def status(self) -> dict[str, Any]:
-        """Return `nodes_alive`, `nodes`, `ready`, `problem` and run counts by state."""
+        """Return `nodes_alive`, `nodes`, `ready`, `problem`, and counts of runs and sessions by state."""
         return self._ask("GET", "status")
 
     def calls(self) -> dict[str, int]:

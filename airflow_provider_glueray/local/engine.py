@@ -25,6 +25,7 @@ from .faults import Faults
 from .ledger import TERMINAL, Ledger, Phase, Run
 from .log_shipping import LogWriter, RunLogs, Shipper
 from .overlay import Overlays
+from .sessions import ENDED
 
 TICK_SECONDS = 0.15
 #: Ray is asked to stop a job again after this long, since a job which is still pending may miss the first
@@ -39,12 +40,19 @@ _logger = logging.getLogger(__name__)
 class Engine(threading.Thread):
     """The thread which moves runs. `client(service, region)` returns a boto3 client of this endpoint."""
 
-    def __init__(self, ledger: Ledger, cluster: Cluster, faults: Faults, client: Callable[[str, str], Any]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        cluster: Cluster,
+        faults: Faults,
+        client: Callable[[str, str], Any],
+        overlays: Overlays,
+    ) -> None:
         super().__init__(name="engine", daemon=True)
         self._ledger, self._cluster, self._faults, self._client = ledger, cluster, faults, client
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="run")
         self._shipper = Shipper()
-        self._overlays = Overlays(cluster.root / "overlays")
+        self._overlays = overlays
         self._ended = threading.Event()
 
     def request_stop(self, run: Run) -> None:
@@ -99,7 +107,8 @@ class Engine(threading.Thread):
             return None
 
     def _force_states(self) -> None:
-        for run_id, state in self._faults.values()["force_state"].items():
+        forced = self._faults.values()["force_state"]
+        for run_id, state in forced.items():
             run = self._ledger.runs.get(run_id)
             if run is None or run.forced == state:
                 continue
@@ -108,6 +117,11 @@ class Engine(threading.Thread):
                 if run.phase is Phase.SUBMITTED:
                     self._pool.submit(self._cluster.stop_job, run.id)
                 self._done(run, str(state), None)
+        for session in self._ledger.sessions.values():
+            if session.id in forced and session.forced != forced[session.id]:
+                session.forced = forced[session.id]
+                if session.forced in ENDED:
+                    session.condemn(session.forced, None)
 
     def _admit(self) -> None:
         quota = self._faults.values()["quota_mdpu"]

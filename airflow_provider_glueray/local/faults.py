@@ -34,6 +34,7 @@ class Faults:
         self._defaults: dict[str, Any] = {
             "provisioning_seconds": provisioning_seconds,
             "quota_mdpu": quota_mdpu,
+            "minute_seconds": 60.0,
             "throttle_rate": 0.0,
             "throttle_next": {},
             "drop_next": {},
@@ -110,7 +111,7 @@ def _well_formed(key: str, value: Any) -> bool:
         return isinstance(value, bool)
     if key == "quota_mdpu":
         return _count(value)
-    if key in {"provisioning_seconds", "throttle_rate"}:
+    if key in {"provisioning_seconds", "minute_seconds", "throttle_rate"}:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and 0 <= value <= (1 if key == "throttle_rate" else float("inf"))
     if not isinstance(value, dict):

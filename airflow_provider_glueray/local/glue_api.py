@@ -20,6 +20,7 @@ from .shapes import GlueError, check_input
 Request = Mapping[str, Any]
 Response = dict[str, Any]
 _T = TypeVar("_T")
+TAG_OPERATIONS = frozenset({"TagResource", "UntagResource", "GetTags"})
 #: Members of CreateJob which are not part of the definition.
 _NOT_DEFINITION = ("Name", "Tags")
 #: Used when CreateJob gives none; the service's default for Ray is undocumented [INFERRED].
@@ -52,14 +53,12 @@ class GlueApi:
             "GetJobRun": self._get_job_run,
             "GetJobRuns": self._get_job_runs,
             "BatchStopJobRun": self._batch_stop_job_run,
-            "TagResource": self._tag_resource,
-            "UntagResource": self._untag_resource,
-            "GetTags": self._get_tags,
+            **tag_operations("job", lambda region, name: self._job(region, name).tags),
         }
 
     def handles(self, operation: str, request: Request) -> bool:
         """Tell whether the operation is ours; tag calls are for job ARNs only."""
-        if operation in {"TagResource", "UntagResource", "GetTags"}:
+        if operation in TAG_OPERATIONS:
             return ":job/" in str(request.get("ResourceArn", ""))
         return operation in self._operations
 
@@ -220,25 +219,6 @@ class GlueApi:
                 stopped.append(ids)
         return {"SuccessfulSubmissions": stopped, "Errors": errors}
 
-    def _tagged(self, request: Request, region: str) -> Job:
-        arn, _, name = request["ResourceArn"].partition(":job/")
-        if arn.split(":")[2:] != ["glue", region, ACCOUNT]:
-            raise GlueError("EntityNotFoundException", f"Resource {request['ResourceArn']} not found.")
-        return self._job(region, name)
-
-    def _tag_resource(self, request: Request, region: str) -> Response:
-        self._tagged(request, region).tags.update(request["TagsToAdd"])
-        return {}
-
-    def _untag_resource(self, request: Request, region: str) -> Response:
-        tags = self._tagged(request, region).tags
-        for key in request["TagsToRemove"]:
-            tags.pop(key, None)
-        return {}
-
-    def _get_tags(self, request: Request, region: str) -> Response:
-        return {"Tags": dict(self._tagged(request, region).tags)}
-
 
 def _terminal(run: Run) -> GlueError:
     message = f"Job run {run.id} is in terminal state {run.forced or run.state}"
@@ -256,3 +236,30 @@ def page(items: list[_T], request: Request, default: int) -> tuple[list[_T], dic
     end = start + request.get("MaxResults", default)
     more = {"NextToken": base64.urlsafe_b64encode(str(end).encode()).decode()} if end < len(items) else {}
     return items[start:end], more
+
+
+def tag_operations(
+    kind: str, tags: Callable[[str, str], dict[str, str]]
+) -> dict[str, Callable[[Request, str], Response]]:
+    """Make the operations for ARNs of one kind; `tags(region, name)` finds the tags of a resource, to be changed."""
+
+    def find(request: Request, region: str) -> dict[str, str]:
+        arn, _, name = request["ResourceArn"].partition(f":{kind}/")
+        if arn.split(":")[2:] != ["glue", region, ACCOUNT]:
+            raise GlueError("EntityNotFoundException", f"Resource {request['ResourceArn']} not found.")
+        return tags(region, name)
+
+    def add(request: Request, region: str) -> Response:
+        find(request, region).update(request["TagsToAdd"])
+        return {}
+
+    def remove(request: Request, region: str) -> Response:
+        found = find(request, region)
+        for key in request["TagsToRemove"]:
+            found.pop(key, None)
+        return {}
+
+    def get(request: Request, region: str) -> Response:
+        return {"Tags": dict(find(request, region))}
+
+    return {"TagResource": add, "UntagResource": remove, "GetTags": get}

@@ -1,4 +1,4 @@
-"""Keep the jobs and runs of one endpoint, per Region, and count the room that is left for more.
+"""Keep the jobs, runs and sessions of one endpoint, per Region, and count the room that is left for more.
 
 Plain records behind one lock, and their wire forms. Nothing here decides what a run does next (`engine`) or
 whether a request is allowed (`rules`); nothing is written to disk, so a stopped endpoint forgets everything.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .rules import MDPU_PER_WORKER
+from .sessions import ENDED, Session
 
 ACCOUNT = "123456789012"
 #: The states after which a run never moves again; EXPIRED as Airflow's amazon provider treats it [botocore].
@@ -150,13 +151,14 @@ def capacity(workers: int | None) -> dict[str, Any]:
 
 
 class Ledger:
-    """All jobs and runs of one endpoint. Hold `lock` while reading or changing anything in it."""
+    """All jobs, runs and sessions of one endpoint. Hold `lock` while reading or changing anything in it."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.jobs: dict[tuple[str, str], Job] = {}
         self.runs: dict[str, Run] = {}
         self.newest_first: dict[tuple[str, str], list[Run]] = {}
+        self.sessions: dict[tuple[str, str], Session] = {}
 
     def add(self, run: Run) -> None:
         """Record a new run at the head of its job's list."""
@@ -174,8 +176,15 @@ class Ledger:
         same = sum(1 for run in holding if (run.region, run.job) == (region, job))
         if same >= limit:
             return "ConcurrentRunsExceededException", f"Concurrent runs exceeded for {job}"
-        used = MDPU_PER_WORKER * sum(run.workers for run in holding if run.region == region)
-        wanted = MDPU_PER_WORKER * workers
+        return self.over_quota(region, workers, quota)
+
+    def over_quota(self, region: str, workers: int, quota: int) -> tuple[str, str] | None:
+        """Say why `workers` more workers of a run or session are too many: (error code, message), or None."""
+        now = time.time()
+        running = sum(run.workers for run in self.runs.values() if run.region == region and run.holds_slot(now))
+        sessions = self.sessions.values()
+        live = sum(each.workers for each in sessions if each.region == region and each.state not in ENDED)
+        used, wanted = MDPU_PER_WORKER * (running + live), MDPU_PER_WORKER * workers
         if used + wanted > quota:
             return (
                 "ResourceNumberLimitExceededException",

@@ -1,4 +1,4 @@
-"""What a person sees behind a run's link in Airflow: the run and its script log, as plain text.
+"""What a person sees behind a link in Airflow: a run and its script log, or a session, as plain text.
 
 AWS has its console for this. Plain text on purpose: nothing that a script wrote is ever interpreted.
 """
@@ -7,37 +7,57 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from .ledger import Ledger, Run
 
+_NOTHING = "Nothing was logged so far.\n"
 SCRIPT_LOG = "/aws-glue/ray/jobs/script-log"
 #: What a terminal would take for colours.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+#: So much of one statement's output is on its session's page.
+_OUTPUT_CHARACTERS = 20_000
+
+
 class Pages:
-    """The pages below `/_glueray/runs/`. `client(service, region)` returns a boto3 client of this endpoint."""
+    """The pages below `/_glueray/`. `client(service, region)` returns a boto3 client of this endpoint."""
 
     def __init__(self, ledger: Ledger, client: Callable[[str, str], Any]) -> None:
         self._ledger, self._client = ledger, client
 
     def page(self, path: str) -> str | None:
-        """Return the text for `<run id>` or `<run id>/log`; None when there is no such run or page."""
-        run_id, _, rest = path.partition("/")
+        """Return the text for `runs/<run id>`, `sessions/<session id>`, or either with `/log`; None for all else."""
+        kind, _, rest = path.encode("latin-1", "replace").decode(errors="replace").partition("/")
+        pages = {"runs": self._run_page, "sessions": self._session_page}
+        if kind not in pages:
+            return None
+        known, only_log = pages[kind](rest, False), rest.endswith("/log")
+        return known if known is not None or not only_log else pages[kind](rest.removesuffix("/log"), True)
+
+    def _run_page(self, run_id: str, only_log: bool) -> str | None:
         with self._ledger.lock:
             run = self._ledger.runs.get(run_id)
             fields = run.wire() if run else {}
-        if run is None or rest not in ("", "log"):
+        if run is None:
             return None
         log = "".join(f"{line}\n" for line in self._script_log(run))
-        if rest == "log":
-            return log or "Nothing was logged so far.\n"
-        wide = max(map(len, fields))
-        rows = (f"{name:<{wide}}  {_shown(name, value)}\n" for name, value in sorted(fields.items()))
-        return "".join(rows) + f"\n{log}"
+        if only_log:
+            return log or _NOTHING
+        return f"{_table(fields)}\n{log}"
+
+    def _session_page(self, session_id: str, only_log: bool) -> str | None:
+        with self._ledger.lock:
+            session = next((each for (_, name), each in self._ledger.sessions.items() if name == session_id), None)
+            if session is None:
+                return None
+            fields, statements = session.wire(), [statement.wire() for statement in session.statements]
+        if only_log:
+            return _COLOURS.sub("", session.log.text()) or _NOTHING
+        return "\n".join([_table(fields), *map(_statement, statements)])
 
     def _script_log(self, run: Run) -> list[str]:
         logs = self._client("logs", run.region)
@@ -49,7 +69,26 @@ class Pages:
             return []
 
 
+def _table(fields: Mapping[str, Any]) -> str:
+    wide = max(map(len, fields))
+    return "".join(f"{name:<{wide}}  {_shown(name, value)}\n" for name, value in sorted(fields.items()))
+
+
+def _statement(fields: Mapping[str, Any]) -> str:
+    times = [_moment(fields[name] / 1000) if fields[name] else "-" for name in ("StartedOn", "CompletedOn")]
+    output = fields.get("Output", {})
+    text = output.get("Data", {}).get("TextPlain", "")
+    if len(text) > _OUTPUT_CHARACTERS:
+        text = f"{text[:_OUTPUT_CHARACTERS]}\n({len(text) - _OUTPUT_CHARACTERS} more characters)"
+    parts = [f"Statement {fields['Id']}  {fields['State']}  {' to '.join(times)}", fields["Code"], text]
+    return "".join(f"{part}\n" for part in [*parts, *output.get("Traceback", [])] if part)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, float) and name.endswith("On"):
-        return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
+        return _moment(value)
     return json.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -22,8 +22,9 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-#: Inherited names which would lead a script to real credentials, to another cluster, or to slower imports.
-_DROPPED = ("AWS_", "RAY_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+#: Inherited names which would lead a script to real credentials, to another cluster, or to slower imports, or a kernel
+#: to believe that it is being tested.
+_DROPPED = ("AWS_", "RAY_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST")
 
 
 def plain_environment() -> dict[str, str]:
@@ -36,12 +37,15 @@ def _die_with_parent() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, directory: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own; on Linux it gets SIGTERM when the calling *thread* ends."""
     with log.open("ab") as output:
         return subprocess.Popen(
             list(command),
             env=dict(environment),
+            cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

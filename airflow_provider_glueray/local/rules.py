@@ -4,11 +4,11 @@ Every rule names its source: [cdk], [terraform], [preflight] are public threads 
 real refusal, [guide] the Glue developer guide, [botocore] the text of the model. A rule without evidence is
 not enforced: the general minimum of two workers was never shown for Ray, so one worker passes here.
 
-INFERRED: the rule is documented or measured, but the wording (and for arguments the moment of refusal) is
-ours: an unknown Runtime; NumberOfWorkers missing or below 1; MaxCapacity beside worker fields; FLEX,
-Connections, MaintenanceWindow and a GlueVersion below 4.0 for Ray; Runtime or Z.2X for other commands; every
-rule about the values of job parameters; Timeout on StartJobRun (evidence exists for CreateJob and UpdateJob
-only); the quota's message.
+INFERRED: every rule about sessions, from the one about jobs. Of the others the rule is documented or measured, but the
+wording (and for arguments the moment of refusal) is ours: an unknown Runtime; NumberOfWorkers missing or below 1;
+MaxCapacity beside worker fields; FLEX, Connections, MaintenanceWindow and a GlueVersion below 4.0 for Ray; Runtime or
+Z.2X for other commands; every rule about the values of job parameters; Timeout on StartJobRun (evidence exists for
+CreateJob and UpdateJob only); the quota's message.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ RESERVED_ARGUMENTS = frozenset(
         "--auto-scaling-ray-min-workers",
     }
 )
+#: What the last Ray-capable kernel's magic for pip sends; for sessions only [kernel 1.0.5].
+ADDITIONAL_MODULES = "--additional-python-modules"
+#: Ray's workers per session unless CreateSession says otherwise, which that kernel does not [kernel 0.38.3].
+SESSION_WORKERS = 5
+SESSION_REFUSED = "Account not allowed to submit Glue Ray session"
 ACCOUNT_CLOSED = "Account not allowed to submit Glue Ray job Post Deprecation"
 TIMEOUT_REFUSED = "Timeout not supported for Ray jobs"
 WORKER_TYPE_REFUSED = "Worker type cannot be null and only [Z.2X] worker types are supported for glueray jobs"
@@ -71,9 +76,7 @@ def check_job(definition: Mapping[str, Any]) -> None:
         raise invalid("Connections are not supported for glueray jobs")  # no VPC integration [guide]
     if definition.get("MaintenanceWindow"):
         raise invalid("MaintenanceWindow is supported for streaming jobs only")  # [botocore]
-    version = str(definition.get("GlueVersion") or "4.0")
-    if version.partition(".")[0] in {"0", "1", "2", "3"}:
-        raise invalid(f"GlueVersion {version} is not supported for glueray jobs, use 4.0 or later")  # [guide]
+    _check_version(definition, "jobs")
     for arguments in (definition.get("DefaultArguments"), definition.get("NonOverridableArguments")):
         check_arguments(arguments or {}, definition["NumberOfWorkers"])
 
@@ -107,6 +110,20 @@ def check_run(request: Mapping[str, Any], merged: Mapping[str, Any], arguments: 
         raise invalid("Execution class FLEX is not supported for glueray jobs")
     check_workers(merged)
     check_arguments(arguments, merged["NumberOfWorkers"])
+
+
+def check_session(definition: Mapping[str, Any]) -> None:
+    """Refuse a session, given with its defaults filled in, with GlueError `InvalidInputException`."""
+    if not is_ray(definition):
+        name = definition["Command"].get("Name")
+        raise invalid(f"This local endpoint runs {RAY_COMMAND} sessions only; the session's command is {name}")
+    if definition["WorkerType"] != WORKER_TYPE:
+        raise invalid(f"Only [{WORKER_TYPE}] worker types are supported for glueray sessions")
+    check_workers(definition)
+    if definition.get("Connections", {}).get("Connections"):
+        raise invalid("Connections are not supported for glueray sessions")
+    _check_version(definition, "sessions")
+    check_arguments(definition.get("DefaultArguments", {}), definition["NumberOfWorkers"])
 
 
 def check_arguments(arguments: Mapping[str, str], workers: int) -> None:
@@ -157,6 +174,12 @@ def _check_other_command(definition: Mapping[str, Any]) -> None:
         raise invalid(f"Worker type {WORKER_TYPE} is supported for {RAY_COMMAND} jobs only")  # [preflight]
     if ("WorkerType" in definition) != ("NumberOfWorkers" in definition):
         raise invalid("Worker Type and Number of Workers must be set together")  # [preflight]
+
+
+def _check_version(definition: Mapping[str, Any], what: str) -> None:
+    version = str(definition.get("GlueVersion") or "4.0")
+    if version.partition(".")[0] in {"0", "1", "2", "3"}:
+        raise invalid(f"GlueVersion {version} is not supported for glueray {what}, use 4.0 or later")  # [guide]
 
 
 def _whole_number(name: str, value: str, low: int, high: int) -> None:

@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import moto.glue.responses
@@ -27,6 +27,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from .faults import Faults
 from .glue_api import GlueApi
 from .pages import Pages
+from .session_api import SessionApi
 from .shapes import GlueError
 
 Environ = dict[str, Any]
@@ -49,8 +50,14 @@ class QuietHandler(MotoRequestHandler):
 class Application:
     """The WSGI application."""
 
-    def __init__(self, glue: GlueApi, faults: Faults, pages: Pages, status: Callable[[], Mapping[str, Any]]) -> None:
-        self._glue, self._faults, self._pages, self._status = glue, faults, pages, status
+    def __init__(
+        self,
+        faces: Sequence[GlueApi | SessionApi],
+        faults: Faults,
+        pages: Pages,
+        status: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._faces, self._faults, self._pages, self._status = faces, faults, pages, status
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -84,14 +91,15 @@ class Application:
             if operation == "FilterLogEvents":
                 return self._filter_log_events(request, environ, start_response)
             return self._ask_moto(environ, start_response)
-        if not self._glue.handles(operation, request):
+        face = next((face for face in self._faces if face.handles(operation, request)), None)
+        if face is None:
             if not hasattr(moto.glue.responses.GlueResponse, xform_name(operation)):
                 message = f"{operation} is not supported by this local endpoint"
                 return _send_error(start_response, GlueError("UnknownOperationException", message))
             return self._ask_moto(environ, start_response)
         try:
             scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-            answer = self._glue.call(operation, request, scope["region"] if scope else "us-east-1")
+            answer = face.call(operation, request, scope["region"] if scope else "us-east-1")
         except GlueError as error:
             return _send_error(start_response, error)
         except Exception:
@@ -167,13 +175,12 @@ class Application:
                 except (ValueError, AttributeError) as error:
                     return _send(start_response, 400, {"message": str(error)})
                 return _send(start_response, 200, self._faults.values())
-            case "GET", path if (text := self._page(path)) is not None:
+            case "GET", path if (text := self._pages.page(path)) is not None:
                 return _send_text(start_response, text)
             case _:
-                return _send(start_response, 404, {"message": "status, calls, faults and runs/<id> are all there is"})
-
-    def _page(self, path: str) -> str | None:
-        return self._pages.page(path.removeprefix("runs/")) if path.startswith("runs/") else None
+                return _send(
+                    start_response, 404, {"message": "only status, calls, faults, runs/<id>, sessions/<id> are here"}
+                )
 
 
 def make_endpoint(application: Application, port: int) -> BaseWSGIServer:

@@ -183,8 +183,8 @@ def test_what_is_not_ours_goes_to_moto_or_is_refused_cleanly(client: Callable[..
     glue = client("glue")
     glue.create_database(DatabaseInput={"Name": "sales"})
     assert glue.get_database(Name="sales")["Database"]["Name"] == "sales"
-    code, message = refused(glue.list_statements, SessionId="s")
+    code, message = refused(glue.list_blueprints)
     assert (code, message) == (
         "UnknownOperationException",
-        "ListStatements is not supported by this local endpoint",
+        "ListBlueprints is not supported by this local endpoint",
     )

@@ -1,0 +1,168 @@
+"""What sessions start with and how they end, on real kernels and real Ray."""
+
+from __future__ import annotations
+
+import ast
+import io
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from airflow_provider_glueray.local import control, processes
+
+Run = Callable[[str, str], dict[str, Any]]
+Becomes = Callable[..., dict[str, Any]]
+LOOP = "import time\nwhile True:\n    time.sleep(0.01)"
+
+
+def refused(call: Callable[..., Any], **request: Any) -> str:
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    return str(caught.value.response["Error"]["Code"])
+
+
+def text(statement: dict[str, Any]) -> str:
+    return str(statement["Output"]["Data"]["TextPlain"])
+
+
+def zipped(**files: str) -> bytes:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return body.getvalue()
+
+
+def test_stop_while_a_statement_runs(
+    glue: Any,
+    make_session: Callable[..., str],
+    run_code: Run,
+    session_becomes: Becomes,
+    clean_endpoint: control.Endpoint,
+) -> None:
+    """STOPPING, then STOPPED; the statement is ERROR; both can be read until the session is deleted."""
+    session = make_session("READY", DefaultArguments={"--auto-scaling-ray-min-workers": "1"})
+    directory = Path(text(run_code(session, "import os\nos.getcwd()")).strip("'"))
+    assert directory.is_dir()
+    statement = glue.run_statement(SessionId=session, Code=LOOP)["Id"]
+    glue.stop_session(Id=session)
+    assert refused(glue.stop_session, Id=session) == "IllegalSessionStateException"
+    stopped = session_becomes(session, "STOPPED", seconds=10)
+    assert stopped["DPUSeconds"] == stopped["ExecutionTime"] * 4
+    assert stopped["ExecutionTime"] > 0
+    assert "ErrorMessage" not in stopped
+    ended = glue.get_statement(SessionId=session, Id=statement)["Statement"]
+    assert (ended["State"], ended["Output"]) == ("ERROR", {})
+    assert refused(glue.cancel_statement, SessionId=session, Id=statement) == "IllegalSessionStateException"
+    assert not directory.exists()
+
+
+def test_delete_ends_a_live_session(glue: Any, make_session: Callable[..., str], run_code: Run) -> None:
+    """At once for everybody who asks, soon for its processes."""
+    session = make_session("READY")
+    code = "import os, subprocess\nos.getpid(), subprocess.Popen(['sleep', '600'], start_new_session=True).pid"
+    pids = ast.literal_eval(text(run_code(session, code)))
+    glue.delete_session(Id=session)
+    assert refused(glue.get_session, Id=session) == "EntityNotFoundException"
+    assert refused(glue.get_statement, SessionId=session, Id=0) == "EntityNotFoundException"
+    deadline = time.monotonic() + 5
+    while any(processes.alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os, time\nos.kill(os.getpid(), 9)\ntime.sleep(60)", "killed by SIGKILL"),
+        ("import os\nprint('last', flush=True)\nos._exit(7)", "exit code 7"),
+    ],
+)
+def test_a_dead_kernel_fails_the_session(
+    glue: Any, make_session: Callable[..., str], session_becomes: Becomes, code: str, words: str
+) -> None:
+    """Within a second, with the reason."""
+    session = make_session("READY")
+    statement = glue.run_statement(SessionId=session, Code=code)["Id"]
+    failed = session_becomes(session, "FAILED", seconds=2)
+    assert failed["ErrorMessage"] == f"The session's Python process has died: {words}"
+    assert glue.get_statement(SessionId=session, Id=statement)["Statement"]["State"] == "ERROR"
+    assert refused(glue.run_statement, SessionId=session, Code="1") == "IllegalSessionStateException"
+
+
+def test_timeouts(
+    glue: Any,
+    make_session: Callable[..., str],
+    run_code: Run,
+    session_becomes: Becomes,
+    clean_endpoint: control.Endpoint,
+) -> None:
+    """An idle session times out, a busy one only at its Timeout; a statement then is InvalidInputException."""
+    clean_endpoint.faults(minute_seconds=1)
+    idle = make_session("READY", IdleTimeout=1)
+    busy = make_session("READY", IdleTimeout=1, Timeout=3)
+    looping = glue.run_statement(SessionId=busy, Code=LOOP)["Id"]
+    ended = session_becomes(idle, "TIMEOUT", seconds=5)
+    assert ended["IdleTimeout"] == 1
+    assert 1 <= ended["ExecutionTime"] < 2.5
+    assert refused(glue.run_statement, SessionId=idle, Code="1") == "InvalidInputException"
+    assert glue.get_session(Id=busy)["Session"]["Status"] == "READY"
+    ended = session_becomes(busy, "TIMEOUT", seconds=5)
+    assert 3 <= ended["ExecutionTime"] < 4.5
+    assert glue.get_statement(SessionId=busy, Id=looping)["Statement"]["State"] == "ERROR"
+
+
+def test_dependencies_reach_driver_and_workers(
+    s3: Any, make_session: Callable[..., str], run_code: Run, tmp_path: Path
+) -> None:
+    """Pip's packages, zipped modules and the working directory, as for runs."""
+    wheels = {}
+    for name in ("tinyone", "tinytwo"):
+        wheels[name] = tmp_path / f"{name}-1.0-py3-none-any.whl"
+        info = f"{name}-1.0.dist-info"
+        files = {f"{name}.py": f"WORD = '{name}'", f"{info}/RECORD": ""}
+        files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheels[name].write_bytes(zipped(**files))
+    s3.put_object(
+        Bucket=control.BUCKET,
+        Key="session-work.zip",
+        Body=zipped(**{"work/data.txt": "forty-two", "work/beside.py": "B = 'b'"}),
+    )
+    s3.put_object(Bucket=control.BUCKET, Key="session-mod.zip", Body=zipped(**{"top/answers.py": "Y = 'yes'"}))
+    session = make_session(
+        "READY",
+        DefaultArguments={
+            "--working-dir": f"s3://{control.BUCKET}/session-work.zip",
+            "--s3-py-modules": f"s3://{control.BUCKET}/session-mod.zip",
+            "--pip-install": f"tinyone @ {wheels['tinyone'].as_uri()}",
+            "--additional-python-modules": f"tinytwo @ {wheels['tinytwo'].as_uri()}",
+        },
+    )
+    code = (
+        "import ray\ndef words():\n    import answers, beside, tinyone, tinytwo\n"
+        "    return open('data.txt').read(), answers.Y, beside.B, tinyone.WORD, tinytwo.WORD\n"
+        "ray.init(logging_level='ERROR')\nwords() == ray.get(ray.remote(words).remote()), words()"
+    )
+    expected = "(True, ('forty-two', 'yes', 'b', 'tinyone', 'tinytwo'))"
+    assert text(run_code(session, code)).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"--working-dir": "s3://glueray-local/absent.zip"}, "LAUNCH ERROR | Error downloading from S3 for bucket"),
+        ({"PYTHONHOME": "/absent"}, "The session's Python did not start: "),
+    ],
+)
+def test_a_session_that_cannot_start_fails(
+    glue: Any, make_session: Callable[..., str], arguments: dict[str, str], words: str
+) -> None:
+    """With the reason."""
+    session = make_session("FAILED", DefaultArguments=arguments)
+    assert glue.get_session(Id=session)["Session"]["ErrorMessage"].startswith(words)

@@ -1,0 +1,214 @@
+"""The life of a session without its kernel: refusals, defaults, limits, lists, tags, forced states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import boto3
+import httpx
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local.server import OWN_AGENT
+
+pytestmark = pytest.mark.usefixtures("held")
+
+
+def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    error = caught.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    return {"Id": "refused", "Role": control.ROLE_ARN, "Command": {"Name": "glueray"}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"Command": {"Name": "glueetl"}}, "InvalidInputException", "runs glueray sessions only"),
+        ({"Command": {}}, "InvalidInputException", "runs glueray sessions only"),
+        ({"WorkerType": "G.1X"}, "InvalidInputException", "Only [Z.2X] worker types are supported"),
+        ({"NumberOfWorkers": 0}, "InvalidInputException", "Number of workers must be at least 1"),
+        ({"MaxCapacity": 4.0}, "InvalidInputException", "Please do not set Max Capacity"),
+        ({"GlueVersion": "3.0"}, "InvalidInputException", "GlueVersion 3.0 is not supported for glueray sessions"),
+        ({"Connections": {"Connections": ["vpc"]}}, "InvalidInputException", "Connections are not supported"),
+        ({"DefaultArguments": {"--min-workers": "9"}}, "InvalidInputException", "from 0 to 5"),
+        ({"Role": "service-role/GlueRayRole"}, "ValidationException", "Value 'service-role/GlueRayRole' at 'role'"),
+        ({"NumberOfWorkers": 26}, "ResourceNumberLimitExceededException", "52 requested, quota 50"),
+    ],
+)
+def test_create_is_refused(glue: Any, changes: dict[str, Any], code: str, words: str) -> None:
+    """By the model, or by the rules of jobs; nothing is stored."""
+    seen, message = refused(glue.create_session, **request(**changes))
+    assert (seen, words in message) == (code, True), message
+    assert refused(glue.get_session, Id="refused")[0] == "EntityNotFoundException"
+
+
+def test_a_closed_account(glue: Any, held: control.Endpoint) -> None:
+    """In the words that the last Ray-capable kernel looks for."""
+    held.faults(account_closed=True)
+    words = "Account not allowed to submit Glue Ray session"
+    assert refused(glue.create_session, **request()) == ("InvalidInputException", words)
+
+
+def test_what_is_left_out_is_filled_in(glue: Any) -> None:
+    """The last Ray-capable kernel sends nothing that it was not told."""
+    shown = glue.create_session(**request(Id="bare"))["Session"]
+    assert shown == glue.get_session(Id="bare")["Session"]
+    expected = {
+        "Id": "bare",
+        "Status": "PROVISIONING",
+        "Command": {"Name": "glueray", "PythonVersion": "3.9"},
+        "WorkerType": "Z.2X",
+        "NumberOfWorkers": 5,
+        "MaxCapacity": 10.0,
+        "GlueVersion": "4.0",
+        "IdleTimeout": 2880,
+        "ExecutionTime": 0.0,
+        "DPUSeconds": 0.0,
+    }
+    assert {key: shown[key] for key in expected} == expected
+    assert not {"CompletedOn", "ErrorMessage"} & set(shown)
+    glue.delete_session(Id="bare")
+
+
+def test_an_id_is_taken_until_it_is_deleted(
+    glue: Any, make_session: Callable[..., str], session_becomes: Callable[..., dict[str, Any]]
+) -> None:
+    """Also that of a session which has ended."""
+    session = make_session()
+    assert refused(glue.create_session, **request(Id=session))[0] == "AlreadyExistsException"
+    assert glue.stop_session(Id=session)["Id"] == session
+    ended = session_becomes(session, "STOPPED", seconds=5)
+    assert ended["CompletedOn"] >= ended["CreatedOn"]
+    assert refused(glue.create_session, **request(Id=session))[0] == "AlreadyExistsException"
+    glue.delete_session(Id=session)
+    assert refused(glue.get_session, Id=session)[0] == "EntityNotFoundException"
+    assert glue.create_session(**request(Id=session))["Session"]["CreatedOn"] > ended["CreatedOn"]
+
+
+def test_what_is_absent_is_not_found(glue: Any, make_session: Callable[..., str]) -> None:
+    """Sessions, also those of another region, and statements."""
+    for call in (glue.get_session, glue.stop_session, glue.delete_session):
+        assert refused(call, Id="absent")[0] == "EntityNotFoundException"
+    assert refused(glue.run_statement, SessionId="absent", Code="1")[0] == "EntityNotFoundException"
+    assert refused(glue.list_statements, SessionId="absent")[0] == "EntityNotFoundException"
+    session = make_session()
+    for call in (glue.get_statement, glue.cancel_statement):
+        assert refused(call, SessionId="absent", Id=0)[0] == "EntityNotFoundException"
+        assert refused(call, SessionId=session, Id=0)[0] == "EntityNotFoundException"
+        assert refused(call, SessionId=session, Id=-1)[0] == "EntityNotFoundException"
+
+
+def test_sessions_are_kept_by_region(client: Callable[..., Any], make_session: Callable[..., str]) -> None:
+    """As the service does."""
+    session = make_session()
+    elsewhere = client("glue", region="eu-west-1")
+    assert refused(elsewhere.get_session, Id=session)[0] == "EntityNotFoundException"
+    assert session not in elsewhere.list_sessions()["Ids"]
+
+
+def test_illegal_states(
+    glue: Any, make_session: Callable[..., str], session_becomes: Callable[..., dict[str, Any]]
+) -> None:
+    """No statement before READY or after the end, and one stop."""
+    session = make_session()
+    code, message = refused(glue.run_statement, SessionId=session, Code="1")
+    assert (code, "PROVISIONING" in message) == ("IllegalSessionStateException", True)
+    glue.stop_session(Id=session)
+    session_becomes(session, "STOPPED", seconds=5)
+    assert refused(glue.stop_session, Id=session)[0] == "IllegalSessionStateException"
+    assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "IllegalSessionStateException"
+    assert glue.list_statements(SessionId=session)["Statements"] == []
+
+
+def test_sessions_and_runs_share_the_quota(
+    glue: Any, make_session: Callable[..., str], make_job: Callable[..., str], held: control.Endpoint
+) -> None:
+    """In both directions; what has ended does not count."""
+    held.faults(quota_mdpu=10)
+    session = make_session(NumberOfWorkers=3)
+    code, message = refused(glue.create_session, **request(NumberOfWorkers=3))
+    assert (code, message.endswith("6 in use, 6 requested, quota 10")) == ("ResourceNumberLimitExceededException", True)
+    job = make_job(NumberOfWorkers=3)
+    assert refused(glue.start_job_run, JobName=job)[0] == "ResourceNumberLimitExceededException"
+    glue.delete_session(Id=session)
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    assert refused(glue.create_session, **request(NumberOfWorkers=3))[0] == "ResourceNumberLimitExceededException"
+    glue.batch_stop_job_run(JobName=job, JobRunIds=[run])
+
+
+def test_lists_and_tags(glue: Any, make_session: Callable[..., str]) -> None:
+    """Newest first, in pages, filtered by tags; tags can be changed by the session's ARN."""
+    sessions = [make_session(NumberOfWorkers=1, Tags={"team": "a", "n": str(n)}) for n in range(3)]
+    assert glue.list_sessions(Tags={"team": "a"})["Ids"] == sessions[::-1]
+    assert glue.list_sessions(Tags={"team": "a", "n": "1"})["Ids"] == [sessions[1]]
+    first = glue.list_sessions(Tags={"team": "a"}, MaxResults=2)
+    second = glue.list_sessions(Tags={"team": "a"}, MaxResults=2, NextToken=first["NextToken"])
+    assert [session["Id"] for page in (first, second) for session in page["Sessions"]] == sessions[::-1]
+    assert "NextToken" not in second
+
+    arn = f"arn:aws:glue:us-east-1:123456789012:session/{sessions[0]}"
+    glue.tag_resource(ResourceArn=arn, TagsToAdd={"more": "yes"})
+    glue.untag_resource(ResourceArn=arn, TagsToRemove=["n"])
+    assert glue.get_tags(ResourceArn=arn)["Tags"] == {"team": "a", "more": "yes"}
+    assert refused(glue.get_tags, ResourceArn=arn.replace("us-east-1", "eu-west-1"))[0] == "EntityNotFoundException"
+
+
+def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: control.Endpoint) -> None:
+    """The Id tells: asking again says that it is there."""
+    held.faults(drop_next={"CreateSession": 1})
+    with pytest.raises(ConnectionClosedError):
+        glue.create_session(**request(Id="dropped"))
+    assert refused(glue.create_session, **request(Id="dropped"))[0] == "AlreadyExistsException"
+    glue.delete_session(Id="dropped")
+
+
+def test_a_session_can_be_shown_in_any_state(
+    glue: Any,
+    held: control.Endpoint,
+    make_session: Callable[..., str],
+    session_becomes: Callable[..., dict[str, Any]],
+) -> None:
+    """One that it is not in, and one that ends it."""
+    session = make_session()
+    held.faults(force_state={session: "READY"})
+    session_becomes(session, "READY", seconds=5)
+    assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "IllegalSessionStateException"
+    held.faults(force_state={session: "TIMEOUT"})
+    session_becomes(session, "TIMEOUT", seconds=5)
+    assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "InvalidInputException"
+
+
+def test_the_page_of_a_session_with_any_name(glue: Any, held: control.Endpoint) -> None:
+    """An Id may hold slashes, blanks and letters of any kind, and end like the name of another page."""
+    for session in ("é/ü ß", "é/ü ß/log"):
+        glue.create_session(**request(Id=session, NumberOfWorkers=1))
+        shown = httpx.get(f"{held.url}/_glueray/sessions/{quote(session)}")
+        assert f"  {session}\n" in shown.text
+    assert httpx.get(f"{held.url}/_glueray/sessions/{quote('é/ü ß/log/log')}").text == "Nothing was logged so far.\n"
+    for session in ("é/ü ß", "é/ü ß/log"):
+        glue.delete_session(Id=session)
+
+
+def test_calls_are_counted_and_moto_sees_none_of_them(held: control.Endpoint, make_session: Callable[..., str]) -> None:
+    """A client that is passed through to moto finds no session there."""
+    session = make_session()
+    assert held.calls() == {"CreateSession": 1}
+    assert held.status()["sessions"]["PROVISIONING"] >= 1
+    moto = boto3.client(
+        "glue",
+        region_name=control.REGION,
+        endpoint_url=held.url,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(user_agent_extra=OWN_AGENT, retries={"total_max_attempts": 1}),
+    )
+    assert session not in moto.list_sessions().get("Ids", [])
