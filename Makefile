@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Amazon's deferrable operators need aiobotocore, which wants an older botocore than everything else here.
 PEER := .venv-peer
+# AWS's own Jupyter kernel, the last that knows Ray, for a test: what it imports, not all the servers it asks for.
+KERNEL := .venv-kernel
+KERNEL_PACKAGES := aws-glue-sessions==1.0.5 hdijupyterutils==0.23.0
+KERNEL_NEEDS := boto3 importlib-metadata ipykernel requests tabulate
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -12,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready $(KERNEL)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready
@@ -24,7 +28,7 @@ bench: $(VENV)/.ready $(PEER)/.ready
 	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(PEER)
+	rm -rf $(VENV) $(PEER) $(KERNEL)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Making $(VENV) (a few minutes the first time)"
@@ -46,5 +50,18 @@ $(PEER)/.ready: $(VENV)/.ready
 	  uv pip install --quiet --compile-bytecode --python $(PEER)/bin/python $$($(BIN)/python -m benchmarks.peer); \
 	else \
 	  $(PEER)/bin/python -m pip install --quiet $$($(BIN)/python -m benchmarks.peer); \
+	fi
+	@touch $@
+
+$(KERNEL)/.ready: $(VENV)/.ready
+	@echo "Making $(KERNEL), to test with AWS's own Jupyter kernel"
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --clear --python $(BIN)/python $(KERNEL) && \
+	  uv pip install --quiet --compile-bytecode --python $(KERNEL)/bin/python -c constraints.txt $(KERNEL_NEEDS) && \
+	  uv pip install --quiet --compile-bytecode --python $(KERNEL)/bin/python --no-deps $(KERNEL_PACKAGES); \
+	else \
+	  $(BIN)/python -m venv --clear $(KERNEL) && \
+	  $(KERNEL)/bin/python -m pip install --quiet -c constraints.txt $(KERNEL_NEEDS) && \
+	  $(KERNEL)/bin/python -m pip install --quiet --no-deps $(KERNEL_PACKAGES); \
 	fi
 	@touch $@

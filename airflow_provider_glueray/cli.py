@@ -150,7 +150,10 @@ def _local_status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(status))
         return EXIT_OK
-    runs = ", ".join(f"{count} {state}" for state, count in sorted(status["runs"].items())) or "none"
+    runs, sessions = (
+        ", ".join(f"{count} {state}" for state, count in sorted(status[what].items())) or "none"
+        for what in ("runs", "sessions")
+    )
     rows = {
         "name": status["name"],
         "url": status["url"],
@@ -158,6 +161,7 @@ def _local_status(arguments: argparse.Namespace) -> int:
         "ray nodes": f"{status['nodes_alive']}/{status['nodes']}",
         "dashboard": status["dashboard"],
         "runs": runs,
+        "sessions": sessions,
         "log": status["log"],
     }
     if status["problem"]:

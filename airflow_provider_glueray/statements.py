@@ -127,7 +127,7 @@ def read_output(statement: Mapping[str, Any], mark: str = "") -> StatementOutput
     The value stands in the line that our own code printed; without one, what was printed is all there is.
     """
     output = statement.get("Output") or {}
-    text = _COLOURS.sub("", (output.get("Data") or {}).get("TextPlain") or "")
+    text = plain((output.get("Data") or {}).get("TextPlain") or "")
     printed, found, report = text.rpartition(f"\n{_tag(mark)}")
     line, _, after = report.partition("\n")
     said: dict[str, Any] = {}
@@ -142,9 +142,9 @@ def read_output(statement: Mapping[str, Any], mark: str = "") -> StatementOutput
         printed = text
     error = None
     if output.get("Status") == "error" or output.get("ErrorName"):
-        lines = (_COLOURS.sub("", part).rstrip("\n") for part in output.get("Traceback") or ())
+        lines = (plain(part).rstrip("\n") for part in output.get("Traceback") or ())
         traceback = tuple(line for part in lines for line in part.splitlines())
-        error = StatementError(output.get("ErrorName") or "Error", output.get("ErrorValue") or "", traceback)
+        error = StatementError(output.get("ErrorName") or "Error", plain(output.get("ErrorValue") or ""), traceback)
     return StatementOutput(
         printed=printed,
         value=json.loads(said["value"]) if "value" in said else None,
@@ -154,6 +154,11 @@ def read_output(statement: Mapping[str, Any], mark: str = "") -> StatementOutput
         started=seconds_of(statement.get("StartedOn")),
         completed=seconds_of(statement.get("CompletedOn")),
     )
+
+
+def plain(text: str) -> str:
+    """Return a text without the colours of a terminal, which Ray puts into what it prints and raises."""
+    return _COLOURS.sub("", text)
 
 
 def seconds_of(stamp: float | None) -> float | None:

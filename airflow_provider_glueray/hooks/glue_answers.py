@@ -33,7 +33,7 @@ from airflow_provider_glueray.runs import (
     read_state,
 )
 from airflow_provider_glueray.spec import MDPU_PER_WORKER
-from airflow_provider_glueray.statements import seconds_of
+from airflow_provider_glueray.statements import plain, seconds_of
 
 #: Every run is billed for at least a minute. Source: dg/interactive-sessions-session-pricing, Glue FAQ.
 LEAST_BILLED_SECONDS = 60
@@ -97,7 +97,7 @@ def snapshot_of_statement(session_id: str, statement: Mapping[str, Any]) -> RunS
         state=state,
         raw_state=raw,
         # Only the beginning: an exception may say a lot, and this is kept with the task.
-        message=error[:1000],
+        message=plain(error)[:1000],
         started=seconds_of(statement.get("StartedOn")),
         completed=completed,
         recognised=raw in GLUE_STATEMENT_STATE,

@@ -162,7 +162,7 @@ def test_an_exception_as_the_service_tells_it():
                 "Data": {"TextPlain": "before\n"},
                 "Status": "error",
                 "ErrorName": "ValueError",
-                "ErrorValue": "odd",
+                "ErrorValue": "\x1b[36modd\x1b[39m",
                 "Traceback": [
                     "Traceback (most recent call last)\n",
                     "\x1b[31m  one\x1b[0m\n  two",

@@ -1,0 +1,196 @@
+"""AWS's own Jupyter kernel, aws-glue-sessions 1.0.5, the last one that knows Ray, works with the local sessions.
+
+Nothing of it is replaced: its magics make the requests, with the Glue model it carries, and it judges the answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+from airflow_provider_glueray.local import control
+
+#: `make test` makes it.
+VENV = Path(__file__).parents[2] / ".venv-kernel"
+#: Takes no connections: the kernel asks PyPI for its newest version, and would wait for ever where nobody answers.
+NOWHERE = "http://127.0.0.1:9"
+SETTINGS = """
+%profile glueray-local
+%region us-east-1
+%iam_role arn:aws:iam::123456789012:role/GlueRayRole
+%glue_ray
+%worker_type Z.2X
+%number_of_workers 2
+%idle_timeout 60
+%min_workers 1
+%session_id_prefix notebook
+"""
+TASKS = """
+@ray.remote
+def inverse(number):
+    return 1 / number
+
+print("inverses:", ray.get([inverse.remote(number) for number in (1, 2, 4)]))
+"""
+
+
+@dataclasses.dataclass
+class Cell:
+    """A cell that was run: how it ended and all that is shown below it."""
+
+    reply: dict[str, Any]
+    shown: str
+
+    @property
+    def new_session(self) -> str:
+        found = re.search(r"Session (notebook-[-0-9a-f]{36}) has been created\.", self.shown)
+        assert found, self.shown
+        return found[1]
+
+
+class Notebook:
+    """A notebook with that kernel."""
+
+    def __init__(self, manager: KernelManager) -> None:
+        self.manager = manager
+        self.client = manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code: str) -> Cell:
+        shown: list[str] = []
+
+        def hear(message: dict[str, Any]) -> None:
+            content = message["content"]
+            shown.append(content.get("text", "") + content.get("data", {}).get("text/plain", ""))
+
+        reply = self.client.execute_interactive(code, timeout=60, allow_stdin=False, output_hook=hear)
+        return Cell(reply["content"], "".join(shown))
+
+
+@pytest.fixture
+def notebook(clean_endpoint: control.Endpoint, tmp_path: Path) -> Iterator[Notebook]:
+    """Return a notebook, its kernel started as its own kernel.json says and with an AWS profile for the endpoint.
+
+    A profile, because without one the kernel asks https://sts.us-east-1.amazonaws.com who it is, whatever %endpoint and
+    the environment say.
+    """
+    python = VENV / "bin" / "python"
+    if not python.exists():
+        pytest.fail(f"{python} is missing: run `make test`, or `make .venv-kernel/.ready` before pytest")
+    (found,) = VENV.glob("lib/*/site-packages/aws_glue_interactive_sessions_kernel/glue_pyspark/kernel.json")
+    spec = json.loads(found.read_text())
+    spec["argv"][0] = str(python)  # "python" would be the one of jupyter_client, which is ours
+    installed = tmp_path / "kernels" / "glue_pyspark" / "kernel.json"
+    installed.parent.mkdir(parents=True)
+    installed.write_text(json.dumps(spec))
+    (tmp_path / "aws-config").write_text(
+        "[profile glueray-local]\n"
+        f"endpoint_url = {clean_endpoint.url}\n"
+        f"aws_access_key_id = {control.ACCESS_KEY}\n"
+        f"aws_secret_access_key = {control.SECRET_KEY}\n"
+    )
+    environment = {
+        "PATH": f"{python.parent}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "AWS_CONFIG_FILE": str(tmp_path / "aws-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "HTTPS_PROXY": NOWHERE,
+    }
+    manager = KernelManager(
+        kernel_name="glue_pyspark",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(tmp_path / "kernels")]),
+        connection_file=str(tmp_path / "connection.json"),
+    )
+    manager.start_kernel(env=environment, cwd=str(tmp_path))
+    try:
+        yield Notebook(manager)
+    finally:
+        if manager.has_kernel:
+            manager.shutdown_kernel()
+
+
+def test_a_notebook_on_ray(notebook: Notebook, glue: Any, session_becomes: Callable[..., dict[str, Any]]) -> None:
+    """Settings by magics, cells on Ray, an error, tags and the session's own magics."""
+    settings = notebook.run(SETTINGS)
+    assert "Installed kernel version: 1.0.5" in settings.shown
+    assert "Setting new session type to glueray" in settings.shown
+
+    first = notebook.run("import ray\nray.init('auto')\nsum(node['Alive'] for node in ray.nodes())")
+    session = first.new_session
+    assert first.reply["status"] == "ok"
+    assert first.shown.splitlines()[-1] == "2"
+
+    assert "inverses: [1.0, 0.5, 0.25]" in notebook.run(TASKS).shown.splitlines()
+
+    failed = notebook.run("ray.get(inverse.remote(0))")
+    assert (failed.reply["status"], failed.reply["ename"]) == ("error", "RayTaskError(ZeroDivisionError)")
+    assert any("ray.get(inverse.remote(0))" in line for line in failed.reply["traceback"])
+    assert failed.shown.rstrip().endswith("ZeroDivisionError: division by zero")
+
+    assert "0.125" in notebook.run("print(ray.get(inverse.remote(8)))").shown.splitlines()
+
+    notebook.run('%%tags\n{"tagged": "by the kernel"}')
+    status = notebook.run("%status").shown.splitlines()
+    assert {f"Session ID: {session}", "Status: READY", "Session Type: glueray", "Worker Type: Z.2X"} <= set(status)
+    (tags,) = (line for line in status if line.startswith("Tags: "))
+    assert "'tagged': 'by the kernel'" in tags
+    assert re.search(rf"{session} \| READY ", notebook.run("%list_sessions").shown)
+    assert "Stopped session." in notebook.run("%stop_session").shown
+
+    stopped = session_becomes(session, "STOPPED")
+    assert stopped["Command"] == {"Name": "glueray", "PythonVersion": "3.9"}
+    assert stopped["DefaultArguments"] == {
+        "--glue_kernel_version": "1.0.5",
+        "--enable-glue-datacatalog": "true",
+        "--auto-scaling-ray-min-workers": "1",
+    }
+    shown = ("Role", "GlueVersion", "WorkerType", "NumberOfWorkers", "IdleTimeout")
+    assert [stopped[name] for name in shown] == [control.ROLE_ARN, "4.0", "Z.2X", 2, 60]
+    assert glue.list_sessions(Tags={"tagged": "by the kernel"})["Ids"] == [session]
+    assert "There is no current session." in notebook.run("%status").shown
+
+
+def test_what_the_kernel_makes_of_trouble(
+    notebook: Notebook,
+    clean_endpoint: control.Endpoint,
+    session_becomes: Callable[..., dict[str, Any]],
+    statement_becomes: Callable[..., dict[str, Any]],
+) -> None:
+    """It knows the refusal of a closed account and a session that timed out; its stop button cancels; its end stops."""
+    notebook.run(SETTINGS)
+    clean_endpoint.faults(account_closed=True)
+    assert "Glue Ray session type is not available in selected region." in notebook.run("print(1)").shown
+    clean_endpoint.reset_faults()
+
+    session = notebook.run("import time").new_session
+
+    # Nothing waits for the kernel's reply: its interrupted cell has none, at which ipykernel stumbles.
+    notebook.client.execute("time.sleep(600)", allow_stdin=False)
+    asked, deadline = clean_endpoint.calls()["GetStatement"], time.monotonic() + 30
+    while clean_endpoint.calls()["GetStatement"] < asked + 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    notebook.manager.interrupt_kernel()
+    statement_becomes(session, 1, "CANCELLED")
+    assert notebook.run("print('here')").shown.rstrip() == "here"
+
+    clean_endpoint.faults(minute_seconds=0.01)
+    session_becomes(session, "TIMEOUT")
+    clean_endpoint.reset_faults()
+    assert f"session_id={session} has reached TIMEOUT status." in notebook.run("print('again')").shown
+    again = notebook.run("print('again')")
+    assert again.shown.rstrip().endswith("again")
+
+    notebook.manager.shutdown_kernel()
+    session_becomes(again.new_session, "STOPPED")
