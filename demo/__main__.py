@@ -1,4 +1,4 @@
-"""Run both example DAGs as Airflow's scheduler runs them at night, deferred, on real Ray, and show the result.
+"""Run the example DAGs as Airflow's scheduler runs them at night, deferred, on real Ray, and show the result.
 
 Everything it starts it stops again. It ends with one line: `DEMO OK run=… state=… rows_in=… rows_out=… seconds=…`.
 """
@@ -34,10 +34,13 @@ class Nightly:
     report: dict[str, Any]
 
     def state(self) -> str:
-        """Ask the service, not Airflow, how the run ended."""
+        """Ask the service, not Airflow, how the run, or the session, has ended."""
         import boto3
 
-        answer = boto3.client("glue").get_job_run(JobName=self.run["name"], RunId=self.run["id"])
+        glue = boto3.client("glue")
+        if self.run["backend"] == "glue-session":
+            return str(glue.get_session(Id=self.run["id"])["Session"]["Status"])
+        answer = glue.get_job_run(JobName=self.run["name"], RunId=self.run["id"])
         return str(answer["JobRun"]["JobRunState"])
 
 
@@ -58,6 +61,8 @@ def main() -> int:
                 nights = [
                     run_night(airflow, "customer_reviews_nightly", starts="clean", waits="clean"),
                     run_night(airflow, "movie_ratings_nightly", starts="start", waits="wait"),
+                    run_night(airflow, "customer_reviews_session", starts="session.create", waits="session.stop"),
+                    run_night(airflow, "customer_reviews_notebook", starts="walk", waits="walk"),
                 ]
             state = show_table(nights)
             show_rows(nights[0].report["output"])
@@ -140,8 +145,8 @@ def task_log(airflow: Airflow, tasks: str, task: str) -> str:
 
 def show_table(nights: list[Nightly]) -> str:
     """Print one line per step; return the state of the first."""
-    head = ("step", "run id", "state", "seconds", "workers", "M-DPU-hours", "rows in", "rows out")
-    form = "{:<32} {:<14} {:<10} {:>7} {:>7} {:>11} {:>8} {:>8}"
+    head = ("step", "run or session", "state", "seconds", "workers", "M-DPU-hours", "rows in", "rows out")
+    form = "{:<40} {:<14} {:<10} {:>7} {:>7} {:>11} {:>8} {:>8}"
     print("\n" + form.format(*head))
     for night in nights:
         print(

@@ -20,8 +20,8 @@ from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
 HEAVY = {"boto3", "botocore", "aiobotocore", "ray", "pandas", "numpy", "pyarrow", "httpx", "kubernetes", "moto"}
 FLOOR_3 = [
-    "operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "sensors.glue_jobs",
-    "sensors.glue_sessions", "triggers.runs", "links.runs", "get_provider_info", "cli",
+    "operators.glue_jobs", "operators.glue_sessions", "operators.notebooks", "operators.session_group",
+    "sensors.glue_jobs", "sensors.glue_sessions", "triggers.runs", "links.runs", "get_provider_info", "cli",
 ]  # fmt: skip
 FLOORS_0_1 = [
     "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "follow", "drive", "watcher",
@@ -116,6 +116,7 @@ PUBLIC = {
         "GlueRayStopSessionOperator",
     },
     "operators.session_group": {"glue_ray_session"},
+    "operators.notebooks": {"GlueRayNotebookOperator"},
     "sensors.glue_sessions": {"GlueRaySessionSensor"},
     "hooks.glue_sessions": {"GlueRaySessionHook"},
     "links.runs": {"GlueRayRunLink", "GlueRayLogsLink"},
@@ -129,9 +130,12 @@ HOOK_VERBS = {
     },
     "hooks.glue_sessions.GlueRaySessionHook": {
         "create", "recreate", "wait_ready", "session", "list_sessions", "delete", "role_arn", "run_statement",
-        "statements", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url", "logs_url",
+        "statements", "succeeded", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url",
+        "logs_url",
     },
-    "hooks.glue_connection.GlueConnectionHook": {"stage", "start_once", "warn_of_region"},
+    "hooks.glue_connection.GlueConnectionHook": {
+        "stage", "read_text", "write_text", "start_once", "warn_of_region",
+    },
 }  # fmt: skip
 SHARED_WORDS = {
     "conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_seconds", "timeout", "queue_timeout",
@@ -149,6 +153,10 @@ OPERATOR_WORDS = {
     },
     "operators.glue_sessions.GlueRayStatementOperator": {"session_id", "code", "recreate"},
     "operators.glue_sessions.GlueRayStopSessionOperator": {"session_id", "delete"},
+    "operators.notebooks.GlueRayNotebookOperator": {
+        "notebook", "executed_notebook", "parameters", "session_id", "role", "number_of_workers", "min_workers",
+        "idle_timeout", "session_timeout", "pip", "tags",
+    },
 }  # fmt: skip
 
 

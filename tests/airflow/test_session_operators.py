@@ -29,6 +29,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
     GlueRayStatementOperator,
     GlueRayStopSessionOperator,
 )
+from airflow_provider_glueray.operators.session_group import glue_ray_session
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor
 from airflow_provider_glueray.sessions import RaySessionSpec
@@ -334,6 +335,24 @@ class TestStop:
 
         assert none.state == "success"
         assert make_task(gone).run_to_end().state == "success"
+
+
+def test_a_group(dag):
+    """The setup makes the session, all tasks share it and how it is reached, the teardown follows all of them."""
+    with dag, glue_ray_session("etl", role="GlueRayRole", conn_id="mine", deferrable=True, recreate=True) as session:
+        load = session.statement("load", "1")
+        walk = session.notebook("walk", "walk.ipynb", executed_notebook="s3://b/walk.ipynb", deferrable=False)
+        load >> walk
+
+    assert set(dag.task_ids) == {"etl.create", "etl.load", "etl.walk", "etl.stop"}
+    assert session.create.is_setup
+    assert session.stop.is_teardown
+    assert session.create.downstream_task_ids == {"etl.load", "etl.stop"}
+    assert session.stop.upstream_task_ids == {"etl.create", "etl.walk"}
+    assert {task.conn_id for task in dag.tasks} == {"mine"}
+    assert [task.deferrable for task in (session.create, load, walk, session.stop)] == [True, True, False, True]
+    assert load.recreate
+    assert load.session_id == walk.session_id == session.stop.session_id == session.id
 
 
 class TestSensor:
