@@ -10,8 +10,9 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TextIO
 
 from airflow_provider_glueray.errors import GlueRayError
 from airflow_provider_glueray.runs import GLUE_SESSION, RunRef
@@ -60,31 +61,34 @@ def age(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _plainly(run: Callable[[argparse.Namespace, Any], int]) -> Callable[[argparse.Namespace], int]:
+def _plainly(run: Callable[[argparse.Namespace, Any, TextIO], int]) -> Callable[[argparse.Namespace], int]:
     def guarded(arguments: argparse.Namespace) -> int:
-        from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
+        out = sys.stdout
+        # Airflow logs to stdout, which here belongs to the answer.
+        with redirect_stdout(sys.stderr):
+            from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
 
-        try:
-            return run(arguments, GlueRaySessionHook(arguments.conn_id, region_name=arguments.region))
-        except GlueRayError as error:
-            print(f"glueray sessions: {error}", file=sys.stderr)
-            return EXIT_FAILED
+            try:
+                return run(arguments, GlueRaySessionHook(arguments.conn_id, region_name=arguments.region), out)
+            except GlueRayError as error:
+                print(f"glueray sessions: {error}", file=sys.stderr)
+                return EXIT_FAILED
 
     return guarded
 
 
-def _list(arguments: argparse.Namespace, hook: Any) -> int:
+def _list(arguments: argparse.Namespace, hook: Any, out: TextIO) -> int:
     found = [_row(session) for session in _chosen(arguments, hook) if arguments.all or session["Status"] in LIVE]
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(found), file=out)
     elif not found:
-        print("no Ray sessions")
+        print("no Ray sessions", file=out)
     else:
-        _print_table(found)
+        _print_table(found, out)
     return EXIT_OK
 
 
-def _stop(arguments: argparse.Namespace, hook: Any) -> int:
+def _stop(arguments: argparse.Namespace, hook: Any, out: TextIO) -> int:
     if not (arguments.ids or arguments.all or arguments.dag or arguments.tag or arguments.older_than):
         print("glueray sessions stop: say which: ids, --dag, --tag, --older-than or --all", file=sys.stderr)
         return EXIT_FAILED
@@ -104,11 +108,12 @@ def _stop(arguments: argparse.Namespace, hook: Any) -> int:
             print(f"{session['Id']}: {error}", file=sys.stderr)
             continue
         if not arguments.json:
-            print(f"{'would stop' if arguments.dry_run else 'stopping'} {session['Id']} ({session['Status']})")
+            doing = "would stop" if arguments.dry_run else "stopping"
+            print(f"{doing} {session['Id']} ({session['Status']})", file=out)
     if arguments.json:
-        print(json.dumps([_row(session) for session in found]))
+        print(json.dumps([_row(session) for session in found]), file=out)
     elif not found:
-        print("no Ray sessions to stop")
+        print("no Ray sessions to stop", file=out)
     return EXIT_FAILED if failed else EXIT_OK
 
 
@@ -138,8 +143,8 @@ def _row(session: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], out: TextIO) -> None:
     table = [[name.upper() for name in rows[0]], *([str(value) for value in row.values()] for row in rows)]
     wide = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
-        print("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip())
+        print("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip(), file=out)

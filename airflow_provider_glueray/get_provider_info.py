@@ -20,7 +20,9 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["aws"],
             }
         ],
-        "operators": [_listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks")],
+        "operators": [
+            _listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks")
+        ],
         "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
         "hooks": [_listed("hooks.glue_jobs", "hooks.glue_sessions")],
         "triggers": [_listed("triggers.runs")],

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow_provider_glueray.rules import MARK_ARGUMENT, check_fields, items_of, minutes_of, text_of
-from airflow_provider_glueray.spec import Workers
+from airflow_provider_glueray.spec import Workers, service_arguments
 
 #: Minutes after which an idle session ends by itself, unless another number is given. Long enough for a retry
 #: after Airflow's usual pause of five minutes, short enough for a session that everybody has forgotten.
@@ -33,6 +33,8 @@ class RaySessionSpec:
     :param pip: requirements, installed before the session is ready (one bound each: Glue splits at commas).
     :param py_modules: zip archives put on the import path.
     :param working_dir: zip archive unpacked on every node.
+    :param spilling: Ray's object spilling configuration, as a mapping or JSON.
+    :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``.
     :param arguments: further default arguments, named without ``--``.
     :raises SpecError: with every broken rule, its value and its source.
     """
@@ -44,6 +46,8 @@ class RaySessionSpec:
     pip: Sequence[str] = ()
     py_modules: Sequence[str] = ()
     working_dir: str | None = None
+    spilling: Mapping[str, Any] | str | None = None
+    logging: Mapping[str, bool] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
@@ -83,14 +87,6 @@ def to_glue_session(spec: RaySessionSpec, session_id: str, mark: str, role_arn: 
     session honours is not documented, ``--pip-install`` is the one that users report.
     """
     workers = spec.workers
-    given = {
-        "--auto-scaling-ray-min-workers": workers.min_workers,
-        "--object_store_memory_head": workers.object_store_memory_head,
-        "--object_store_memory_worker": workers.object_store_memory_worker,
-        "--pip-install": ",".join(spec.pip) or None,
-        "--s3-py-modules": ",".join(spec.py_modules) or None,
-        "--working-dir": spec.working_dir,
-    }
     return {
         "Id": session_id,
         "Role": role_arn,
@@ -101,7 +97,7 @@ def to_glue_session(spec: RaySessionSpec, session_id: str, mark: str, role_arn: 
         "IdleTimeout": spec.idle_timeout,
         "Timeout": spec.session_timeout,
         "DefaultArguments": {
-            **{key: str(value) for key, value in given.items() if value is not None},
+            **service_arguments(spec, "--auto-scaling-ray-min-workers"),
             **spec.arguments,
             MARK_ARGUMENT: mark,
         },

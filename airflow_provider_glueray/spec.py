@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray.rules import (
     MARK_ARGUMENT,
@@ -19,6 +19,9 @@ from airflow_provider_glueray.rules import (
     number,
     text_of,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.sessions import RaySessionSpec
 
 #: M-DPU of one Z.2X worker: 8 vCPU, 64 GB, 128 GB disk. Source: dg/ray-jobs-section.
 MDPU_PER_WORKER = 2
@@ -115,19 +118,27 @@ class RayJobSpec:
         )
 
     def service_arguments(self) -> dict[str, str]:
-        """Return the arguments that the service reads. Hyphens in the first four, underscores in the rest."""
-        switches = {key: {"IS_ENABLED": str(on)} for key, on in (self.logging or {}).items()}
-        given = {
-            "--min-workers": _given(self.workers.min_workers),
-            "--pip-install": ",".join(self.pip),
-            "--s3-py-modules": ",".join(self.py_modules),
-            "--working-dir": self.working_dir or "",
-            "--object_spilling_config": text_of(self.spilling) if self.spilling else "",
-            "--object_store_memory_head": _given(self.workers.object_store_memory_head),
-            "--object_store_memory_worker": _given(self.workers.object_store_memory_worker),
-            "--logging_configuration": json.dumps(switches, sort_keys=True) if switches else "",
-        }
-        return {key: text for key, text in given.items() if text}
+        """Return the arguments that the service reads."""
+        return service_arguments(self, "--min-workers")
+
+
+def service_arguments(spec: RayJobSpec | RaySessionSpec, min_workers: str) -> dict[str, str]:
+    """Return the arguments that the service reads. Hyphens in the first four, underscores in the rest.
+
+    :param min_workers: the name of that argument, which is another one for sessions.
+    """
+    switches = {key: {"IS_ENABLED": str(on)} for key, on in (spec.logging or {}).items()}
+    given = {
+        min_workers: _given(spec.workers.min_workers),
+        "--pip-install": ",".join(spec.pip),
+        "--s3-py-modules": ",".join(spec.py_modules),
+        "--working-dir": spec.working_dir or "",
+        "--object_spilling_config": text_of(spec.spilling) if spec.spilling else "",
+        "--object_store_memory_head": _given(spec.workers.object_store_memory_head),
+        "--object_store_memory_worker": _given(spec.workers.object_store_memory_worker),
+        "--logging_configuration": json.dumps(switches, sort_keys=True) if switches else "",
+    }
+    return {key: text for key, text in given.items() if text}
 
 
 def _given(number: int | None) -> str:

@@ -87,6 +87,12 @@ def no_useless_retry() -> Iterator[None]:
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
 
+def is_retried(error: BaseException, context: Context) -> bool:
+    """Tell whether Airflow will run the task once more after this error."""
+    ti = context["ti"]
+    return int(ti.try_number) <= int(ti.max_tries) and getattr(error, "retryable", True)
+
+
 def hook_kwargs(
     conn_id: str | None, region_name: str | None, verify: bool | str | None, config: dict[str, Any] | None
 ) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
     :param py_modules: zip archives for the import path, local or in S3. (templated)
     :param working_dir: zip archive unpacked on every node, likewise. (templated)
     :param staging: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
+    :param spilling: Ray's object spilling configuration. (templated)
+    :param logging: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``. (templated)
     :param arguments: further default arguments of the session. (templated)
     :param object_store_memory_head, object_store_memory_worker: percent of free memory. (templated)
     :param tags: of the session; the ids of the DAG, the task and the run are added. (templated)
@@ -91,6 +93,8 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
         py_modules: Sequence[str] | str = (),
         working_dir: str | None = None,
         staging: str | None = None,
+        spilling: Mapping[str, Any] | str | None = None,
+        logging: Mapping[str, bool] | None = None,
         arguments: Mapping[str, Any] | None = None,
         object_store_memory_head: int | str | None = None,
         object_store_memory_worker: int | str | None = None,
@@ -110,6 +114,8 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
         self.py_modules = py_modules
         self.working_dir = working_dir
         self.staging = staging
+        self.spilling = spilling
+        self.logging = logging
         self.arguments = dict(arguments or {})
         self.object_store_memory_head = object_store_memory_head
         self.object_store_memory_worker = object_store_memory_worker

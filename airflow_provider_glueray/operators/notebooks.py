@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import PurePath
@@ -19,8 +20,8 @@ from airflow.sdk import XComArg
 from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from airflow_provider_glueray import notebooks
-from airflow_provider_glueray.errors import GlueRayError, RunFailed, failure_of
-from airflow_provider_glueray.operators.finish import announce, no_useless_retry, push_usage
+from airflow_provider_glueray.errors import GlueRayError, RunFailed, SubmitError, failure_of
+from airflow_provider_glueray.operators.finish import announce, is_retried, no_useless_retry, push_usage
 from airflow_provider_glueray.operators.glue_sessions import (
     output_of,
     room_of,
@@ -29,11 +30,11 @@ from airflow_provider_glueray.operators.glue_sessions import (
     statement_failure,
 )
 from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import Record, series_of
+from airflow_provider_glueray.operators.series import Record, new_mark, series_of
 from airflow_provider_glueray.operators.submission import Start, Submission
 from airflow_provider_glueray.rules import check_fields
 from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
-from airflow_provider_glueray.sessions import session_id_for
+from airflow_provider_glueray.sessions import RaySessionSpec, session_id_for
 from airflow_provider_glueray.spec import Workers
 from airflow_provider_glueray.statements import StatementOutput, prepare, read_output
 
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
 START_SECONDS = 1800.0
 #: Seconds that a deferrable notebook waits for a cell in the worker before it defers.
 LINGER_SECONDS = 5.0
-#: Keys in the task state store: the notebook's own session, its cells, and that it was done. Never rename.
-SESSION_KEY, CELL_KEY, DONE_KEY = "glueray_session", "glueray_cell_{number}", "glueray_notebook_done"
+#: Keys in the task state store: the notebook's own session, and its cells. Never rename.
+SESSION_KEY, CELL_KEY = "glueray_session", "glueray_cell_{number}"
 #: Settings of a session that are words of the operator too.
 _OWN_SETTINGS = ("role", "number_of_workers", "min_workers", "idle_timeout", "session_timeout", "pip", "tags")
+#: What magics may also set: who is asked, and how the session's id begins.
+_NOT_OF_THE_SPEC = ("region_name", "session_id_prefix")
 #: Lines of a failed cell that its error shows.
 SOURCE_LINES = 30
 
@@ -156,9 +159,6 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     def _go(self, context: Context, outcome: Outcome | None) -> str:
         """Go on with the notebook; what it was deferred for ended with ``outcome``."""
         place = self._beside_the_dag(self.executed_notebook)
-        if context["task_state_store"].get(DONE_KEY) == series_of(context):
-            self.log.info("The notebook has been run by an earlier try: %s", place)
-            return place
         play = self._read()
         try:
             session_id = str(self.session_id or self._ready_session(play, context, outcome))
@@ -169,7 +169,6 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             self._end_session(context, error)
             raise
         self._write(play, done=True)
-        context["task_state_store"].set(DONE_KEY, series_of(context))
         context["ti"].xcom_push(key="glueray_value", value=value)
         self._end_session(context, None)
         self.log.info("The executed notebook is %s", place)
@@ -185,7 +184,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             del self.hook
         for cell in cells:
             if cell.code:
-                prepare(cell.code, "", f"Cell {cell.number} of {self.notebook}")
+                prepare(cell.code, new_mark(), f"Cell {cell.number} of {self.notebook}")
         return _Play(notebook, cells, settings, time.time())
 
     # -- the session --------------------------------------------------------------------------------------------
@@ -197,6 +196,9 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             ref = self._submission.resume(record)
             if outcome.snapshot.ref != ref:
                 return ref.id
+        elif record is not None and record.run_id and self._is_done(play, record.run_id, context):
+            # The try before died between stopping the session and saying that all is done.
+            return self._submission.resume(record).id
         else:
             record, ref = self._submission.obtain(
                 context,
@@ -225,22 +227,14 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         ti = context["ti"]
         return session_id_for(ti.dag_id, ti.task_id, mark, play.settings.get("session_id_prefix", ""))
 
-    def _spec(self, play: _Play, context: Context) -> Any:
-        given = {**play.settings, "session_timeout": play.settings.get("timeout")}
+    def _spec(self, play: _Play, context: Context) -> RaySessionSpec:
+        """Build the session's spec from what the magics say and the operator's own words, which win."""
+        given = {key: value for key, value in play.settings.items() if key not in _NOT_OF_THE_SPEC}
+        if "timeout" in given:
+            given["session_timeout"] = given.pop("timeout")
         given |= {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
-        workers = (
-            "number_of_workers",
-            "min_workers",
-            "worker_type",
-            "object_store_memory_head",
-            "object_store_memory_worker",
-        )
-        rest = ("role", "idle_timeout", "session_timeout", "pip", "tags", "arguments", "glue_version")
-        return session_spec(
-            context["ti"],
-            Workers(**{name: given[name] for name in workers if given.get(name) is not None}),
-            {"role": "", **{name: given[name] for name in rest if given.get(name) is not None}},
-        )
+        workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
+        return session_spec(context["ti"], workers, {"role": "", **given})
 
     def _end_session(self, context: Context, error: BaseException | None) -> None:
         """Stop the notebook's own session, unless a later try shall go on in it."""
@@ -250,8 +244,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         ref = record.ref(GLUE_SESSION) if record else None
         if ref is None:
             return
-        ti = context["ti"]
-        if error is not None and not isinstance(error, RunFailed) and ti.try_number <= ti.max_tries:
+        if error is not None and not isinstance(error, RunFailed) and is_retried(error, context):
             self.log.info("Leaving %s up for the next try", ref.title)
             return
         self.hook.stop(ref)
@@ -261,10 +254,8 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def _run_cells(self, play: _Play, session_id: str, context: Context, outcome: Outcome | None) -> Any:
         """Run the cells that have not been run, and return the value of the last one."""
-        current = (series_of(context), session_id)
-        records = {cell.number: Record.load(context, CELL_KEY.format(number=cell.number)) for cell in play.cells}
-        mine = {at: one for at, one in records.items() if one and (one.series, one.name) == current and one.run_id}
-        succeeded = self.hook.succeeded(session_id) if mine else {}
+        mine = self._cells_of(play, session_id, context)
+        succeeded = self._succeeded(session_id) if mine else {}
         if self.session_id is not None and outcome is None:
             self._announce(RunRef(GLUE_SESSION, session_id, session_id), context)
             if not mine:
@@ -282,6 +273,29 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
                 ended = outcome if record is not None and _is_of(outcome, record) else None
                 output = self._run_cell(play, cell, session_id, context, ended)
         return output.value
+
+    def _cells_of(self, play: _Play, session_id: str, context: Context) -> dict[int, Record]:
+        """Return what this series remembers of cells in a session, by the cell's number."""
+        records = {cell.number: Record.load(context, CELL_KEY.format(number=cell.number)) for cell in play.cells}
+        current = (series_of(context), session_id)
+        return {at: one for at, one in records.items() if one and (one.series, one.name) == current and one.run_id}
+
+    def _succeeded(self, session_id: str) -> Mapping[str | None, Mapping[str, Any]]:
+        """Return the session's statements that have succeeded; none, if nobody knows them any more."""
+        try:
+            return self.hook.succeeded(session_id)  # type: ignore[no-any-return]
+        except SubmitError as error:
+            self.log.info("What has run in session %s is not to be learned: %s", session_id, error)
+            return {}
+
+    def _is_done(self, play: _Play, session_id: str, context: Context) -> bool:
+        """Tell whether every cell has succeeded in a session, be it over or not."""
+        mine = self._cells_of(play, session_id, context)
+        to_run = [cell for cell in play.cells if cell.code]
+        if not all(cell.number in mine for cell in to_run):
+            return False
+        succeeded = self._succeeded(session_id)
+        return all(mine[cell.number].run_id in succeeded for cell in to_run)
 
     def _run_cell(
         self, play: _Play, cell: notebooks.Cell, session_id: str, context: Context, outcome: Outcome | None

@@ -21,7 +21,7 @@ from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunStopped, RunTimedOut
 from airflow_provider_glueray.follow import STOP_GRACE, Policy, follow
 from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.operators.finish import announce, hook_kwargs, no_useless_retry
+from airflow_provider_glueray.operators.finish import announce, hook_kwargs, is_retried, no_useless_retry
 from airflow_provider_glueray.operators.series import STORE_KEY, Record
 from airflow_provider_glueray.operators.submission import Start, Submission
 from airflow_provider_glueray.rules import is_template
@@ -198,8 +198,7 @@ class GlueRayRunOperator(BaseOperator):
 
     def _stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
         """Leave no run behind when something other than the run has failed and nobody will come back."""
-        ti = context["ti"]
-        if ti.try_number <= ti.max_tries or self.hook.describe([ref])[ref].is_over:
+        if is_retried(error, context) or self.hook.describe([ref])[ref].is_over:
             return
         self.log.warning("Stopping %s: the last try of its task has failed (%s)", ref.title, error)
         self.hook.stop(ref)

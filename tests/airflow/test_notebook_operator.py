@@ -280,6 +280,37 @@ def test_a_cell_that_prints_a_lot(hook, make, make_task, session, connected):
     assert whole["ContentLength"] == 50_000_001
 
 
+def test_all_settings_of_the_magics_arrive(hook, make, make_task, connected):
+    """Nothing that a notebook asks for is left out; the operator's own words win."""
+    connected.faults(provisioning_seconds=3600)
+    operator = make(
+        "%number_of_workers 3\n%min_workers 1\n%timeout 77\n%session_id_prefix walk\n%object_memory_head 20",
+        "%%configure\n{'pip-install': 'emoji==2.0', 'working-dir': 's3://b/w.zip', 'enable-glue-datacatalog': 'true',"
+        " 'logging_configuration': {'CLOUDWATCH_METRICS': {'IS_ENABLED': 'False'}}}",
+        "1",
+        number_of_workers=4,
+        deferrable=True,
+    )
+    task = make_task(operator)
+    result = task.run()
+
+    (made,) = sessions_of(hook, operator)
+    assert made["Id"].startswith(f"walk-{operator.task_id}-")
+    assert made["NumberOfWorkers"] == 4
+    assert (
+        made["DefaultArguments"].items()
+        >= {
+            "--auto-scaling-ray-min-workers": "1",
+            "--object_store_memory_head": "20",
+            "--pip-install": "emoji==2.0",
+            "--working-dir": "s3://b/w.zip",
+            "--enable-glue-datacatalog": "true",
+            "--logging_configuration": '{"CLOUDWATCH_METRICS": {"IS_ENABLED": "False"}}',
+        }.items()
+    )
+    asyncio.run(task.trigger_of(result).on_kill())
+
+
 class TestBadInput:
     """Nothing is started for a notebook that cannot be run."""
 

@@ -149,7 +149,7 @@ OPERATOR_WORDS = {
     "operators.glue_sessions.GlueRayCreateSessionOperator": {
         "role", "number_of_workers", "min_workers", "worker_type", "idle_timeout", "session_timeout", "pip",
         "py_modules", "working_dir", "staging", "arguments", "object_store_memory_head", "object_store_memory_worker",
-        "tags", "session_id",
+        "tags", "session_id", "spilling", "logging",
     },
     "operators.glue_sessions.GlueRayStatementOperator": {"session_id", "code", "recreate"},
     "operators.glue_sessions.GlueRayStopSessionOperator": {"session_id", "delete"},
