@@ -41,7 +41,7 @@ class Policy(NamedTuple):
 
     :param deadline: epoch seconds at which the run is stopped; absolute, so a resumption does not restart it.
     :param poll_seconds: the longest pause between two polls. Young runs are polled more often: the pause is
-        a tenth of the run's age, at least one second.
+        a tenth of the run's age, at least ``least_seconds``.
     :param owns_run: whether to stop the run at the deadline. A sensor only watches.
     :param sources: the logs to show; empty for none.
     :param until_over: whether to go on with a session that has started, until it is over.
@@ -52,6 +52,7 @@ class Policy(NamedTuple):
     owns_run: bool = True
     sources: tuple[str, ...] = (SCRIPT,)
     until_over: bool = False
+    least_seconds: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -186,7 +187,7 @@ def _pause(age: float, failures: int, policy: Policy, now: float, stop_asked: fl
     """Wait a tenth of the run's age, more after failed polls, never past the deadline."""
     if stop_asked is not None:
         return 1.0
-    pause = min(max(age * 0.1, 1.0), policy.poll_seconds)
+    pause = min(max(age * 0.1, policy.least_seconds), policy.poll_seconds)
     if failures:
         pause = min(pause * 2 ** min(failures, 6), max(60.0, policy.poll_seconds))
     if policy.deadline is not None:

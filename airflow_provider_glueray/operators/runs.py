@@ -30,6 +30,9 @@ from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+#: The shortest pause between two polls where there is no cluster to wait for: many statements are over in no time.
+LEAST_SECONDS = 0.3
+
 
 class GlueRayRunOperator(BaseOperator):
     """The life of a run, from its start to its verdict; what is run, the operators built on this one say.
@@ -90,7 +93,12 @@ class GlueRayRunOperator(BaseOperator):
 
     def _policy(self, record: Record) -> Policy:
         """Say how to follow the run."""
-        return Policy(deadline=record.deadline, poll_seconds=self.poll_seconds, sources=())
+        return Policy(
+            deadline=record.deadline,
+            poll_seconds=self.poll_seconds,
+            sources=(),
+            least_seconds=LEAST_SECONDS,
+        )
 
     # -- the life of a run ------------------------------------------------------------------------------------
 
