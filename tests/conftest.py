@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
 from airflow_provider_glueray.local import control
+from airflow_provider_glueray.runs import RunRef
+from airflow_provider_glueray.sessions import RaySessionSpec
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +30,19 @@ def clean_endpoint(endpoint: control.Endpoint) -> Iterator[control.Endpoint]:
     yield endpoint
     for reset in (endpoint.reset_faults, endpoint.reset_calls):
         reset()
+
+
+@pytest.fixture(scope="module")
+def live_session(endpoint: control.Endpoint) -> Iterator[RunRef]:
+    """Return a Ray session that is up for a file of tests; none of them may end it."""
+    from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
+        hook = GlueRaySessionHook()
+        # The longest idle timeout, since tests make minutes short.
+        spec = RaySessionSpec("GlueRayRole", idle_timeout=2880, tags={"team": "data"}, description="for the tests")
+        ref = hook.create(spec, f"tests-{uuid4().hex[:8]}", "m-live")
+        hook.wait_ready(ref)
+        yield ref
+        hook.stop(ref)

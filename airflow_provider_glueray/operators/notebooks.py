@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 from airflow.sdk.exceptions import TaskDeferralTimeout
 
-from airflow_provider_glueray import notebooks
 from airflow_provider_glueray.errors import GlueRayError, RunFailed, SubmitError, failure_of
+from airflow_provider_glueray.notebooks import Cell
+from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
 from airflow_provider_glueray.operators.finish import announce, is_retried, no_useless_retry, push_usage
 from airflow_provider_glueray.operators.glue_sessions import (
     output_of,
@@ -30,7 +30,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
     statement_failure,
 )
 from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import Record, new_mark, series_of
+from airflow_provider_glueray.operators.series import Record, series_of
 from airflow_provider_glueray.operators.submission import Start, Submission
 from airflow_provider_glueray.rules import check_fields
 from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
@@ -51,17 +51,6 @@ SESSION_KEY, CELL_KEY = "glueray_session", "glueray_cell_{number}"
 _OWN_SETTINGS = ("role", "number_of_workers", "min_workers", "idle_timeout", "session_timeout", "pip", "tags")
 #: What magics may also set: who is asked, and how the session's id begins.
 _NOT_OF_THE_SPEC = ("region_name", "session_id_prefix")
-#: Lines of a failed cell that its error shows.
-SOURCE_LINES = 30
-
-
-class _Play(NamedTuple):
-    """A notebook while it is run: its nodes, its code cells, what the magics set, and since when."""
-
-    notebook: Any
-    cells: Sequence[notebooks.Cell]
-    settings: Mapping[str, Any]
-    began: float
 
 
 class GlueRayNotebookOperator(GlueRayRunOperator):
@@ -158,38 +147,38 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def _go(self, context: Context, outcome: Outcome | None) -> str:
         """Go on with the notebook; what it was deferred for ended with ``outcome``."""
-        place = self._beside_the_dag(self.executed_notebook)
         play = self._read()
         try:
             session_id = str(self.session_id or self._ready_session(play, context, outcome))
             value = self._run_cells(play, session_id, context, outcome)
         except Exception as error:
             with suppress(GlueRayError):
-                self._write(play, failed=True)
+                play.write(failed=True)
             self._end_session(context, error)
             raise
-        self._write(play, done=True)
+        play.write(done=True)
         context["ti"].xcom_push(key="glueray_value", value=value)
         self._end_session(context, None)
-        self.log.info("The executed notebook is %s", place)
-        return place
+        self.log.info("The executed notebook is %s", play.place)
+        return play.place
 
-    def _read(self) -> _Play:
+    def _read(self) -> ExecutedNotebook:
         """Read the notebook, and see that it can be run before anything is started."""
-        source = self.hook.read_text(self._beside_the_dag(self.notebook))
-        notebook = notebooks.cleared(notebooks.with_parameters(notebooks.read(source, self.notebook), self.parameters))
-        settings, cells = notebooks.cells(notebook)
-        if self.region_name is None and "region_name" in settings:
-            self.region_name = settings["region_name"]
+        play = ExecutedNotebook(
+            self.hook.read_text(self._beside_the_dag(self.notebook)),
+            name=self.notebook,
+            place=self._beside_the_dag(self.executed_notebook),
+            parameters=self.parameters,
+            write=lambda place, text: self.hook.write_text(place, text),
+        )
+        if self.region_name is None and "region_name" in play.settings:
+            self.region_name = play.settings["region_name"]
             del self.hook
-        for cell in cells:
-            if cell.code:
-                prepare(cell.code, new_mark(), f"Cell {cell.number} of {self.notebook}")
-        return _Play(notebook, cells, settings, time.time())
+        return play
 
     # -- the session --------------------------------------------------------------------------------------------
 
-    def _ready_session(self, play: _Play, context: Context, outcome: Outcome | None) -> str:
+    def _ready_session(self, play: ExecutedNotebook, context: Context, outcome: Outcome | None) -> str:
         """Return the notebook's own session, once it is READY."""
         record = Record.load(context, SESSION_KEY)
         if outcome is not None and record is not None:
@@ -213,21 +202,21 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             raise failure
         return ref.id
 
-    def _prepare_session(self, play: _Play, context: Context) -> Start:
+    def _prepare_session(self, play: ExecutedNotebook, context: Context) -> Start:
         spec = self._spec(play, context)
         # Nothing is started whose result could not be written down.
-        self._write(play)
+        play.write()
         return lambda mark: self.hook.create(spec, self._session_name(mark, play, context), mark)
 
     def _announce(self, ref: RunRef, context: Context) -> None:
         context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
         announce(ref, self.hook, context, self.log)
 
-    def _session_name(self, mark: str, play: _Play, context: Context) -> str:
+    def _session_name(self, mark: str, play: ExecutedNotebook, context: Context) -> str:
         ti = context["ti"]
         return session_id_for(ti.dag_id, ti.task_id, mark, play.settings.get("session_id_prefix", ""))
 
-    def _spec(self, play: _Play, context: Context) -> RaySessionSpec:
+    def _spec(self, play: ExecutedNotebook, context: Context) -> RaySessionSpec:
         """Build the session's spec from what the magics say and the operator's own words, which win."""
         given = {key: value for key, value in play.settings.items() if key not in _NOT_OF_THE_SPEC}
         if "timeout" in given:
@@ -252,29 +241,29 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     # -- the cells ----------------------------------------------------------------------------------------------
 
-    def _run_cells(self, play: _Play, session_id: str, context: Context, outcome: Outcome | None) -> Any:
+    def _run_cells(self, play: ExecutedNotebook, session_id: str, context: Context, outcome: Outcome | None) -> Any:
         """Run the cells that have not been run, and return the value of the last one."""
         mine = self._cells_of(play, session_id, context)
         succeeded = self._succeeded(session_id) if mine else {}
         if self.session_id is not None and outcome is None:
             self._announce(RunRef(GLUE_SESSION, session_id, session_id), context)
             if not mine:
-                self._write(play)
+                play.write()
         output = StatementOutput()
         for cell in play.cells:
             record = mine.get(cell.number)
             if not cell.code:
                 output = StatementOutput()
-                self._note(play, cell, output, "completed")
+                play.note(cell, output, "completed")
             elif record is not None and record.run_id in succeeded and not _is_of(outcome, record):
                 output = read_output(succeeded[record.run_id], record.mark)
-                self._note(play, cell, output, "completed")
+                play.note(cell, output, "completed")
             else:
                 ended = outcome if record is not None and _is_of(outcome, record) else None
                 output = self._run_cell(play, cell, session_id, context, ended)
         return output.value
 
-    def _cells_of(self, play: _Play, session_id: str, context: Context) -> dict[int, Record]:
+    def _cells_of(self, play: ExecutedNotebook, session_id: str, context: Context) -> dict[int, Record]:
         """Return what this series remembers of cells in a session, by the cell's number."""
         records = {cell.number: Record.load(context, CELL_KEY.format(number=cell.number)) for cell in play.cells}
         current = (series_of(context), session_id)
@@ -288,7 +277,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             self.log.info("What has run in session %s is not to be learned: %s", session_id, error)
             return {}
 
-    def _is_done(self, play: _Play, session_id: str, context: Context) -> bool:
+    def _is_done(self, play: ExecutedNotebook, session_id: str, context: Context) -> bool:
         """Tell whether every cell has succeeded in a session, be it over or not."""
         mine = self._cells_of(play, session_id, context)
         to_run = [cell for cell in play.cells if cell.code]
@@ -298,62 +287,35 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         return all(mine[cell.number].run_id in succeeded for cell in to_run)
 
     def _run_cell(
-        self, play: _Play, cell: notebooks.Cell, session_id: str, context: Context, outcome: Outcome | None
+        self, play: ExecutedNotebook, cell: Cell, session_id: str, context: Context, outcome: Outcome | None
     ) -> StatementOutput:
         """Run one cell, or take it up, and note what it said; ``outcome`` if it has ended."""
-        where = f"Cell {cell.number} of {self.notebook}"
         key = CELL_KEY.format(number=cell.number)
         if outcome is None:
             self._cell_submission = self._submission_for(GLUE_STATEMENT, key, self.timeout)
             record, ref = self._cell_submission.obtain(
-                context, lambda _: session_id, lambda: partial(self._send, cell, session_id, where), within=session_id
+                context, lambda _: session_id, lambda: partial(self._send, play, cell, session_id), within=session_id
             )
-            self._note(play, cell, StatementOutput(started=time.time()), "running")
+            play.note(cell, StatementOutput(started=time.time()), "running")
             outcome = self._wait_for(record, ref)
         known = Record.load(context, key)
         output = output_of(outcome, self.hook, known.mark if known else "")
-        self.log.info("::group::%s", _title(cell, len(play.cells)))
+        self.log.info("::group::%s", play.title(cell))
         if output is not None:
             show_output(output, outcome.snapshot, self.log)
         self.log.info("::endgroup::")
-        about = (
-            f"{where} failed; the executed notebook is {self._beside_the_dag(self.executed_notebook)}. The cell:",
-            *_shown(cell),
-        )
-        failure = statement_failure(outcome, output, self.hook.url(outcome.snapshot.ref), about)
+        failure = statement_failure(outcome, output, self.hook.url(outcome.snapshot.ref), play.about(cell))
         output = output or StatementOutput(completed=outcome.snapshot.completed)
-        self._note(play, cell, output, "completed" if failure is None else "failed")
+        play.note(cell, output, "completed" if failure is None else "failed")
         if failure is not None:
             raise failure
-        self._write(play)
+        play.write()
         return output
 
-    def _send(self, cell: notebooks.Cell, session_id: str, where: str, mark: str) -> RunRef:
-        return self.hook.run_statement(session_id, prepare(cell.code, mark, where), mark)  # type: ignore[no-any-return]
-
-    def _note(self, play: _Play, cell: notebooks.Cell, output: StatementOutput, status: str) -> None:
-        """Write into the notebook how a cell stands; a text that is too long for it goes into a file beside it."""
-        place = PurePath(self.executed_notebook)
-        name = f"{place.stem}-cell-{cell.number}.txt"
-        whole = notebooks.record(play.notebook, cell, output, status, whole_name=name)
-        if whole is not None:
-            self.hook.write_text(
-                f"{self._beside_the_dag(self.executed_notebook).removesuffix(place.name)}{name}", whole
-            )
-
-    def _write(self, play: _Play, *, done: bool = False, failed: bool = False) -> None:
-        """Write the notebook as it stands."""
-        copy = deepcopy(play.notebook)
-        notebooks.finish(
-            copy,
-            parameters=self.parameters,
-            input_name=self.notebook,
-            output_name=self.executed_notebook,
-            started=play.began,
-            ended=time.time() if done or failed else None,
-            exception=failed,
+    def _send(self, play: ExecutedNotebook, cell: Cell, session_id: str, mark: str) -> RunRef:
+        return self.hook.run_statement(  # type: ignore[no-any-return]
+            session_id, prepare(cell.code, mark, play.where(cell)), mark
         )
-        self.hook.write_text(self._beside_the_dag(self.executed_notebook), notebooks.dump(copy))
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
@@ -390,13 +352,3 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 def _is_of(outcome: Outcome | None, record: Record) -> bool:
     """Tell whether it is the cell's end that the task was deferred for."""
     return outcome is not None and outcome.snapshot.ref == record.ref(GLUE_STATEMENT)
-
-
-def _title(cell: notebooks.Cell, count: int) -> str:
-    first = next((line for line in cell.code.splitlines() if line.strip()), "")
-    return f"Cell {cell.number} of {count}: {first.strip()[:80]}"
-
-
-def _shown(cell: notebooks.Cell) -> list[str]:
-    lines = [f"  {line}" for line in cell.source.strip().splitlines()]
-    return lines if len(lines) <= SOURCE_LINES else [*lines[: SOURCE_LINES - 1], "  …"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import re
 from pathlib import Path
 from threading import Timer
@@ -20,10 +19,8 @@ from structlog.testing import capture_logs
 
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, SpecError, StatementFailed
 from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
-from airflow_provider_glueray.local import control
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.runs import RunRef
-from airflow_provider_glueray.sessions import RaySessionSpec
 
 NUMBERS = itertools.count()
 MODES = pytest.mark.parametrize("deferrable", [False, True])
@@ -46,15 +43,9 @@ def hook(connected) -> GlueRaySessionHook:
 
 
 @pytest.fixture(scope="module")
-def session(endpoint: control.Endpoint):
+def session(live_session: RunRef) -> str:
     """Return the id of a session that is up; no test may end it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
-        hook = GlueRaySessionHook()
-        ref = hook.create(RaySessionSpec(role="GlueRayRole"), f"notebooks-{uuid4().hex[:8]}", "m")
-        hook.wait_ready(ref)
-        yield ref.id
-        hook.stop(ref)
+    return live_session.id
 
 
 @pytest.fixture

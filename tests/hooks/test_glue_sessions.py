@@ -34,16 +34,10 @@ def hook(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> G
     return GlueRaySessionHook()
 
 
-@pytest.fixture(scope="module")
-def session(endpoint: control.Endpoint):
+@pytest.fixture
+def session(live_session: RunRef) -> RunRef:
     """Return a session that is up; no test may end it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
-        hook = GlueRaySessionHook()
-        ref = hook.create(SPEC, f"hook-{uuid4().hex[:8]}", "m-session")
-        hook.wait_ready(ref)
-        yield ref
-        hook.stop(ref)
+    return live_session
 
 
 def new_id() -> str:
@@ -75,7 +69,7 @@ def test_what_is_made(hook, session):
 
     assert made["Role"] == "arn:aws:iam::123456789012:role/GlueRayRole"
     assert (made["WorkerType"], made["NumberOfWorkers"], made["IdleTimeout"]) == ("Z.2X", 2, 2880)
-    assert made["DefaultArguments"]["--glueray_mark"] == "m-session"
+    assert made["DefaultArguments"]["--glueray_mark"] == "m-live"
     assert session.id in [one["Id"] for one in hook.list_sessions({"team": "data"})]
     assert session.id not in [one["Id"] for one in hook.list_sessions({"team": "other"})]
     snapshot = hook.describe([session])[session]
@@ -84,7 +78,7 @@ def test_what_is_made(hook, session):
 
 def test_the_same_session_however_often_asked(hook, session, clean_endpoint):
     """By its mark; so a lost answer makes no second one."""
-    assert hook.create(SPEC, session.id, "m-session") == session
+    assert hook.create(SPEC, session.id, "m-live") == session
     ref_id = new_id()
     clean_endpoint.faults(drop_next={"CreateSession": 1}, provisioning_seconds=3600)
     ref = hook.create(SPEC, ref_id, "m-lost")
