@@ -223,6 +223,7 @@ def test_a_session_that_dies_in_the_middle(hook, make, make_task):
     assert statuses(operator) == ["completed", "failed", "pending"]
     assert executed(operator)[0].outputs[0].text == "first\n"
     task.retry()
+    assert [len(hook.statements(made["Id"])) for made in sessions_of(hook, operator)] == [2, 2]
     assert_stopped(hook, operator, 2)
 
 
