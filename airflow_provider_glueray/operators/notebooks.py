@@ -16,7 +16,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
-from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from airflow_provider_glueray.errors import GlueRayError, RunFailed, SubmitError, failure_of
 from airflow_provider_glueray.notebooks import Cell
@@ -133,13 +132,17 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         with no_useless_retry():
             return self._go(context, Outcome.from_json(event))
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume, also when Airflow gave up on the trigger: then the notebook ends here."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout as error:
-            self._end_session(context, error)
-            raise
+    def _current_run(self, context: Context) -> RunRef | None:
+        """Return the last cell that was started, or the session if none was."""
+        record = Record.load(context, SESSION_KEY)
+        own = record.ref(GLUE_SESSION) if record and self.session_id is None else None
+        session_id = own.id if own else str(self.session_id or "")
+        cells = self._cells_of(self._read(), session_id, context)
+        return cells[max(cells)].ref(GLUE_STATEMENT) if cells else own
+
+    def _end_overdue(self, outcome: Outcome, context: Context) -> str:
+        with no_useless_retry():
+            return self._go(context, outcome)
 
     def on_kill(self) -> None:
         """Stop the notebook's own session, or the cell that runs in a session of others."""

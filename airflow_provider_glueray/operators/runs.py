@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
@@ -151,21 +151,24 @@ class GlueRayRunOperator(BaseOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
-            record = Record.load(context)
-            ref = record.ref(self.backend) if record else None
+            ref = self._current_run(context)
             if ref is None:
                 raise
-            self._end_overdue(ref, context)
+            self.hook.stop(ref)
+            return self._end_overdue(Outcome(self.hook.describe([ref])[ref], deadline_passed=True), context)
         except TaskDeferralError as error:
             self.log.warning("The trigger failed (%s); waiting in the worker instead", error)
             self.deferrable = False
             return self.execute(context)
 
-    def _end_overdue(self, ref: RunRef, context: Context) -> NoReturn:
-        """Stop a run whose time is over."""
-        self.hook.stop(ref)
-        outcome = Outcome(self.hook.describe([ref])[ref], deadline_passed=True)
-        raise RunTimedOut(outcome, self.hook.url(ref)) from None
+    def _current_run(self, context: Context) -> RunRef | None:
+        """Return the run that the task was deferred for."""
+        record = Record.load(context)
+        return record.ref(self.backend) if record else None
+
+    def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
+        """Leave a run whose time was over and which has been stopped."""
+        raise RunTimedOut(outcome, self.hook.url(outcome.snapshot.ref)) from None
 
     def on_kill(self) -> None:
         """Stop the run. Airflow gives us five seconds, and neither XCom nor the state store."""

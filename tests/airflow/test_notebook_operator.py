@@ -250,6 +250,26 @@ def test_kill_and_deadline(hook, make, make_task):
         assert_stopped(hook, operator)
 
 
+def test_a_deferral_timeout(hook, make, make_task, connected):
+    """Airflow's own end of a deferral ends the cell, or the session that was not ready; the notebook says so."""
+    operator = make("1", "import time\nwhile True: time.sleep(0.05)", deferrable=True, retries=1)
+    task = make_task(operator)
+    result = task.run()
+    for _ in range(2):
+        result = task.resume(result)
+    result = task.run("__fail__", {"error": "Trigger timeout"})
+    assert isinstance(result.error, RunTimedOut)
+    assert statuses(operator) == ["completed", "failed"]
+    assert_stopped(hook, operator)
+
+    connected.faults(provisioning_seconds=3600)
+    operator = make("1", deferrable=True)
+    task = make_task(operator)
+    task.run()
+    assert isinstance(task.run("__fail__", {"error": "Trigger timeout"}).error, RunTimedOut)
+    assert_stopped(hook, operator)
+
+
 def test_a_cell_that_prints_a_lot(hook, make, make_task, session, connected):
     """Bounded in the log and in the notebook; whole in a file beside it. In S3 as on disk."""
     s3 = boto3.client(
