@@ -206,7 +206,8 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         return ref.id
 
     def _prepare_session(self, play: ExecutedNotebook, context: Context) -> Start:
-        spec = self._spec(play, context)
+        # What the magics name has to be in S3 already; a local file is refused here.
+        spec = self.hook.stage(self._spec(play, context), None)
         # Nothing is started whose result could not be written down.
         play.write()
         return lambda mark: self.hook.create(spec, self._session_name(mark, play, context), mark)

@@ -338,6 +338,7 @@ class TestBadInput:
             (["1"], {"notebook": "missing.ipynb"}, "missing.ipynb"),
             (["1"], {"notebook": "s3://glueray-local/missing.ipynb"}, "missing.ipynb"),
             (["1"], {"role": None}, "role"),
+            (["%%configure\n{'working-dir': 'here.zip'}", "1"], {}, "here.zip"),
             (["#" + "x" * 70_000 + "\n1"], {}, "at most 68000"),
         ],
     )
