@@ -40,8 +40,9 @@ def live_session(endpoint: control.Endpoint) -> Iterator[RunRef]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
         hook = GlueRaySessionHook()
-        # The longest idle timeout, since tests make minutes short.
-        spec = RaySessionSpec("GlueRayRole", idle_timeout=2880, tags={"team": "data"}, description="for the tests")
+        # Tests make minutes short; this one is to outlive them.
+        ages = {"idle_timeout": 100_000, "session_timeout": 100_000}
+        spec = RaySessionSpec("GlueRayRole", **ages, tags={"team": "data"}, description="for the tests")
         ref = hook.create(spec, f"tests-{uuid4().hex[:8]}", "m-live")
         hook.wait_ready(ref)
         yield ref

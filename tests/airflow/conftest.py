@@ -9,6 +9,8 @@ import asyncio
 import json
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -115,6 +117,17 @@ class Task:
     def running(self) -> Any:
         """Return the operator that executes: the runner works on a copy of ours."""
         return self._ti.task
+
+    def kill_when(self, ready: Callable[[], Any]) -> None:
+        """Let Airflow kill the task while it runs, as soon as ``ready`` says so; returns at once."""
+
+        def wait() -> None:
+            end = time.monotonic() + 60
+            while not ready() and time.monotonic() < end:
+                time.sleep(0.1)
+            self.running.on_kill()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def retry(self) -> Result:
         """Run the next try of the same series."""

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import re
 from pathlib import Path
-from threading import Timer
 from typing import Any
 from uuid import uuid4
 
@@ -135,8 +134,8 @@ def test_a_whole_notebook(hook, make, make_task, deferrable):
 
 def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session, monkeypatch):
     """A deferral costs more than they take; only what is long is handed to the triggerer."""
-    monkeypatch.setattr("airflow_provider_glueray.operators.notebooks.LINGER_SECONDS", 2.0)
-    operator = make("1", "import time; time.sleep(4)\n2", "3", session_id=session, deferrable=True)
+    monkeypatch.setattr("airflow_provider_glueray.operators.notebooks.LINGER_SECONDS", 5.0)
+    operator = make("1", "import time; time.sleep(8)\n2", "3", session_id=session, deferrable=True)
     task = make_task(operator)
     result = task.run()
 
@@ -232,7 +231,7 @@ def test_kill_and_deadline(hook, make, make_task):
     endless = "import time\nwhile True: time.sleep(0.05)"
     killed = make("1", endless)
     task = make_task(killed)
-    Timer(4, lambda: task.running.on_kill()).start()
+    task.kill_when(lambda: any(len(hook.statements(made["Id"])) == 2 for made in sessions_of(hook, killed)))
     assert isinstance(task.run().error, RunStopped)
     assert statuses(killed) == ["completed", "failed"]
 

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from threading import Timer
 from typing import Any
 from zipfile import ZipFile
 
@@ -267,7 +266,7 @@ class TestKillAndDeadline:
         connected.faults(provisioning_seconds=60)
         step = make_step()
         task = make_task(step)
-        Timer(3.0, lambda: task.running.on_kill()).start()
+        task.kill_when(lambda: GlueRayJobHook().get_job(f"walk-{step.task_id}") and runs_of(step))
         result = task.run()
 
         assert isinstance(result.error, RunStopped)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from datetime import timedelta
-from threading import Timer
 from typing import Any
 
 import pytest
@@ -70,10 +69,6 @@ def make_statement(make, session: str, code: str, **kwargs: Any) -> GlueRayState
 
 def sessions_of(hook: GlueRaySessionHook, task: Any) -> list[dict[str, Any]]:
     return list(hook.list_sessions({"airflow_task_id": task.operator.task_id}))
-
-
-def kill_soon(task: Any, seconds: float) -> None:
-    Timer(seconds, lambda: task.running.on_kill()).start()
 
 
 def until_ended(hook: GlueRaySessionHook, session_id: str) -> str:
@@ -141,7 +136,7 @@ class TestCreate:
         """Killed in the worker or in the triggerer, or too slow: the session is stopped."""
         connected.faults(provisioning_seconds=3600)
         killed = make_task(make_create(make))
-        kill_soon(killed, 1.5)
+        killed.kill_when(lambda: sessions_of(hook, killed))
         assert isinstance(killed.run().error, RunStopped)
 
         deferred = make_task(make_create(make, deferrable=True))
@@ -275,7 +270,7 @@ class TestStatement:
     def test_kill_and_deadline_cancel_it(self, hook, make, make_task, session):
         """The session stays usable."""
         killed = make_task(make_statement(make, session, ENDLESS))
-        kill_soon(killed, 1)
+        killed.kill_when(lambda: any(one["State"] == "RUNNING" for one in hook.statements(session)))
         assert isinstance(killed.run().error, RunStopped)
 
         deferred = make_task(make_statement(make, session, ENDLESS, deferrable=True))

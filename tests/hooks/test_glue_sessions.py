@@ -68,7 +68,7 @@ def test_what_is_made(hook, session):
     made = hook.session(session.id)
 
     assert made["Role"] == "arn:aws:iam::123456789012:role/GlueRayRole"
-    assert (made["WorkerType"], made["NumberOfWorkers"], made["IdleTimeout"]) == ("Z.2X", 2, 2880)
+    assert (made["WorkerType"], made["NumberOfWorkers"], made["IdleTimeout"]) == ("Z.2X", 2, 100_000)
     assert made["DefaultArguments"]["--glueray_mark"] == "m-live"
     assert session.id in [one["Id"] for one in hook.list_sessions({"team": "data"})]
     assert session.id not in [one["Id"] for one in hook.list_sessions({"team": "other"})]
