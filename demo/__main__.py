@@ -21,7 +21,7 @@ from demo.airflow_home import Airflow, AirflowError
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 ROWS = int(os.environ.get("GLUERAY_DEMO_ROWS", "100000"))
-DAG_SECONDS = 300
+DAG_SECONDS = 600
 
 
 @dataclass
