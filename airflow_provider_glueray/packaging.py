@@ -10,39 +10,45 @@ import ast
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.errors import ScriptError, StagingError
+from airflow_provider_glueray.parcels import Parcel, given, pack
 
 
-def read_local(path: str, python_version: str) -> bytes:
-    """Return the content of a local file; a script must parse as the runtime's Python.
+def read_local(path: str, python_version: str, *, module: bool = False) -> Parcel:
+    """Return what is to be uploaded for a local file or folder; a script must parse as the runtime's Python.
 
-    :raises ScriptError: missing, not a file, not readable, empty, or not Python.
+    :param module: whether it goes on the import path.
+    :raises ScriptError: missing, not readable, empty, not Python, or an archive that Glue would not take.
     """
+    place = Path(path)
+    if place.is_dir() and place.suffix != ".py":
+        return pack(place, module=module)
     try:
-        content = Path(path).read_bytes()
+        content = place.read_bytes()
     except OSError as error:
         raise ScriptError(f"Cannot read {path}: {error.strerror or error}") from error
     if not content.strip():
         raise ScriptError(f"{path} is empty")
+    if path.endswith(".zip"):
+        return given(path, content)
     if path.endswith(".py"):
         major, minor = (int(part) for part in python_version.split("."))
         try:
             ast.parse(content, filename=path, feature_version=(major, minor))
         except (SyntaxError, ValueError) as error:
             raise ScriptError(f"{path} is not Python {python_version}: {error}") from error
-    return content
+    return Parcel(place.name, content, hashlib.sha256(content).hexdigest())
 
 
-def staged_uri(path: str, content: bytes, staging: str) -> str:
-    """Return where a file goes: ``<staging>/<name>-<hash><suffix>``."""
-    name = Path(path)
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    return f"{staging.rstrip('/')}/{name.stem}-{digest}{name.suffix}"
+def staged_uri(parcel: Parcel, staging: str) -> str:
+    """Return where a file goes: ``<staging>/<name>-<digest><suffix>``."""
+    name = PurePath(parcel.name)
+    return f"{staging.rstrip('/')}/{name.stem}-{parcel.digest[:16]}{name.suffix}"
 
 
 def upload(client: Any, content: bytes, uri: str) -> bool:

@@ -207,19 +207,24 @@ def _requirements(value: Sequence[object]) -> str | None:
     return None
 
 
+_ARCHIVE = "must be a local folder, or a .zip with exactly one folder at its root"
+
+
+def _is_archive(value: object) -> bool:
+    """Tell whether it may be an archive, or a folder that is made one."""
+    text = str(value)
+    return text.endswith(".zip") or (not text.startswith("s3://") and not PurePath(text).suffix)
+
+
 @_rule("py_modules", source="dg/author-job-ray-job-parameters: zip archives")
 def _modules(value: Sequence[object]) -> str | None:
-    for item in items_of(value):
-        if not str(item).endswith(".zip"):
-            return f"{item!r} must be a .zip with exactly one folder at its root"
-    return None
+    odd = [item for item in items_of(value) if not _is_archive(item)]
+    return f"{odd[0]!r} {_ARCHIVE}" if odd else None
 
 
 @_rule("working_dir", source="dg/author-job-ray-job-parameters: one zip archive")
 def _working_dir(value: object) -> str | None:
-    if value is None or str(value).endswith(".zip"):
-        return None
-    return "must be a .zip with exactly one folder at its root"
+    return None if value is None or _is_archive(value) else _ARCHIVE
 
 
 @_rule("spilling", source="dg/author-job-ray-job-parameters: local disk or S3, not both")

@@ -64,8 +64,8 @@ class RayJobSpec:
     :param role: name or ARN of the IAM role the run assumes.
     :param arguments: reach the script as environment variables, named without ``--``; values become text.
     :param pip: requirements, installed before the script starts (one bound each: Glue splits at commas).
-    :param py_modules: zip archives put on the import path.
-    :param working_dir: zip archive unpacked on every node.
+    :param py_modules: zip archives, or local folders, put on the import path.
+    :param working_dir: zip archive, or local folder, unpacked on every node.
     :param spilling: Ray's object spilling configuration, as a mapping or JSON.
     :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``; all are on by default.
     :param max_concurrent_runs: how many runs of the job may be active at once; more of them queue.

@@ -6,7 +6,7 @@ Floor 2. The hooks for jobs and for sessions stand on it; it knows neither.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from threading import RLock
@@ -34,6 +34,8 @@ class _Staged(Protocol):
 
     @property
     def python_version(self) -> str: ...
+    @property
+    def py_modules(self) -> Sequence[str]: ...
     def local_files(self) -> tuple[str, ...]: ...
     def with_uploads(self, uris: Mapping[str, str], /) -> Self: ...
 
@@ -64,13 +66,21 @@ class GlueConnectionHook(AwsBaseHook):
         :raises StagingError: the bucket is missing or denied.
         """
         paths = spec.local_files()
-        contents = {path: packaging.read_local(path, spec.python_version) for path in paths}
-        if contents and not staging:
+        parcels = {
+            path: packaging.read_local(path, spec.python_version, module=path in spec.py_modules) for path in paths
+        }
+        if parcels and not staging:
             raise SpecError([f"staging=None: {paths[0]!r} is local and needs an S3 prefix to be uploaded to"])
-        uris = {path: packaging.staged_uri(path, body, str(staging)) for path, body in contents.items()}
+        owners: dict[str, str] = {}
+        for path in (path for path in paths if path in spec.py_modules):
+            for name in parcels[path].modules:
+                if name in owners:
+                    raise SpecError([f"py_modules: {owners[name]} and {path} both have a module {name!r}"])
+                owners[name] = path
+        uris = {path: packaging.staged_uri(parcel, str(staging)) for path, parcel in parcels.items()}
         for path, uri in uris.items():
             with translated(f"upload of {path}"):
-                sent = packaging.upload(self._client_for("s3"), contents[path], uri)
+                sent = packaging.upload(self._client_for("s3"), parcels[path].content, uri)
             self.log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", PurePath(path).name, uri)
         return spec.with_uploads(uris)
 

@@ -48,8 +48,9 @@ class GlueRayJobOperator(GlueRayRunOperator):
     :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
     :param min_workers: the fewest workers; the floor of autoscaling. (templated)
     :param pip: requirements, with one bound each. (templated)
-    :param py_modules: zip archives for the import path, like the script local or in S3. (templated)
-    :param working_dir: zip archive unpacked on every node, likewise. (templated)
+    :param py_modules: for the import path: folders or zip archives, like the script local, or archives in S3.
+        (templated)
+    :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
     :param spilling: Ray's object spilling configuration. (templated)
     :param object_store_memory_head: percent of the head's free memory for the object store. (templated)
     :param object_store_memory_worker: the same on each worker. (templated)

@@ -93,6 +93,30 @@ def test_local_zips_lie_beside_the_dag_too(connected, make_step, make_task, tmp_
     assert uploaded.startswith("s3://glueray-local/code/lib-")
 
 
+def test_folders_are_packed(connected, make_step, make_task, tmp_path, dag):
+    """Modules for the driver and the workers, a working directory, and an error for two modules of one name."""
+    dag.fileloc = str(tmp_path / "dag.py")
+    for name, text in {
+        "libs/greeting.py": "WORDS = 'good evening'",
+        "tools/__init__.py": "def double(x): return 2 * x",
+        "work/data.txt": "21",
+        "other/tools.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = (
+        "import greeting, ray, tools\nray.init('auto')\n"
+        "answer = ray.get(ray.remote(tools.double).remote(int(open('data.txt').read())))\n"
+        "assert (greeting.WORDS, answer) == ('good evening', 42), answer\n"
+    )
+    where = {"script": "step.py", "working_dir": "work"}
+    step = make_step(code, **where, py_modules=["libs", "tools"])
+    clash = make_step(code, **where, py_modules=["tools", "other"])
+
+    assert make_task(step).run().state == "success"
+    assert "both have a module 'tools'" in str(make_task(clash).run().error)
+
+
 def test_links_are_there_while_the_run_is_running(connected, make_step, make_task):
     """The links are pushed right after the start, before anything is waited for."""
     deferred = make_task(make_step(deferrable=True)).run()

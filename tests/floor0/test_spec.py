@@ -64,7 +64,7 @@ def stored(of: RayJobSpec, **changes):
         ({"pip": "ray==2.9"}, "cannot be upgraded"),
         ({"pip": [""]}, "not a requirement"),
         ({"py_modules": ["lib.whl"]}, ".zip"),
-        ({"working_dir": "folder"}, ".zip"),
+        ({"working_dir": "s3://bucket/folder"}, ".zip"),
         ({"spilling": "{not json"}, "not JSON"),
         ({"spilling": "[]"}, "JSON object"),
         ({"spilling": {"a": {"directory_path": "/x"}, "b": {"uri": "s3://b"}}}, "at once"),

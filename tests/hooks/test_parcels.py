@@ -1,0 +1,117 @@
+"""Folders as archives: what is in them, that they are the same for the same files, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_glueray import parcels
+from airflow_provider_glueray.errors import ScriptError
+from airflow_provider_glueray.parcels import given, pack
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def names(content: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        return archive.namelist()
+
+
+def zipped(*entries: str) -> bytes:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for entry in entries:
+            archive.writestr(entry, "x")
+    return body.getvalue()
+
+
+def test_a_folder_of_modules_and_a_package(tmp_path):
+    """One folder at the root; a package is importable by its own name."""
+    libs = write(tmp_path / "libs", {"one.py": "", "two/__init__.py": "", "two/deep.py": ""})
+    folder = pack(libs, module=True)
+    package = pack(libs / "two", module=True)
+
+    assert names(folder.content) == ["libs/one.py", "libs/two/__init__.py", "libs/two/deep.py"]
+    assert folder.modules == {"one", "two"}
+    assert names(package.content) == ["two/two/__init__.py", "two/two/deep.py"]
+    assert package.modules == {"two"}
+    assert names(pack(libs / "two", module=False).content) == ["two/__init__.py", "two/deep.py"]
+    assert (folder.name, given("libs.zip", folder.content).modules) == ("libs.zip", folder.modules)
+
+
+def test_the_same_files_make_the_same_archive(tmp_path):
+    """Whenever and wherever they are laid; another content, name or mode makes another one."""
+    first = pack(write(tmp_path / "a" / "libs", {"x.py": "1", "y.py": "2"}), module=True)
+    again = write(tmp_path / "b" / "libs", {"y.py": "2", "x.py": "1"})
+    os.utime(again / "x.py", (1, 1))
+    assert pack(again, module=True)[:3] == first[:3]
+
+    (again / "x.py").chmod(0o755)
+    assert pack(again, module=True).digest != first.digest
+    (again / "x.py").chmod(0o644)
+    (again / "x.py").write_text("1 ")
+    assert pack(again, module=True).digest != first.digest
+
+
+def test_what_git_ignores_stays_at_home(tmp_path):
+    """Rules of the repository, of the folder and of folders in it; what tools leave behind stays in any case."""
+    files = {
+        ".gitignore": "*.csv\n/build/\n", "libs/.gitignore": "secret.txt\n!keep.csv\n", "libs/a.py": "",
+        "libs/a.csv": "", "libs/keep.csv": "", "libs/secret.txt": "", "libs/deep/.gitignore": "b.py\n", "libs/deep/b.py": "",
+        "libs/deep/c.py": "", "libs/__pycache__/a.pyc": "", "libs/x.dist-info/METADATA": "", "libs/__MACOSX/y": "",
+        "libs/.git/config": "",
+    }  # fmt: skip
+    write(tmp_path / "repo", files)
+    (tmp_path / "repo" / ".git").mkdir()
+    (tmp_path / ".gitignore").write_text("*.py\n")  # above the repository: not its rules
+
+    assert names(pack(tmp_path / "repo" / "libs", module=True).content) == [
+        "libs/.gitignore", "libs/a.py", "libs/deep/.gitignore", "libs/deep/c.py", "libs/keep.csv",
+    ]  # fmt: skip
+
+
+def test_too_much_and_too_little(tmp_path, monkeypatch):
+    """The size that counts, and the files that make it."""
+    with pytest.raises(ScriptError, match="no files"):
+        pack(write(tmp_path / "empty", {".git/config": ""}), module=True)
+    monkeypatch.setattr(parcels, "MOST_BYTES", 10)
+    big = write(tmp_path / "big", {"a.py": "12345", "data.bin": "1234567"})
+    with pytest.raises(ScriptError, match=r"2 files of 12 bytes, more than 10.*data.bin \(7\), a.py \(5\)"):
+        pack(big, module=True)
+
+
+def test_links(tmp_path):
+    """To a file: its content; to a folder, and so every loop: refused by name."""
+    libs = write(tmp_path / "libs", {"a.py": "1"})
+    (libs / "b.py").symlink_to(libs / "a.py")
+    assert names(pack(libs, module=True).content) == ["libs/a.py", "libs/b.py"]
+    (libs / "loop").symlink_to(libs)
+    with pytest.raises(ScriptError, match="loop is a link to a folder"):
+        pack(libs, module=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no zip", "is no zip archive"),
+        (zipped("a/x.py", "b/y.py"), "exactly one folder .* it has a/, b/"),
+        (zipped("x.py"), "it has x.py"),
+        (zipped("a/x.py", "__MACOSX/x"), "it has __MACOSX/, a/"),
+        (zipped("a/../../etc/passwd"), "write outside of its folder"),
+        (zipped("/etc/passwd"), "write outside of its folder"),
+        (zipped(), "it has nothing"),
+    ],
+)
+def test_archives_that_glue_would_not_take(content, words):
+    with pytest.raises(ScriptError, match=words):
+        given("lib.zip", content)
