@@ -63,6 +63,8 @@ def by_statements() -> float:
 
 def main(endpoint: control.Endpoint) -> None:
     """Time both in one run, with the same delay before a cluster is there."""
+    # Each step would say what it does.
+    os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "WARNING"
     title(f"{STEPS} small Ray steps, one after the other, where a cluster takes {PROVISIONING:.0f} s to come up")
     os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(endpoint.airflow_connection())
     endpoint.faults(provisioning_seconds=WAITED)

@@ -79,7 +79,7 @@ def test_the_least_request_bounds_a_forgotten_session():
         ({"idle_timeout": 0}, "idle_timeout=0: must be 1 minute or more"),
         ({"session_timeout": "soon"}, "session_timeout='soon'"),
         ({"pip": ["ray==2.9"]}, "Ray itself cannot be upgraded"),
-        ({"py_modules": ["m.tar"]}, "must be a .zip"),
+        ({"py_modules": ["m.tar"]}, "must be a local folder, or a .zip"),
         ({"arguments": {"--pip-install": "x"}}, "use the field 'pip'"),
         ({"arguments": {"--glueray_mark": "x"}}, "is reserved"),
         ({"tags": {"": "x"}}, "tags"),

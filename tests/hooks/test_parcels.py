@@ -65,12 +65,16 @@ def test_the_same_files_make_the_same_archive(tmp_path):
 
 def test_what_git_ignores_stays_at_home(tmp_path):
     """Rules of the repository, of the folder and of folders in it; what tools leave behind stays in any case."""
+    empty = (
+        "libs/a.py", "libs/a.csv", "libs/keep.csv", "libs/secret.txt", "libs/deep/b.py", "libs/deep/c.py",
+        "libs/__pycache__/a.pyc", "libs/x.dist-info/METADATA", "libs/__MACOSX/y", "libs/.git/config",
+    )  # fmt: skip
     files = {
-        ".gitignore": "*.csv\n/build/\n", "libs/.gitignore": "secret.txt\n!keep.csv\n", "libs/a.py": "",
-        "libs/a.csv": "", "libs/keep.csv": "", "libs/secret.txt": "", "libs/deep/.gitignore": "b.py\n", "libs/deep/b.py": "",
-        "libs/deep/c.py": "", "libs/__pycache__/a.pyc": "", "libs/x.dist-info/METADATA": "", "libs/__MACOSX/y": "",
-        "libs/.git/config": "",
-    }  # fmt: skip
+        **dict.fromkeys(empty, ""),
+        ".gitignore": "*.csv\n/build/\n",
+        "libs/.gitignore": "secret.txt\n!keep.csv\n",
+        "libs/deep/.gitignore": "b.py\n",
+    }
     write(tmp_path / "repo", files)
     (tmp_path / "repo" / ".git").mkdir()
     (tmp_path / ".gitignore").write_text("*.py\n")  # above the repository: not its rules
