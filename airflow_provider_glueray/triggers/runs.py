@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from airflow.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_glueray.backends import make_hook, sharing_key
@@ -20,6 +22,8 @@ from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
 from airflow_provider_glueray.triggers.bookmark import Bookmark
 from airflow_provider_glueray.watcher import watching
 
+#: How long the scheduler may take to hear that a worker has ended.
+SCHEDULER_SECONDS = 3.0
 #: How long the last note of the place in the log may take.
 LAST_NOTE_SECONDS = 1.0
 
@@ -65,6 +69,7 @@ class GlueRayRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the run to its end and yield its ``Outcome`` as JSON."""
+        began = time.monotonic()
         ref = RunRef.from_json(self.run_json)
         self._bookmark = Bookmark(self.task_instance)
         cursor = await self._bookmark.find(LogCursor.from_json(self.cursor))
@@ -73,6 +78,8 @@ class GlueRayRunTrigger(BaseTrigger):
             outcome = await adrive(steps, watcher, ref, self.log, turn=self._bookmark.turn)
         event = {**outcome.to_json(), "noted": self._bookmark.was_noted}
         self._bookmark = None
+        if self.task_instance is not None:
+            await asyncio.sleep(began + _wind_up_seconds() - time.monotonic())
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def cleanup(self) -> None:
@@ -97,3 +104,12 @@ class GlueRayRunTrigger(BaseTrigger):
 
     def _make_backend(self) -> RunBackend:
         return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]
+
+
+def _wind_up_seconds() -> float:
+    """Return how long a deferral has to last.
+
+    The worker that deferred the task may take a heartbeat to end. If the task is queued again before the scheduler
+    has heard of that end, it takes the end for the second stretch's own, and the task for lost (Airflow 3.3).
+    """
+    return conf.getint("workers", "min_heartbeat_interval", fallback=5) + SCHEDULER_SECONDS
