@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from airflow_provider_glueray.runs import (
     FAILURE_SOURCES,
@@ -22,9 +22,6 @@ from airflow_provider_glueray.runs import (
     RunSnapshot,
     RunState,
 )
-
-if TYPE_CHECKING:
-    pass
 
 #: Seconds that a run may take to stop after its deadline before we give up on seeing it stopped.
 STOP_GRACE = 300.0
