@@ -11,18 +11,23 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO
 
 from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.errors import ScriptError, StagingError
-from airflow_provider_glueray.parcels import Parcel, given, pack
+from airflow_provider_glueray.glueray_step.values import CannotTravel
+from airflow_provider_glueray.parcels import Parcel, given, pack, pack_module
+
+#: Bytes of a file that are held in memory on its way to S3; more of them go through the disk.
+MOST_IN_MEMORY = 32 * 1024 * 1024
 
 
 def read_local(path: str, python_version: str, *, module: bool = False) -> Parcel:
-    """Return what is to be uploaded for a local file or folder; a script must parse as the runtime's Python.
+    """Return what is to be uploaded for a local file or folder; what is Python must parse as the runtime's.
 
-    :param module: whether it goes on the import path.
+    :param module: whether it goes on the import path, where a single file has to be an archive too.
     :raises ScriptError: missing, not readable, empty, not Python, or an archive that Glue would not take.
     """
     place = Path(path)
@@ -42,6 +47,8 @@ def read_local(path: str, python_version: str, *, module: bool = False) -> Parce
             ast.parse(content, filename=path, feature_version=(major, minor))
         except (SyntaxError, ValueError) as error:
             raise ScriptError(f"{path} is not Python {python_version}: {error}") from error
+        if module:
+            return pack_module(place, content)
     return Parcel(place.name, content, hashlib.sha256(content).hexdigest())
 
 
@@ -68,6 +75,45 @@ def upload(client: Any, content: bytes, uri: str) -> bool:
             return False
         client.put_object(Bucket=bucket, Key=key, Body=content)
     return True
+
+
+class S3Folder:
+    """A place in S3 for the files of one call, as :class:`glueray_step.values.Folder` wants it.
+
+    :param client: of S3.
+    """
+
+    def __init__(self, client: Any, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self._client = client
+        self._bucket, _, self._prefix = self.uri.removeprefix("s3://").partition("/")
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[BinaryIO]:
+        """Open a new file, which is sent when it is complete.
+
+        :raises StagingError: the bucket is missing or denied.
+        """
+        with SpooledTemporaryFile(MOST_IN_MEMORY) as file:
+            yield file  # type: ignore[misc]
+            file.seek(0)
+            with _allowed(f"{self.uri}/{name}"):
+                self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}", Body=file)
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file, or None when there is none."""
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise
+        content: bytes = answer["Body"].read()
+        return content
+
+    def filesystem(self) -> Any:
+        """Refuse: what lies on many nodes is written from there."""
+        raise CannotTravel("A Ray Dataset or a Modin frame lives on a cluster; pass a pandas frame or a path")
 
 
 def read_text(client_for: Callable[[str], Any], place: str) -> str:

@@ -1,4 +1,4 @@
-"""A folder as the one zip archive that Glue takes, and a look into archives that are given.
+"""A folder or a module as the one zip archive that Glue takes, and a look into archives that are given.
 
 Floor 2: reads local files, talks to nobody. The same files make the same digest wherever and whenever they are packed,
 so a folder that has not changed is not uploaded again.
@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,18 +62,34 @@ def pack(folder: Path, *, module: bool) -> Parcel:
     root = folder.resolve().name
     if module and "__init__.py" in files:
         root = f"{root}/{root}"
-    body, digest = io.BytesIO(), hashlib.sha256(root.encode())
+    contents = (
+        (name, files[name].read_bytes(), bool(files[name].stat().st_mode & stat.S_IXUSR)) for name in sorted(files)
+    )
+    return _zipped(folder.resolve().name, root, contents)
+
+
+def pack_module(path: Path, content: bytes) -> Parcel:
+    """Zip a module that is a single file, in a folder of its name.
+
+    :raises ScriptError: no import statement could name it.
+    """
+    if not path.stem.isidentifier() or path.stem == "__init__":
+        raise ScriptError(f"{path} cannot be imported under its name; give the folder of a package, or another name")
+    return _zipped(path.stem, path.stem, [(path.name, content, False)])
+
+
+def _zipped(name: str, root: str, files: Iterable[tuple[str, bytes, bool]]) -> Parcel:
+    """Zip files below ``root``, in the order given: their names, contents, and whether they are programs."""
+    body, digest, names = io.BytesIO(), hashlib.sha256(root.encode()), []
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(files):
-            content = files[name].read_bytes()
-            entry = zipfile.ZipInfo(f"{root}/{name}", _NO_TIME)
-            is_program = bool(files[name].stat().st_mode & stat.S_IXUSR)
+        for file, content, is_program in files:
+            names.append(f"{root}/{file}")
+            entry = zipfile.ZipInfo(names[-1], _NO_TIME)
             entry.external_attr = (0o755 if is_program else 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
-            digest.update(f"\0{name}\0{is_program}\0{len(content)}\0".encode() + content)
-    names = _importable(f"{root}/{name}" for name in files)
-    return Parcel(f"{folder.resolve().name}.zip", body.getvalue(), digest.hexdigest(), names)
+            digest.update(f"\0{file}\0{is_program}\0{len(content)}\0".encode() + content)
+    return Parcel(f"{name}.zip", body.getvalue(), digest.hexdigest(), _importable(names))
 
 
 def given(path: str, content: bytes) -> Parcel:
@@ -98,7 +114,7 @@ def given(path: str, content: bytes) -> Parcel:
     return Parcel(Path(path).name, content, hashlib.sha256(content).hexdigest(), _importable(names))
 
 
-def _importable(names: Iterator[str] | list[str]) -> frozenset[str]:
+def _importable(names: Iterable[str]) -> frozenset[str]:
     """Return the modules below the one folder at the root, which itself is taken away when Ray unpacks it."""
     below = [PurePosixPath(name).parts[1:] for name in names]
     packages = {parts[0] for parts in below if len(parts) > 1}

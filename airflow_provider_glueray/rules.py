@@ -195,19 +195,50 @@ def _arguments(value: object) -> str | None:
     return None
 
 
+_FETCHED = re.compile(r"(\w+\+)?https?://")
+_PIP_OPTION = re.compile(r"(?:^|\s)(--[\w-]+|-\w)")
+
+
 @_rule("pip", source="dg/author-job-ray-job-parameters: a comma list")
-def _requirements(value: Sequence[object]) -> str | None:
-    for item in items_of(value):
-        if not isinstance(item, str) or not item.strip():
-            return f"{item!r} is not a requirement"
-        if "," in item:
-            return f"{item!r}: Glue splits the list at commas, so give one bound only, such as == or ~="
-        if re.match(r"ray\b(?!-)", item.strip(), re.IGNORECASE):
-            return f"{item!r}: Ray itself cannot be upgraded (dg/edit-script-ray-env-dependencies)"
+def _requirements(value: object) -> str | None:
+    return next((problem for problem in map(requirement_problem, items_of(value)) if problem), None)
+
+
+def requirement_problem(item: object) -> str | None:
+    """Tell why Glue would not take a requirement, if it would not."""
+    # It comes with Airflow. Most DAGs have no requirements, and their parses should not pay for the import.
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    if not isinstance(item, str) or not item.strip():
+        return f"{item!r} is not a requirement"
+    option = _PIP_OPTION.search(item)
+    if option:
+        # What follows an option may be an address with a password in it.
+        return f"{option[1]} is an option of pip; Glue takes requirements only"
+    try:
+        requirement = Requirement(item)
+    except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
+        return f"{item!r} is not a requirement such as name==1.0 or name @ https://host/name.whl (PEP 508): {reason}"
+    if canonicalize_name(requirement.name) == "ray":
+        return f"{item!r}: Ray itself cannot be upgraded (dg/edit-script-ray-env-dependencies)"
+    if requirement.url and not _FETCHED.match(requirement.url):
+        return f"{item!r}: pip on Glue fetches https:// only"
+    if len(requirement.extras) > 1:
+        return f"{item!r}: Glue splits the list at commas, also between extras, so give one extra only"
+    if "," in item:
+        return f"{item!r}: Glue splits the list at commas, so give one bound only, such as == or ~="
     return None
 
 
+@_rule("requirements", source="read where the task runs")
+def _requirements_file(value: object) -> str | None:
+    return "must be the path of a local file" if value is not None and "://" in str(value) else None
+
+
 _ARCHIVE = "must be a local folder, or a .zip with exactly one folder at its root"
+_MODULE = f"{_ARCHIVE}, or a local .py file"
 
 
 def _is_archive(value: object) -> bool:
@@ -216,10 +247,21 @@ def _is_archive(value: object) -> bool:
     return text.endswith(".zip") or (not text.startswith("s3://") and not PurePath(text).suffix)
 
 
+def _is_module(value: object) -> bool:
+    """Tell whether it may be an archive, or a file that is made one."""
+    text = str(value)
+    return _is_archive(value) or (not text.startswith("s3://") and text.endswith(".py"))
+
+
 @_rule("py_modules", source="dg/author-job-ray-job-parameters: zip archives")
 def _modules(value: Sequence[object]) -> str | None:
-    odd = [item for item in items_of(value) if not _is_archive(item)]
-    return f"{odd[0]!r} {_ARCHIVE}" if odd else None
+    odd = [item for item in items_of(value) if not _is_module(item)]
+    return f"{odd[0]!r} {_MODULE}" if odd else None
+
+
+@_rule("py_modules", "script", source="a module is uploaded as an archive, a script as it is")
+def _script_is_no_module(modules: Sequence[object], script: object) -> str | None:
+    return f"{script!r} is the script" if str(script) in map(str, items_of(modules)) else None
 
 
 @_rule("working_dir", source="dg/author-job-ray-job-parameters: one zip archive")

@@ -62,8 +62,15 @@ def stored(of: RayJobSpec, **changes):
         ({"arguments": {"x": {"y": object()}}}, "no text form"),
         ({"pip": ["pandas>=1,<2"]}, "splits the list at commas"),
         ({"pip": "ray==2.9"}, "cannot be upgraded"),
+        ({"pip": ["Ray[data]"]}, "cannot be upgraded"),
         ({"pip": [""]}, "not a requirement"),
+        ({"pip": ["s3fs", "./lib.whl"]}, "'./lib.whl' is not a requirement such as"),
+        ({"pip": "https://host/lib.whl"}, "name @ https://host/name.whl (PEP 508)"),
+        ({"pip": "lib @ s3://bucket/lib.whl"}, "fetches https:// only"),
+        ({"pip": "lib[a,b]"}, "commas, also between extras"),
+        ({"pip": ["--index-url=elsewhere"]}, "--index-url is an option of pip"),
         ({"py_modules": ["lib.whl"]}, ".zip"),
+        ({"py_modules": ["s3://bucket/lib.py"]}, ".zip"),
         ({"working_dir": "s3://bucket/folder"}, ".zip"),
         ({"spilling": "{not json"}, "not JSON"),
         ({"spilling": "[]"}, "JSON object"),
@@ -88,6 +95,20 @@ def test_each_rule_says_what_is_wrong(fields, words):
     (problem,) = raised.value.problems
     assert problem.startswith(next(iter(fields)))
     assert problem.endswith("]")
+
+
+@pytest.mark.parametrize(
+    "item", ["ray-haystack", "s3fs[boto3]~=2023.4", "lib @ https://host/lib.whl", "git @ git+https://host/x"]
+)
+def test_what_pip_may_name(item):
+    """One extra, one bound, an address with a name; a name that only begins like Ray's."""
+    assert spec(pip=item).pip == (item,)
+
+
+def test_the_script_is_no_module():
+    """One file cannot be uploaded as it is and as an archive."""
+    with pytest.raises(SpecError, match=r"etl\.py' is the script"):
+        spec(script="etl.py", py_modules=["helpers.py", "etl.py"])
 
 
 @pytest.mark.parametrize(

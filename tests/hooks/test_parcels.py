@@ -1,4 +1,4 @@
-"""Folders as archives: what is in them, that they are the same for the same files, and what is refused."""
+"""Folders and modules as archives: what is in them, that the same files make the same, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from airflow_provider_glueray import parcels
 from airflow_provider_glueray.errors import ScriptError
+from airflow_provider_glueray.packaging import read_local
 from airflow_provider_glueray.parcels import given, pack
 
 
@@ -61,6 +62,36 @@ def test_the_same_files_make_the_same_archive(tmp_path):
     (again / "x.py").chmod(0o644)
     (again / "x.py").write_text("1 ")
     assert pack(again, module=True).digest != first.digest
+
+
+def test_a_module_that_is_one_file(tmp_path):
+    """In a folder of its name, the same whenever it was written; without ``module`` the file itself, for a script."""
+    path = write(tmp_path, {"helpers.py": "X = 1\n"}) / "helpers.py"
+    parcel = read_local(str(path), "3.9", module=True)
+    path.chmod(0o755)
+    os.utime(path, (1, 1))
+
+    assert (parcel.name, names(parcel.content), parcel.modules) == ("helpers.zip", ["helpers/helpers.py"], {"helpers"})
+    assert read_local(str(path), "3.9", module=True) == parcel
+    assert given("helpers.zip", parcel.content).modules == {"helpers"}
+    assert read_local(str(path), "3.9").content == b"X = 1\n"
+    path.write_text("X = 2\n")
+    assert read_local(str(path), "3.9", module=True).digest != parcel.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("helpers.py", "match 1:\n  case 1: pass\n", "is not Python 3.9"),
+        ("helpers.py", " ", "is empty"),
+        ("my-helpers.py", "X = 1", "cannot be imported under its name"),
+        ("__init__.py", "X = 1", "give the folder"),
+    ],
+)
+def test_modules_that_would_not_be_imported(tmp_path, name, text, words):
+    write(tmp_path, {name: text})
+    with pytest.raises(ScriptError, match=words):
+        read_local(str(tmp_path / name), "3.9", module=True)
 
 
 def test_what_git_ignores_stays_at_home(tmp_path):
