@@ -28,6 +28,7 @@ from airflow_provider_glueray.runs import Outcome, RunState, StatementError
 # ├── StopError            the service refused to stop a run that is still active
 # └── RunFailed            the run ended, and not with success
 #     ├── StatementFailed  the code of a statement raised an exception
+#     │   └── FunctionFailed   a function on a cluster did
 #     ├── RunStopped
 #     ├── RunTimedOut
 #     └── RunLost
@@ -148,6 +149,12 @@ class StatementFailed(RunFailed):
         self.error_name, self.error_value, self.traceback = error
         told = Outcome(outcome.snapshot._replace(message=""), error.traceback or (f"{error.name}: {error.value}",))
         super().__init__(told, url, about)
+
+
+class FunctionFailed(StatementFailed):
+    """A function that ran on a cluster raised an exception; the members are those of ``StatementFailed``."""
+
+    hint = "Fix the function or its arguments; a retry of the task starts a new run."
 
 
 class RunStopped(RunFailed):

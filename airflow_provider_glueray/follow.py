@@ -10,6 +10,7 @@ import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from airflow_provider_glueray.glueray_step.reports import read_report
 from airflow_provider_glueray.runs import (
     FAILURE_SOURCES,
     SCRIPT,
@@ -29,6 +30,8 @@ STOP_GRACE = 300.0
 STOP_AGAIN = 60.0
 #: Seconds for which a run must stay unknown to the service before it counts as lost: a list may lag behind a start.
 LOST_PATIENCE = 30.0
+#: The most reports that are remembered of one run; they travel through Airflow's database.
+MOST_REPORTS = 100
 #: The most seconds that late log lines are waited for, however many keep coming.
 DRAIN_LIMIT = 60.0
 
@@ -151,7 +154,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
                 break
         deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
         if deadline_passed and not policy.owns_run:
-            return Outcome(last, logs.tail.lines(), deadline_passed=True)
+            return logs.outcome(last, deadline_passed=True)
         if deadline_passed and (stop_asked is None or answer.now - stop_asked >= STOP_AGAIN):
             stop_asked = stop_asked or answer.now
             yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
@@ -159,7 +162,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
             if stopped.error is not None:
                 yield Tell(logging.ERROR, f"Could not stop run {ref.id}: {stopped.error}")
         if policy.deadline is not None and answer.now >= policy.deadline + STOP_GRACE:
-            return Outcome(last, logs.tail.lines(), deadline_passed=True)
+            return logs.outcome(last, deadline_passed=True)
         pause = _pause(answer.now - (last.started or began), failures, policy, answer.now, stop_asked)
     yield from logs.drain(lasted=max(answer.now - (last.started or began), 0.0))
     if last.state is not RunState.SUCCEEDED and policy.sources:
@@ -168,7 +171,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         yield Tell(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
         yield from _Logs(FAILURE_SOURCES, since).read(most=100)
         yield Tell(logging.INFO, "::endgroup::")
-    return Outcome(last, logs.tail.lines(), deadline_passed=stop_asked is not None)
+    return logs.outcome(last, deadline_passed=stop_asked is not None)
 
 
 def _tell_state(snapshot: RunSnapshot) -> Tell:
@@ -199,7 +202,12 @@ class _Logs:
         self._sources = sources
         self._cursor = cursor
         self._complained = False
-        self.tail = LogTail()
+        self._tail = LogTail()
+        self._reports: list[dict[str, Any]] = []
+
+    def outcome(self, last: RunSnapshot, *, deadline_passed: bool) -> Outcome:
+        """Return how it ended, with what is remembered of the log."""
+        return Outcome(last, self._tail.lines(), deadline_passed, self._reports)
 
     def read(self, most: int | None = None) -> Generator[Step, Answer, bool]:
         """Show what is new; with ``most``, only the last of it. Tell whether there was anything."""
@@ -214,7 +222,9 @@ class _Logs:
         page: LogPage = answer.value
         self._cursor = page.cursor
         lines = page.lines if most is None else page.lines[-most:]
-        self.tail.add(line.text for line in lines)
+        self._tail.add(line.text for line in lines)
+        said = (read_report(line.text) for line in page.lines)
+        self._reports = [*self._reports, *(each for each in said if each is not None)][-MOST_REPORTS:]
         if lines:
             yield Show(lines)
         return bool(lines)

@@ -26,6 +26,9 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
         "hooks": [_listed("hooks.glue_jobs", "hooks.glue_sessions")],
         "triggers": [_listed("triggers.runs")],
+        "task-decorators": [
+            {"name": "glue_ray", "class-name": "airflow_provider_glueray.decorators.glue_ray.glue_ray_task"}
+        ],
         "extra-links": [
             "airflow_provider_glueray.links.runs.GlueRayRunLink",
             "airflow_provider_glueray.links.runs.GlueRayLogsLink",

@@ -261,11 +261,12 @@ class RunHook(RunBackend, Protocol):
 
 
 class Outcome(NamedTuple):
-    """How following a run ended: the last snapshot, the end of its log, and whether our deadline struck."""
+    """How following a run ended: the last snapshot, the end of its log, whether our deadline struck, its reports."""
 
     snapshot: RunSnapshot
     tail: Sequence[str] = ()
     deadline_passed: bool = False
+    reports: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -273,6 +274,7 @@ class Outcome(NamedTuple):
             "snapshot": self.snapshot.to_json(),
             "tail": list(self.tail),
             "deadline_passed": self.deadline_passed,
+            "reports": list(self.reports),
         }
 
     @classmethod
@@ -282,6 +284,7 @@ class Outcome(NamedTuple):
             snapshot=RunSnapshot.from_json(value["snapshot"]),
             tail=tuple(value["tail"]),
             deadline_passed=value["deadline_passed"],
+            reports=tuple(value.get("reports", ())),
         )
 
 

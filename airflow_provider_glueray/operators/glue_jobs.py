@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray.follow import Policy
+from airflow_provider_glueray.operators.assets import lineage_of, note_reports
 from airflow_provider_glueray.operators.finish import finish
 from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
 from airflow_provider_glueray.operators.series import Record
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+#: What a script may import to report, and what a function's script imports.
+STEP = Path(__file__).parent.parent / "glueray_step"
 _WORKER_FIELDS = tuple(field.name for field in fields(Workers))
 #: The job's name and description are made by the operator; the versions are those of the only runtime.
 _SPEC_FIELDS = tuple(
@@ -48,8 +51,12 @@ class GlueRayJobOperator(GlueRayRunOperator):
     :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
     :param min_workers: the fewest workers; the floor of autoscaling. (templated)
     :param pip: requirements, with one bound each. (templated)
-    :param py_modules: for the import path: folders or zip archives, like the script local, or archives in S3.
-        (templated)
+    :param requirements: a requirements.txt beside the DAG's file, whose lines are added to ``pip`` when the task
+        runs. (templated)
+    :param check_requirements: warn of requirements that the runtime or its processor will not get along with,
+        whenever the job was created or updated.
+    :param py_modules: for the import path: folders, ``.py`` files or zip archives, like the script local, or
+        archives in S3. (templated)
     :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
     :param spilling: Ray's object spilling configuration. (templated)
     :param object_store_memory_head: percent of the head's free memory for the object store. (templated)
@@ -80,6 +87,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         "min_workers",
         "worker_type",
         "pip",
+        "requirements",
         "py_modules",
         "working_dir",
         "spilling",
@@ -92,6 +100,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
     )
     template_fields_renderers = {"arguments": "json", "tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
     backend = GLUE_JOB
+    _ended: Outcome | None = None
 
     def __init__(
         self,
@@ -105,6 +114,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
         min_workers: int | str | None = None,
         worker_type: str = "Z.2X",
         pip: Sequence[str] | str = (),
+        requirements: str | Path | None = None,
+        check_requirements: bool = True,
         py_modules: Sequence[str] | str = (),
         working_dir: str | None = None,
         spilling: Mapping[str, Any] | str | None = None,
@@ -128,6 +139,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
         self.min_workers = min_workers
         self.worker_type = worker_type
         self.pip = pip
+        self.requirements = str(requirements) if isinstance(requirements, Path) else requirements
+        self.check_requirements = check_requirements
         self.py_modules = py_modules
         self.working_dir = working_dir
         self.spilling = spilling
@@ -139,7 +152,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
         self.overrides = dict(overrides or {})
         self.wait_for_completion = wait_for_completion
         self.log_sources = tuple(log_sources)
-        given = {**self._spec_fields(), "staging": staging, "log_sources": self.log_sources}
+        beside = {"staging": staging, "requirements": self.requirements, "log_sources": self.log_sources}
+        given = {**self._spec_fields(), **beside}
         check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
 
     # -- what it says of its runs -----------------------------------------------------------------------------
@@ -148,9 +162,20 @@ class GlueRayJobOperator(GlueRayRunOperator):
         return self._job_name()
 
     def _prepare(self, context: Context) -> Start:
-        spec = self.hook.stage(self._spec(context), self.staging)
-        self.log.info("Job %s: %s", spec.name, self.hook.ensure_job(spec))
-        return partial(self.hook.submit, spec)
+        return partial(self.hook.submit, self._ready(context))
+
+    def _ready(self, context: Context) -> RayJobSpec:
+        """Upload what is local and define the job; return the spec that a run can be started from."""
+        spec: RayJobSpec = self.hook.stage(self._spec(context), self.staging)
+        change = self.hook.ensure_job(spec)
+        self.log.info("Job %s: %s", spec.name, change)
+        if self.check_requirements and change != "unchanged":
+            self._warn_of_requirements(spec)
+        return spec
+
+    def _needs_step(self) -> bool:
+        """Tell whether the script may want to report what it has written: then ``glueray_step`` is sent along."""
+        return bool(self.outlets)
 
     def _attend(self, record: Record, ref: RunRef, context: Context) -> str:
         if not self.wait_for_completion:
@@ -159,8 +184,23 @@ class GlueRayJobOperator(GlueRayRunOperator):
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
         return super()._attend(record, ref, context)  # type: ignore[no-any-return]
 
-    def _finish(self, outcome: Outcome, context: Context) -> str:
-        return finish(outcome, self.hook, context, self.log)
+    def _finish(self, outcome: Outcome, context: Context) -> Any:
+        return self._close(outcome, context)
+
+    def _close(self, outcome: Outcome, context: Context) -> str:
+        """Leave the run: usage, verdict, and what it has reported of its outputs; return its id."""
+        self._ended = outcome
+        run_id = finish(outcome, self.hook, context, self.log)
+        note_reports(outcome, self.outlets, context, self.log)
+        return run_id
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Tell OpenLineage which run it was and what it wrote; None where that provider is not installed."""
+        return lineage_of(self._ended, self.inlets, self.outlets) if self._ended else None
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """Tell OpenLineage which run it was."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _needs(self) -> str:
         return (
@@ -181,16 +221,29 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     def _spec(self, context: Context) -> RayJobSpec:
         """Build the spec from the rendered fields; say in it whose run this is."""
+        from airflow_provider_glueray.requirements import gathered
+
         ti = context["ti"]
+        file = self._beside_the_dag(self.requirements) if self.requirements else None
+        step = [str(STEP)] if self._needs_step() else []
         given = self._spec_fields()
         workers = Workers(**{name: given.pop(name) for name in _WORKER_FIELDS})
         whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id}
         given |= {
             "name": self._job_name(),
             "script": self._beside_the_dag(self.script),
-            "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)],
+            "pip": gathered(self.pip, file, RayJobSpec.python_version),
+            "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)] + step,
             "working_dir": self._beside_the_dag(self.working_dir) if self.working_dir else None,
             "tags": {**whose, **self.tags},
             "arguments": {**whose, "airflow_run_id": ti.run_id, **self.arguments},
         }
         return RayJobSpec(workers=workers, **given)
+
+    def _warn_of_requirements(self, spec: RayJobSpec) -> None:
+        """Say what is wrong with the requirements as far as it can be known before a cluster is paid for."""
+        from airflow_provider_glueray.requirements import warnings_about, wheel_warnings
+
+        known = warnings_about(spec.pip, spec.runtime)
+        for warning in (*known, *wheel_warnings(spec.pip, spec.python_version, self.log)):
+            self.log.warning("%s", warning)

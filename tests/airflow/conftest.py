@@ -58,6 +58,8 @@ class Supervisor:
                 if msg.key in self.store:
                     return comms.TaskStateStoreResult(value=self.store[msg.key])
                 return comms.ErrorResponse(error=comms.ErrorType.TASK_STORE_NOT_FOUND)
+            case comms.ValidateInletsAndOutlets():
+                return comms.InactiveAssetsResult(inactive_assets=[])
             case comms.GetConnection():
                 return comms.ErrorResponse(error=comms.ErrorType.CONNECTION_NOT_FOUND)
         return None
@@ -117,6 +119,11 @@ class Task:
     def running(self) -> Any:
         """Return the operator that executes: the runner works on a copy of ours."""
         return self._ti.task
+
+    @property
+    def context(self) -> Any:
+        """Return the context of the last stretch."""
+        return self._ti.get_template_context()
 
     def kill_when(self, ready: Callable[[], Any]) -> None:
         """Let Airflow kill the task while it runs, as soon as ``ready`` says so; returns at once."""

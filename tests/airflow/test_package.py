@@ -22,9 +22,11 @@ HEAVY = {"boto3", "botocore", "aiobotocore", "ray", "pandas", "numpy", "pyarrow"
 FLOOR_3 = [
     "operators.glue_jobs", "operators.glue_sessions", "operators.notebooks", "operators.session_group",
     "sensors.glue_jobs", "sensors.glue_sessions", "triggers.runs", "links.runs", "get_provider_info", "cli",
+    "decorators.glue_ray",
 ]  # fmt: skip
 FLOORS_0_1 = [
-    "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "follow", "drive", "watcher",
+    "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "functions", "glueray_step",
+    "glueray_step.values", "follow", "drive", "watcher",
 ]  # fmt: skip
 
 
@@ -116,6 +118,8 @@ PUBLIC = {
         "GlueRayStopSessionOperator",
     },
     "operators.session_group": {"glue_ray_session"},
+    "decorators.glue_ray": {"glue_ray_task"},
+    "glueray_step": {"report", "run"},
     "operators.notebooks": {"GlueRayNotebookOperator"},
     "sensors.glue_sessions": {"GlueRaySessionSensor"},
     "hooks.glue_sessions": {"GlueRaySessionHook"},
@@ -134,7 +138,7 @@ HOOK_VERBS = {
         "logs_url",
     },
     "hooks.glue_connection.GlueConnectionHook": {
-        "stage", "read_text", "write_text", "start_once", "warn_of_region",
+        "stage", "read_text", "write_text", "start_once", "warn_of_region", "folder", "load",
     },
 }  # fmt: skip
 SHARED_WORDS = {
@@ -144,7 +148,8 @@ OPERATOR_WORDS = {
     "operators.glue_jobs.GlueRayJobOperator": {
         "script", "role", "staging", "job_name", "arguments", "number_of_workers", "min_workers", "worker_type", "pip",
         "py_modules", "working_dir", "spilling", "object_store_memory_head", "object_store_memory_worker", "logging",
-        "max_concurrent_runs", "tags", "overrides", "wait_for_completion", "log_sources",
+        "max_concurrent_runs", "tags", "overrides", "wait_for_completion", "log_sources", "requirements",
+        "check_requirements",
     },
     "operators.glue_sessions.GlueRayCreateSessionOperator": {
         "role", "number_of_workers", "min_workers", "worker_type", "idle_timeout", "session_timeout", "pip",

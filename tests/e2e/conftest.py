@@ -26,6 +26,8 @@ T = TypeVar("T")
 DAGS = Path(__file__).parent / "dags"
 #: How many there are in `dags/life.py`.
 DAG_COUNT = 10
+#: An example whose mapped tasks only a real scheduler can run side by side, and how many DAGs it has.
+EXAMPLE, EXAMPLE_DAGS = Path(__file__).parents[2] / "example_dags" / "hundreds_of_sources.py", 2
 #: Airflow's own defaults are minutes; a dead worker or triggerer is to be missed within seconds here.
 SETTINGS = {
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -250,10 +252,11 @@ class Step:
 def shared_house(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """Return the Airflow of all tests, with its DAGs read."""
     dags = shutil.copytree(DAGS, tmp_path_factory.mktemp("e2e") / "dags")
+    shutil.copy(EXAMPLE, dags)
     with Airflow(dags, {"aws_default": endpoint.airflow_connection()}, **SETTINGS) as airflow:
         house = House(airflow, endpoint)
         try:
-            until(lambda: airflow.call("GET", "/dags")["total_entries"], lambda count: count == DAG_COUNT)
+            until(lambda: airflow.call("GET", "/dags")["total_entries"], lambda count: count == DAG_COUNT + EXAMPLE_DAGS)
             yield house
         finally:
             house.stop_triggerers()

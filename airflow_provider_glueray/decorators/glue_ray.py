@@ -1,0 +1,205 @@
+"""``@task.glue_ray``: a function of the DAG file whose body runs on the Ray cluster.
+
+Floor 3. The function becomes the script of a run (``functions.py``); its arguments and its value pass through a folder
+of that run in the staging area, which the code in ``glueray_step`` reads and writes at the other end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+
+from airflow_provider_glueray.errors import FunctionFailed, RunFailed, ScriptError, SpecError
+from airflow_provider_glueray.functions import Script, check_function, source_of, to_script
+from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
+from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, CannotTravel, decode, encode
+from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+from airflow_provider_glueray.operators.runs import is_unrendered
+from airflow_provider_glueray.operators.series import Record
+from airflow_provider_glueray.operators.submission import Start
+from airflow_provider_glueray.rules import items_of
+from airflow_provider_glueray.runs import Outcome, RunRef, RunState, StatementError
+from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.statements import MOST_VALUE
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
+    """Run a function as a Ray job and return its value; made by :func:`glue_ray_task`.
+
+    :raises ScriptError: while the DAG is parsed, when the function or something that it uses cannot travel.
+    :raises SpecError: likewise, for each value that breaks a rule.
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *(name for name in GlueRayJobOperator.template_fields if name != "script"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **GlueRayJobOperator.template_fields_renderers,
+    }
+    custom_operator_name: ClassVar[str] = "@task.glue_ray"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_function(python_callable)
+        if not kwargs.get("wait_for_completion", True):
+            raise SpecError(["wait_for_completion=False: a function's value is there when its run has ended"])
+        if not kwargs.get("staging"):
+            raise SpecError(["staging=None: a function, its arguments and its value pass through an S3 prefix"])
+        super().__init__(
+            python_callable=python_callable,
+            op_args=op_args,
+            op_kwargs=op_kwargs,
+            script=f"{python_callable.__name__}.py",
+            **kwargs,
+        )
+        self._refuse_strays(to_script(python_callable))
+
+    def get_python_source(self) -> str:
+        """Return the function's source without its task decorators."""
+        return source_of(self.python_callable)
+
+    # -- what it says of its runs -----------------------------------------------------------------------------
+
+    def _prepare(self, context: Context) -> Start:
+        spec = self._ready(context)
+        args, kwargs = self._call(context)
+        sent = False
+
+        def start(mark: str) -> RunRef:
+            nonlocal sent
+            folder = self.hook.folder(self._place(mark))
+            if not sent:  # and not again for each time that the service has had no room
+                _send(folder, args, kwargs)
+                sent = True
+            return self.hook.submit(replace(spec, arguments={**spec.arguments, CALL: folder.uri}), mark)  # type: ignore[no-any-return]
+
+        return start
+
+    def _ready(self, context: Context) -> RayJobSpec:
+        with TemporaryDirectory() as place:
+            path = Path(place, f"{self.python_callable.__name__}.py")
+            path.write_text(to_script(self.python_callable).text, encoding="utf-8")
+            self.script = str(path)
+            return super()._ready(context)
+
+    def _needs_step(self) -> bool:
+        return True
+
+    def _finish(self, outcome: Outcome, context: Context) -> Any:
+        """Return what the function returned; raise with the traceback it left, not with the end of a log."""
+        record = Record.load(context)
+        assert record is not None, "a run that has ended was recorded"
+        place = self._place(record.mark)
+        content = self.hook.folder(place).read(RESULT) or b"{}"
+        result = json.loads(content)
+        try:
+            self._close(outcome, context)
+        except RunFailed as failure:
+            if outcome.snapshot.state is RunState.FAILED and "error" in result:
+                raise self._failure(outcome, result["error"]) from failure
+            raise
+        if "error" in result:
+            raise self._failure(outcome, result["error"])
+        if "value" not in result:
+            raise ScriptError(f"{self.python_callable.__name__} has run, but there is no {place}/{RESULT}")
+        if len(content) > MOST_VALUE:
+            self.log.info("The value has %d bytes as JSON; the XCom is a reference to %s", len(content), place)
+            return {KIND: DOCUMENT, "uri": f"{place}/{RESULT}", "bytes": len(content)}
+        return decode(result["value"])
+
+    def _failure(self, outcome: Outcome, error: Mapping[str, str]) -> FunctionFailed:
+        lines = tuple(error["traceback"].rstrip().splitlines())
+        about = [f"{error['name']}: {error['value']}"]
+        url = self.hook.url(outcome.snapshot.ref)
+        return FunctionFailed(outcome, url, StatementError(error["name"], error["value"], lines), about)
+
+    # -- the call ---------------------------------------------------------------------------------------------
+
+    def _call(self, context: Context) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments; parameters that are named like a part of the context get that part."""
+        names = list(inspect.signature(self.python_callable).parameters)
+        asked = (name for name in names[len(self.op_args) :] if name in context and name not in self.op_kwargs)
+        return list(self.op_args), {**self.op_kwargs, **{name: context[name] for name in asked}}  # type: ignore[literal-required]
+
+    def _place(self, mark: str) -> str:
+        return f"{str(self.staging).rstrip('/')}/calls/{self._job_name()}/{mark}"
+
+    def _refuse_strays(self, script: Script) -> None:
+        """Refuse a module of the user's that nothing sends along."""
+        given = [str(each) for each in [*items_of(self.py_modules), *items_of(self.working_dir)]]
+        if is_unrendered(self.py_modules) or is_unrendered(self.working_dir) or any(map(_is_closed, given)):
+            return
+        beside = Path(inspect.getsourcefile(self.python_callable) or ".").parent
+        for name in sorted(script.own_modules):
+            if not any(_holds(beside / path, name) for path in given):
+                raise ScriptError(
+                    f"{self.python_callable.__name__} uses the module {name!r}, which is a file of yours that the "
+                    f"cluster does not have. Send it along: py_modules=[…]"
+                )
+
+
+def _is_closed(path: str) -> bool:
+    """Tell whether what a path holds cannot be seen while a DAG is parsed."""
+    return path.startswith("s3://") or path.endswith(".zip")
+
+
+def _holds(path: Path, name: str) -> bool:
+    """Tell whether a folder or a file of ``py_modules`` makes a module importable."""
+    return path.name in (name, f"{name}.py") or (path / name).is_dir() or (path / f"{name}.py").is_file()
+
+
+def _send(folder: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Put the arguments into the folder of the call."""
+    try:
+        call = {
+            "args": [encode(value, f"argument {at + 1}", folder) for at, value in enumerate(args)],
+            "kwargs": {name: encode(value, f"argument {name!r}", folder) for name, value in kwargs.items()},
+        }
+    except CannotTravel as error:
+        raise ScriptError(str(error)) from error
+    with folder.write(ARGUMENTS) as file:
+        file.write(json.dumps(call).encode())
+
+
+def glue_ray_task(
+    python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """Make a function a task whose body runs on a Ray cluster: ``@task.glue_ray(role=…, staging=…)``.
+
+    What the function uses of its file travels with it: imports, plain values, other functions and classes of the file.
+    Arguments and value may be JSON values, dates, paths, tables (pandas, pyarrow, Modin, Ray Dataset), or results of
+    other tasks. A table that is returned stays in the staging area as Parquet; the XCom is a small mapping that
+    another ``@task.glue_ray`` takes as the table itself, and any other task with ``GlueRayJobHook().load(…)``.
+
+    :param python_callable: the function, when the decorator is used without parentheses.
+    :param multiple_outputs: make each key of a returned mapping an XCom of its own.
+    :param kwargs: as for :class:`GlueRayJobOperator` without ``script`` and ``wait_for_completion``: ``role``,
+        ``staging``, ``number_of_workers``, ``pip``, ``py_modules``, ``timeout`` and so on.
+    :raises ScriptError: while the DAG is parsed, for a lambda, a method, or something that cannot travel.
+    """
+    if python_callable is not None:
+        check_function(python_callable)
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=GlueRayDecoratedOperator,
+        **kwargs,
+    )
