@@ -143,9 +143,9 @@ class _Slice:
                     self._import(node, name)
         elif name in self._globals:
             value = self._globals[name]
-            node = nodes[0] if nodes else None
-            if isinstance(node, ast.ClassDef) and isinstance(value, type) and value.__module__ == self._module:
-                source = self._text_of(node)
+            defined = nodes[0] if nodes else None
+            if isinstance(defined, ast.ClassDef) and isinstance(value, type) and value.__module__ == self._module:
+                source = self._text_of(defined)
                 self._need_all(source, {})
                 self.definitions.append(source)
             else:

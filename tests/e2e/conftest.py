@@ -31,6 +31,8 @@ EXAMPLE, EXAMPLE_DAGS = Path(__file__).parents[2] / "example_dags" / "hundreds_o
 #: Airflow's own defaults are minutes; a dead worker or triggerer is to be missed within seconds here.
 SETTINGS = {
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+    # Nothing but what a test triggers.
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
     "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
@@ -256,7 +258,9 @@ def shared_house(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFa
     with Airflow(dags, {"aws_default": endpoint.airflow_connection()}, **SETTINGS) as airflow:
         house = House(airflow, endpoint)
         try:
-            until(lambda: airflow.call("GET", "/dags")["total_entries"], lambda count: count == DAG_COUNT + EXAMPLE_DAGS)
+            until(
+                lambda: airflow.call("GET", "/dags")["total_entries"], lambda count: count == DAG_COUNT + EXAMPLE_DAGS
+            )
             yield house
         finally:
             house.stop_triggerers()
