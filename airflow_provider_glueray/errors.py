@@ -123,6 +123,7 @@ class RunFailed(GlueRayError):
 
     lead: ClassVar[str] = "failed"
     hint: ClassVar[str] = "Fix the script or its input; a retry of the task starts a new run."
+    tail_title: ClassVar[str] = "The end of its log:"
 
     def __init__(self, outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> None:
         self.outcome = outcome
@@ -132,7 +133,7 @@ class RunFailed(GlueRayError):
         if snapshot.message:
             lines.append(f"The service says: {snapshot.message}")
         if outcome.tail:
-            lines += ["The end of its log:", *(f"  {line}" for line in outcome.tail)]
+            lines += [self.tail_title, *(f"  {line}" for line in outcome.tail)]
         lines.append(self.hint)
         if url:
             lines.append(f"See {url}")
@@ -143,6 +144,7 @@ class StatementFailed(RunFailed):
     """The code of a statement raised an exception: ``error_name``, ``error_value`` and ``traceback`` (lines)."""
 
     lead = "raised an exception"
+    tail_title = "The remote traceback:"
     hint = "Fix the code or its input; a retry of the task runs it again in the same session, with what is in it."
 
     def __init__(self, outcome: Outcome, url: str, error: StatementError, about: Sequence[str] = ()) -> None:

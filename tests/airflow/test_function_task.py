@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
+from airflow_provider_glueray.decorators import glue_ray
 from airflow_provider_glueray.errors import FunctionFailed, RunStopped, ScriptError, SpecError
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
@@ -129,9 +131,11 @@ def test_what_one_returns_the_next_one_takes(connected, make_step, make_task):
     """A reference in an XCom is the table again in the next function, also a Ray Dataset and a Modin frame."""
 
     def made():
+        import modin.config
         import modin.pandas
         import ray
 
+        modin.config.NPartitions.put(2)
         return {"dataset": ray.data.range(100), "modin": modin.pandas.DataFrame({"n": [1, 2, 3]})}
 
     def taken(tables):
@@ -321,3 +325,23 @@ def test_bad_settings_do_not_parse(make_step, settings, words):
     """They are refused while the DAG is parsed."""
     with pytest.raises(SpecError, match=words):
         make_step(echo, with_=settings)
+
+
+def test_arguments_are_sent_once_however_long_it_queues(connected, make_step, make_task, monkeypatch):
+    """They may be large, and each look for room is a new attempt."""
+    sent = []
+    send = glue_ray._send
+    monkeypatch.setattr(glue_ray, "_send", lambda folder, *call: sent.append(folder.uri) or send(folder, *call))
+    connected.faults(quota_mdpu=2)
+
+    def make_room() -> None:
+        while not connected.calls().get("StartJobRun"):
+            threading.Event().wait(0.1)
+        connected.faults(quota_mdpu=50)
+
+    threading.Thread(target=make_room, daemon=True).start()
+    result = make_task(make_step(echo, 1)).run()
+
+    assert result.state == "success", result.error
+    assert connected.calls()["StartJobRun"] == 2
+    assert len(sent) == 1

@@ -44,8 +44,8 @@ def read(house: House, uri: str) -> pd.DataFrame:
 
 
 def test_both_ways_give_the_same_table(house):
-    """24 sources mapped, where the account has room for two runs: they queue, and not one try fails."""
-    house.endpoint.faults(quota_mdpu=8)
+    """24 sources mapped, where the account has room for three runs: they queue, and not one try fails."""
+    house.endpoint.faults(quota_mdpu=12)
     mapped = run(house, "sources_mapped")
     calls = house.endpoint.calls()
     refused = calls["StartJobRun"] - (SOURCES + 1)
