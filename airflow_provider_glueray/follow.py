@@ -223,7 +223,7 @@ class _Logs:
         self._cursor = page.cursor
         lines = page.lines if most is None else page.lines[-most:]
         self._tail.add(line.text for line in lines)
-        said = (read_report(line.text) for line in page.lines)
+        said = (read_report(line.text) for line in lines)
         self._reports = [*self._reports, *(each for each in said if each is not None)][-MOST_REPORTS:]
         if lines:
             yield Show(lines)

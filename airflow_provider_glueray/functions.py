@@ -24,7 +24,7 @@ from airflow_provider_glueray.errors import ScriptError
 #: Decorators that make a task and mean nothing on a cluster; any ``task.…`` as well.
 _TASK_DECORATORS = {"setup", "teardown", "task"}
 _LOADS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS", "LOAD_FROM_DICT_OR_DEREF"}
-_PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
+_PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set)
 #: The most characters that a value of the file may have; what is larger is data, and an argument.
 _MOST_VALUE = 100_000
 
@@ -169,8 +169,8 @@ class _Slice:
         if isinstance(value, ModuleType):
             self._note_module(value.__name__, name)
             self.imports.append(f"import {value.__name__} as {name}")
-        elif _is_plain(value):
-            self.values.append(f"{name} = {value!r}")
+        elif (text := _written(value)) is not None:
+            self.values.append(f"{name} = {text}")
         elif isinstance(inner, FunctionType) and inner.__code__.co_filename == self.file:
             check_function(inner)
             alias = f"\n{name} = {inner.__name__}\n" if inner.__name__ != name else ""
@@ -248,15 +248,28 @@ def _closure(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _is_plain(value: Any) -> bool:
-    """Tell whether a value can be written down as it is."""
+def _written(value: Any) -> str | None:
+    """Return a value as source, the same in every process, or None where it cannot be written down."""
     if type(value) not in _PLAIN:
-        return False
-    text = repr(value)
+        return None
+    text = _canonical(value)
     try:
-        return len(text) <= _MOST_VALUE and bool(ast.literal_eval(text) == value)
+        return text if len(text) <= _MOST_VALUE and ast.literal_eval(text) == value else None
     except (ValueError, SyntaxError):
-        return text == "set()"
+        return None
+
+
+def _canonical(value: Any) -> str:
+    """Return ``repr``, but of sets in an order: theirs differs from process to process, and so would the script."""
+    if type(value) is set and value:
+        return "{" + ", ".join(sorted(map(_canonical, value))) + "}"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{_canonical(key)}: {_canonical(part)}" for key, part in value.items()) + "}"
+    if type(value) is list:
+        return "[" + ", ".join(map(_canonical, value)) + "]"
+    if type(value) is tuple:
+        return "(" + "".join(f"{_canonical(part)}, " for part in value) + ")"
+    return repr(value)
 
 
 def _is_own(module: ModuleType) -> bool:

@@ -235,13 +235,25 @@ def test_modules_of_ones_own_are_named(load, tmp_path, monkeypatch):
     assert "import our_rules as our_rules" in script.text
 
 
-def test_the_same_function_makes_the_same_script(load):
-    """Else every parse would upload it anew and change the job."""
-    text = (
-        "import b64\n".replace("b64", "base64") + "import ast\nS = {'b', 'a'}\ndef step():\n    return ast, base64, S\n"
+def test_every_process_makes_the_same_script(tmp_path):
+    """Else each worker would upload it anew and change the job."""
+    (tmp_path / "stable.py").write_text(
+        "import base64, ast, csv, json, os\nS = {'b', 'a', 'c'}\nD = {'k': [{'x', 'y', 'z'}, (1,), ()], 'e': set()}\n"
+        "def step():\n    return ast, base64, csv, json, os, S, D\n"
     )
+    code = "import stable; from airflow_provider_glueray.functions import to_script; print(to_script(stable.step).text)"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": str(tmp_path)},
+        ).stdout
+        for seed in range(4)
+    }  # fmt: skip
 
-    assert to_script(load(text).step).text.splitlines()[1:] == to_script(load(text).step).text.splitlines()[1:]
+    (text,) = texts
+    assert run(text, tmp_path, "[sorted(S), sorted(D['k'][0]), D['k'][1:], len(D['e'])]") == [
+        ["a", "b", "c"], ["x", "y", "z"], [[1], []], 0,
+    ]  # fmt: skip
 
 
 def test_the_script_is_python_of_the_cluster(load):

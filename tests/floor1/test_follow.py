@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass, field
 
@@ -259,3 +260,14 @@ def test_both_drivers_bring_the_same_outcome(raws, monkeypatch):
 
     assert asyncio.run(wait()) == first
     assert awaited.calls == blocking.calls
+
+
+def test_what_the_log_reports_is_carried_home():
+    """Also when it is many; the last ones stay. JSON both ways, as for the trigger."""
+    told = [f'glueray-report: {{"rows": {number}}}' for number in range(150)]
+    hand = Hand([seen("RUNNING"), seen("SUCCEEDED")], [["words", *told[:80]], told[80:]])
+
+    outcome = hand.play(Policy())
+
+    assert [report["rows"] for report in outcome.reports] == list(range(50, 150))
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))).reports == tuple(outcome.reports)
