@@ -8,7 +8,7 @@ The records are named tuples, not dataclasses: every DAG parse makes these class
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -79,6 +79,15 @@ GLUE_STATEMENT_STATE: Mapping[str, RunState] = {
     "ERROR": RunState.FAILED,
 }
 
+#: ``JobStatus`` of Ray's Jobs API (ray/dashboard/modules/job/common.py).
+RAY_JOB_STATE: Mapping[str, RunState] = {
+    "PENDING": RunState.STARTING,
+    "RUNNING": RunState.RUNNING,
+    "STOPPED": RunState.STOPPED,
+    "SUCCEEDED": RunState.SUCCEEDED,
+    "FAILED": RunState.FAILED,
+}
+
 
 def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> RunState:
     """Translate a raw state; an unknown word is active, unless the service says the run has completed.
@@ -91,13 +100,16 @@ def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> R
     return RunState.FAILED if completed else RunState.RUNNING
 
 
-#: The backends: run of a Glue job, start of a Glue session, statement in one.
+#: The backends: run of a Glue job, start of a Glue session, statement in one; job on a Ray cluster; RayJob of KubeRay.
 GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT = "glue-job", "glue-session", "glue-statement"
+RAY_JOB, KUBERAY_JOB = "ray-job", "kuberay-job"
 #: How people speak of a run of each.
 _TITLES = {
     GLUE_JOB: "run {id} of {name}",
     GLUE_SESSION: "session {id}",
     GLUE_STATEMENT: "statement {id} of session {name}",
+    RAY_JOB: "Ray job {id} of {name}",
+    KUBERAY_JOB: "RayJob {id}",
 }
 
 
@@ -245,6 +257,18 @@ class RunBackend(Protocol):
 
     def stop(self, *refs: RunRef) -> None:
         """Ask for runs to be stopped. Stopping a run that has ended is not an error."""
+
+
+class Prepared(NamedTuple):
+    """A job that can be started.
+
+    :param start: starts a run that carries a mark, with arguments added to those of the spec; twice with one mark
+        starts one run. It raises ``ServiceFull`` while there is no room.
+    :param is_new: whether its definition was made or changed just now.
+    """
+
+    start: Callable[[str, Mapping[str, str]], RunRef]
+    is_new: bool
 
 
 class RunHook(RunBackend, Protocol):
