@@ -57,6 +57,13 @@ def _add_local(groups: Any) -> None:
         default=50,
         help="M-DPUs the account may use at once, 2 per worker (%(default)s)",
     )
+    start.add_argument(
+        "--runtime",
+        choices=("newest", "Ray2.4"),
+        default="newest",
+        help="what scripts run on: the Python and Ray of this installation, or, built once from a Python 3.9 on this "
+        "machine, the packages that AWS has (%(default)s)",
+    )
     start.add_argument("--no-wait", action="store_true", help="return when the URL answers, before Ray is up")
 
     _local_command(commands, "stop", _local_stop, "stop an endpoint, or sweep up after one that crashed")
@@ -104,7 +111,7 @@ def _control() -> ModuleType:
 def _local_start(arguments: argparse.Namespace) -> int:
     control = _control()
     running = control.find(arguments.name)
-    if running is not None:
+    if running is not None and running.runtime == arguments.runtime:
         print(f"{arguments.name} is already running at {running.url}")
         return EXIT_OK
     began = time.monotonic()
@@ -116,6 +123,7 @@ def _local_start(arguments: argparse.Namespace) -> int:
         provisioning_seconds=arguments.provisioning_seconds,
         quota_mdpu=arguments.quota_mdpu,
         object_store_mb=arguments.object_store_mb,
+        runtime=arguments.runtime,
         wait=not arguments.no_wait,
     )
     named = "" if arguments.name == "default" else f" --name {arguments.name}"
@@ -141,6 +149,7 @@ def _local_status(arguments: argparse.Namespace) -> int:
     status = {
         "running": True,
         "name": endpoint.name,
+        "runtime": endpoint.runtime,
         "url": endpoint.url,
         "pid": endpoint.pid,
         "dashboard": endpoint.ray()["dashboard"],
@@ -156,6 +165,7 @@ def _local_status(arguments: argparse.Namespace) -> int:
     )
     rows = {
         "name": status["name"],
+        "runtime": status["runtime"],
         "url": status["url"],
         "pid": f"{status['pid']} ({status['rss_mib']} MiB)",
         "ray nodes": f"{status['nodes_alive']}/{status['nodes']}",

@@ -29,6 +29,7 @@ from .glue_api import GlueApi
 from .ledger import Ledger
 from .overlay import Overlays
 from .pages import Pages
+from .runtimes import Runtime
 from .server import OWN_AGENT, Application, make_endpoint
 from .session_api import SessionApi
 from .session_life import SessionHost
@@ -46,8 +47,9 @@ class Daemon:
         self._problem: str | None = None
         self._ledger = Ledger()
         self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
-        self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024)
-        overlays = Overlays(self._cluster.root / "overlays")
+        runtime = Runtime(arguments.runtime, Path(arguments.python))
+        self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024, runtime)
+        overlays = Overlays(self._cluster.root / "overlays", runtime)
         self._engine = Engine(self._ledger, self._cluster, self._faults, self.client, overlays)
         self._sessions = SessionHost(self._ledger, self._cluster, self._faults, self.client, overlays)
         faces = (
@@ -125,6 +127,7 @@ class Daemon:
         """Write the state file, whole and for the owner's eyes only: it holds Ray's token."""
         state = {
             "name": self._arguments.name,
+            "runtime": self._arguments.runtime,
             "pid": os.getpid(),
             "created": psutil.Process().create_time(),
             "boot": processes.boot(),
@@ -181,6 +184,8 @@ def main() -> None:
     parser.add_argument("--provisioning-seconds", type=float, required=True)
     parser.add_argument("--quota-mdpu", type=int, required=True)
     parser.add_argument("--object-store-mb", type=int, required=True)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--python", required=True)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     daemon = Daemon(parser.parse_args())
     try:

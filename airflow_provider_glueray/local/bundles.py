@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import rules
 from .ledger import Run
-from .overlay import CannotInstall, Overlays
+from .overlay import CannotInstall, Overlay, Overlays
 from .sessions import Session
 
 
@@ -35,24 +34,22 @@ class CannotPrepare(Exception):
     """The run or session fails before Ray sees it; the text is its ErrorMessage."""
 
 
-#: In a run's directory: what the script prints, held back until it ends, and what pip says.
-STDOUT, PIP_LOG = "stdout", "pip.log"
+#: In a run's directory: what the script prints, held back until it ends, what pip says, and the script's exit code.
+STDOUT, PIP_LOG, EXIT_CODE = "stdout", "pip.log", "exit-code"
 
 
 @dataclass(frozen=True)
 class Dependencies:
     """What a run or session has asked for besides its code, on this disk."""
 
-    python: Path | None
+    overlay: Overlay | None
     py_modules: list[Path]
     working_dir: Path | None
 
     @property
     def runtime_env(self) -> dict[str, Any]:
         """The same for Ray."""
-        environment: dict[str, Any] = {}
-        if self.python is not None:
-            environment["py_executable"] = str(self.python)
+        environment = {} if self.overlay is None else dict(self.overlay.runtime_env)
         if self.py_modules:
             environment["py_modules"] = [path.as_uri() for path in self.py_modules]
         if self.working_dir is not None:
@@ -86,11 +83,16 @@ def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
     stdout.touch()
     words = [shlex.quote(f"{name}={value}") for name, value in _variables(run.arguments, run.region).items()]
     start = directory / "start.sh"
+    exit_code = shlex.quote(str(directory / EXIT_CODE))
     # A shell drops names with hyphens from its environment, so env(1) hands them over. stdout goes to a file
     # of its own because Ray would merge it, live, into the driver's log; the service shows prints only after
     # the run.
-    python = shlex.quote(str(found.python or "python"))
-    start.write_text(f"exec env {' '.join(words)} {python} {shlex.quote(str(script))} >{shlex.quote(str(stdout))}\n")
+    python = shlex.quote(str(found.overlay.python if found.overlay else "python"))
+    command = f"env {' '.join(words)} {python} {shlex.quote(str(script))} >{shlex.quote(str(stdout))}"
+    if overlays.runtime.is_newest:
+        start.write_text(f"exec {command}\n")
+    else:  # Ray 2.4 does not tell the exit code
+        start.write_text(f"{command}\ncode=$?\necho $code >{exit_code}\nexit $code\n")
     return Prepared(f"exec sh {shlex.quote(str(start))}", found.runtime_env)
 
 
@@ -112,7 +114,8 @@ def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Pa
     variables.setdefault("PYTHONPATH", os.pathsep.join(filter(None, places)))
     if found.runtime_env:
         variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": found.runtime_env, "metadata": {}})
-    return Setting(str(found.python or sys.executable), working, variables)
+    python = found.overlay.python if found.overlay else overlays.runtime.python
+    return Setting(str(python), working, variables)
 
 
 def _dependencies(
@@ -123,15 +126,15 @@ def _dependencies(
     directory: Path,
     abandoned: Callable[[], bool],
 ) -> Dependencies:
-    python = None
+    overlay = None
     if requirements:
         try:
-            python = overlays.python(requirements, directory / PIP_LOG, abandoned)
+            overlay = overlays.overlay(requirements, directory / PIP_LOG, abandoned)
         except CannotInstall as error:
             raise CannotPrepare(str(error)) from error
     py_modules = _zips(s3, arguments, "--s3-py-modules", directory)
     working_dir = _zips(s3, arguments, "--working-dir", directory)
-    return Dependencies(python, py_modules, working_dir[0] if working_dir else None)
+    return Dependencies(overlay, py_modules, working_dir[0] if working_dir else None)
 
 
 def _variables(arguments: Mapping[str, str], region: str) -> dict[str, str]:

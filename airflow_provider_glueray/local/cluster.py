@@ -1,8 +1,8 @@
 """Run the Ray cluster of one endpoint: a head and its workers as separate nodes with addresses of their own.
 
-Every node offers the logical shape of a Z.2X worker (8 CPUs), whatever the host has. Token authentication is
-on and everything binds to loopback addresses. It knows nothing of Glue; it needs Linux, where all of
-127.0.0.0/8 is loopback.
+Every node offers the logical shape of a Z.2X worker (8 CPUs), whatever the host has. Token authentication is on; a Ray
+without it listens on 127.0.0.1 only (see `bridge`). It knows nothing of Glue; it needs Linux, where all of 127.0.0.0/8
+is loopback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 import urllib.error
@@ -26,10 +25,13 @@ from typing import Any
 
 import psutil
 
-from . import processes
+from . import bridge, processes
+from .runtimes import BRIDGE, Runtime
 
 #: vCPUs of a Z.2X worker [botocore].
 CPUS_PER_NODE = 8
+#: The address of the first node.
+HEAD = "127.0.0.2"
 
 
 class RayUnavailable(Exception):
@@ -38,7 +40,10 @@ class RayUnavailable(Exception):
 
 @dataclass
 class Node:
-    """One `ray start --block`; `directory` holds its temp dir and `session` is its process session."""
+    """One `ray start --block`; `directory` holds its temp dir and `session` is its process session.
+
+    `address` is its own, in the names of log streams and of nodes, also where all nodes listen on 127.0.0.1.
+    """
 
     address: str
     directory: Path
@@ -58,8 +63,8 @@ class Node:
 class Cluster:
     """A head and `size - 1` workers. Call `start` and `replace_worker` from one long-lived thread only."""
 
-    def __init__(self, size: int, object_store_bytes: int) -> None:
-        self.size = size
+    def __init__(self, size: int, object_store_bytes: int, runtime: Runtime) -> None:
+        self.size, self.runtime = size, runtime
         self.root = Path(tempfile.mkdtemp(prefix="glueray-"))  # short: a socket path has 107 characters
         self.token = secrets.token_hex(16)
         self.nodes: list[Node] = []
@@ -67,19 +72,34 @@ class Cluster:
         self._born = 0
         self._object_store_bytes = object_store_bytes
         inherited = processes.plain_environment()
-        python_bin = str(Path(sys.executable).parent)
         self._environment = {
             **inherited,
-            "PATH": os.pathsep.join([python_bin, inherited.get("PATH", os.defpath)]),
+            "PATH": os.pathsep.join([str(runtime.python.parent), inherited.get("PATH", os.defpath)]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **(self._tokens() if runtime.is_newest else self._bridges()),
+        }
+        self._gcs_port, self.dashboard_port, self._client_port = free_ports("127.0.0.1", 3)
+        self.address = f"{self._bound_to(HEAD)}:{self._gcs_port}"
+        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+
+    def _tokens(self) -> dict[str, str]:
+        return {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
-            "RAY_USAGE_STATS_ENABLED": "0",
             # Else eight logical CPUs on a small host start eight interpreters at once.
             "RAY_worker_maximum_startup_concurrency": str(os.cpu_count() or 2),
         }
-        self._gcs_port, self.dashboard_port, self._client_port = free_ports("127.0.0.1", 3)
-        self.address = f"127.0.0.2:{self._gcs_port}"
-        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+
+    def _bridges(self) -> dict[str, str]:
+        return {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_START_HOOK": f"{BRIDGE}.{bridge.start_node.__name__}",
+            bridge.HEAD_VARIABLE: HEAD,
+            "RAY_TMPDIR": str(self.root),  # else a worker node notes the cluster's address in /tmp/ray
+        }
+
+    def _bound_to(self, address: str) -> str:
+        return address if self.runtime.is_newest else "127.0.0.1"
 
     @property
     def sessions(self) -> list[int]:
@@ -114,7 +134,7 @@ class Cluster:
             *("--ray-client-server-port", str(self._client_port), "--include-dashboard", "true"),
         )
         deadline = time.monotonic() + 60
-        while not _accepts("127.0.0.2", self._gcs_port):
+        while not _accepts(self._bound_to(HEAD), self._gcs_port):
             if self.lost or time.monotonic() > deadline:
                 raise RayUnavailable(f"the Ray head did not start, see {self.root}/ray.log")
             time.sleep(0.1)
@@ -135,18 +155,20 @@ class Cluster:
 
     def _add_node(self, *options: str) -> None:
         address = f"127.0.0.{2 + self._born}"
+        bound_to = self._bound_to(address)
         directory = self.root / str(self._born)
         directory.mkdir()
         command = [
-            str(Path(sys.executable).parent / "ray"),
-            *("start", "--block", *options, "--node-ip-address", address),
-            *("--dashboard-agent-listen-port", str(free_ports(address, 1)[0]), "--temp-dir", str(directory)),
+            str(self.runtime.python.parent / "ray"),
+            *("start", "--block", *options, "--node-ip-address", bound_to, "--node-name", address),
+            *("--dashboard-agent-listen-port", str(free_ports(bound_to, 1)[0]), "--temp-dir", str(directory)),
             *("--num-cpus", str(CPUS_PER_NODE), "--num-gpus", "0"),
             *("--object-store-memory", str(self._object_store_bytes), "--disable-usage-stats"),
             *("--min-worker-port", "0", "--max-worker-port", "0"),
         ]
         self._born += 1
-        self.nodes.append(Node(address, directory, processes.spawn(command, self._environment, self.root / "ray.log")))
+        environment = {**self._environment, bridge.DIRECTORY_VARIABLE: str(directory)}
+        self.nodes.append(Node(address, directory, processes.spawn(command, environment, self.root / "ray.log")))
 
     def count_nodes(self) -> int:
         """Ask Ray how many nodes are alive, and remember it."""

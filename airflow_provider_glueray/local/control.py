@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import processes
+from . import processes, runtimes
 
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 4577
@@ -54,6 +54,11 @@ class Endpoint:
     def name(self) -> str:
         """The name it was started under."""
         return str(self._state["name"])
+
+    @property
+    def runtime(self) -> str:
+        """What scripts run on: "newest" or "Ray2.4"."""
+        return str(self._state.get("runtime", "newest"))
 
     @property
     def url(self) -> str:
@@ -188,13 +193,15 @@ def start(
     provisioning_seconds: float = 0.0,
     quota_mdpu: int = 50,
     object_store_mb: int = DEFAULT_OBJECT_STORE_MB,
+    runtime: str = runtimes.NEWEST,
     wait: bool = True,
 ) -> Endpoint:
     """Start an endpoint, or return the one which already runs under `name`.
 
     `nodes` counts the head; `port` 0 takes any free one; `quota_mdpu` and `provisioning_seconds` can be
-    changed later with `Endpoint.faults`. With `wait` it returns when all Ray nodes are alive, else as soon as
-    the URL answers. EndpointError when it does not start; nothing is left running then.
+    changed later with `Endpoint.faults`. `runtime` is what scripts run on (`runtimes.NAMES`); one that is not there yet
+    is built first. With `wait` it returns when all Ray nodes are alive, else as soon as the URL answers. EndpointError
+    when it does not start; nothing is left running then.
     """
     say: Callable[[str], None] = (lambda _: None) if quiet else _say
     path = _state_path(name, home)
@@ -205,9 +212,13 @@ def start(
     with _alone(path):
         running = find(name, home)
         if running is not None:
-            return running
+            return _same(running, runtime)
+        try:
+            provided = runtimes.provide(runtime, say)
+        except runtimes.CannotProvide as error:
+            raise EndpointError(str(error)) from error
         forget(name, home)
-        endpoint = _launch(command, path)
+        endpoint = _launch([*command, "--runtime", provided.name, "--python", str(provided.python)], path)
     say(f"endpoint {endpoint.url}")
     if wait:
         try:
@@ -216,6 +227,13 @@ def start(
             endpoint.stop()
             raise
     return endpoint
+
+
+def _same(running: Endpoint, runtime: str) -> Endpoint:
+    if running.runtime != runtime:
+        message = f"{running.name} is already running on {running.runtime}, not on {runtime}"
+        raise EndpointError(f"{message}; stop it first or start another one under another name")
+    return running
 
 
 def _launch(command: list[str], path: Path) -> Endpoint:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import rules
-from .bundles import CannotPrepare, prepare
+from .bundles import EXIT_CODE, CannotPrepare, prepare
 from .cluster import Cluster, RayUnavailable
 from .faults import Faults
 from .ledger import TERMINAL, Ledger, Phase, Run
@@ -180,11 +180,18 @@ class Engine(threading.Thread):
                 if not run.stop_requested:
                     run.move("RUNNING")
             if info["status"] in _RAY_ENDED:
-                self._close(run, *_verdict(run, info))
+                self._close(run, *_verdict(run, self._with_exit_code(run, info)))
                 return
         if run.stop_requested and time.time() - run.stop_sent > _STOP_AGAIN_SECONDS:
             run.stop_sent = time.time()
             self._pool.submit(self._cluster.stop_job, run.id)
+
+    def _with_exit_code(self, run: Run, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what Ray says of a job, with the exit code which a Ray that does not tell it had noted down."""
+        try:
+            return {**info, "driver_exit_code": int((self._directory(run) / EXIT_CODE).read_text())}
+        except (FileNotFoundError, ValueError):
+            return info
 
     def _close(self, run: Run, state: str, message: str | None) -> None:
         run.outcome = (state, message)

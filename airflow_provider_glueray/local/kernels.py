@@ -12,7 +12,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -88,11 +88,16 @@ class Execution:
 class Kernel:
     """A kernel process. `say` is told everything it prints, at once, also between two pieces of code.
 
-    Make it in a thread that outlives it; it runs `python` in `working` and keeps its own files in `directory`.
+    Make it in a thread that outlives it; `launch` starts it in `working`, and it keeps its own files in `directory`.
     """
 
     def __init__(
-        self, python: str, directory: Path, working: Path, environment: Mapping[str, str], say: Callable[[str], None]
+        self,
+        launch: Sequence[str],
+        directory: Path,
+        working: Path,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
     ) -> None:
         self._say, self._log = say, directory / "kernel.log"
         self._current: Execution | None = None
@@ -102,7 +107,7 @@ class Kernel:
         write_connection_file(
             str(connection), transport="ipc", ip=str(directory / "s"), key=secrets.token_hex().encode()
         )
-        command = [python, "-m", "ipykernel_launcher", "-f", str(connection), *_OPTIONS]
+        command = [*launch, "-f", str(connection), *_OPTIONS]
         command.append(f"--IPKernelApp.parent_handle={os.getpid()}")  # it also leaves when it sees that we are gone
         plain = {"IPYTHONDIR": str(directory / "ipython"), "NO_COLOR": "1", "RAY_COLOR_PREFIX": "0"}
         self._process = processes.spawn(command, {**environment, **plain}, self._log, working)

@@ -122,7 +122,8 @@ class Life(threading.Thread):
         setting = prepare_session(session, s3, self._host.overlays, self._directory)
         self._check()
         environment = {**cluster.driver_environment, **setting.variables}
-        self.kernel = kernel = Kernel(setting.python, self._directory, setting.working, environment, session.log.add)
+        launch = cluster.runtime.kernel_command(setting.python)
+        self.kernel = kernel = Kernel(launch, self._directory, setting.working, environment, session.log.add)
         deadline = time.monotonic() + _START_SECONDS
         while not kernel.answers():
             self._check()

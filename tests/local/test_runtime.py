@@ -1,0 +1,391 @@
+"""The runtime that AWS has, Python 3.9 with Ray 2.4: how it is built, and how jobs and sessions run on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from airflow_provider_glueray.cli import main
+from airflow_provider_glueray.local import bridge, control, processes, runtimes
+
+from .test_scripts import messages, zipped
+
+RAY24 = runtimes.RECIPES[runtimes.RAY24]
+S3 = f"s3://{control.BUCKET}/runtime"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control.Endpoint]:
+    """Return an endpoint on Ray 2.4 in place of the shared one."""
+    try:
+        runtimes.find_python(RAY24)
+    except runtimes.NoPython as error:
+        pytest.skip(str(error))
+    home = tmp_path_factory.mktemp("glueray")
+    with control.start(f"ray24-{os.getpid()}", port=0, home=home, runtime=runtimes.RAY24, quiet=False) as running:
+        yield running
+
+
+@pytest.fixture
+def printed(
+    glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
+) -> Callable[..., list[str]]:
+    """Return a function which runs a script and returns the lines that it has printed or logged."""
+
+    def run(script: str, **arguments: str) -> list[str]:
+        job = make_job(script)
+        given = {f"--{name.replace('_', '-')}": value for name, value in arguments.items()}
+        run_id = glue.start_job_run(JobName=job, Arguments=given)["JobRunId"]
+        wait_for(job, run_id, "SUCCEEDED")
+        return messages(logs, "script-log", f"{job}-{run_id}")
+
+    return run
+
+
+VERSIONS = """
+import importlib.metadata, json, sys
+import ray
+
+ray.init("auto")
+
+
+@ray.remote
+def worker():
+    import numpy, pandas, pyarrow, ray
+    return [sys.version.split()[0][:4], ray.__version__, pandas.__version__, pyarrow.__version__, numpy.__version__]
+
+
+names = ["ray", "pandas", "pyarrow", "numpy", "boto3", "botocore", "fsspec", "pydantic", "pip"]
+print(json.dumps({name: importlib.metadata.version(name) for name in names}))
+print(ray.get(worker.remote()))
+print(len({node["NodeName"] for node in ray.nodes()}), "nodes,", ray.cluster_resources()["CPU"], "CPUs")
+try:
+    import IPython
+except ImportError:
+    print("no IPython")
+"""
+
+
+def test_a_job_sees_what_aws_has(printed: Callable[..., list[str]]) -> None:
+    """Python and the packages have the versions of Glue's runtime, in the driver and in a task."""
+    versions, worker, nodes, last = printed(VERSIONS)[-4:]
+    pins = dict(requirement.split("==") for requirement in RAY24.requirements if ";" not in requirement)
+    found = json.loads(versions)
+    assert found == {name: pins[name] for name in found}
+    assert worker == "['3.9.', '2.4.0', '1.5.3', '11.0.0', '1.24.3']"
+    assert (nodes, last) == ("2 nodes, 16.0 CPUs", "no IPython")
+
+
+STORES = f"""
+import io, os
+import boto3, pandas as pd, pyarrow as pa, pyarrow.fs, pyarrow.parquet as pq, ray
+
+ray.init("auto")
+
+
+def use(name):
+    frame = pd.DataFrame({{"a": range(10), "b": list("abcdefghij")}})
+    client = boto3.client("s3")
+    client.put_object(Bucket="{control.BUCKET}", Key="runtime/" + name + ".csv", Body=frame.to_csv(index=False))
+    resource = boto3.resource("s3").Object("{control.BUCKET}", "runtime/" + name + ".csv")
+    assert len(pd.read_csv(io.BytesIO(resource.get()["Body"].read()))) == 10
+    filesystem = pyarrow.fs.S3FileSystem()
+    wanted = "{control.BUCKET}/runtime/" + name + "-1.parquet"
+    pq.write_table(pa.Table.from_pandas(frame), wanted, filesystem=filesystem)
+    found, path = pyarrow.fs.FileSystem.from_uri("s3://" + wanted)
+    assert path == wanted, path
+    assert isinstance(found, pyarrow.fs.S3FileSystem) and isinstance(found, pyarrow.fs.FileSystem)
+    assert issubclass(pyarrow.fs.LocalFileSystem, pyarrow.fs.FileSystem)
+    assert not isinstance(pyarrow.fs.LocalFileSystem(), pyarrow.fs.S3FileSystem)
+    assert found.get_file_info(path).size > 100
+    assert pq.read_table("{S3}/" + name + "-1.parquet").num_rows == 10
+    return [filesystem, found]
+
+
+here = use("driver")
+there = ray.get(ray.remote(use).remote("task"))
+assert [one.get_file_info("{control.BUCKET}/runtime/task.csv").size > 10 for one in here + there] == [True] * 4
+rows = ray.data.from_pandas(pd.DataFrame({{"n": range(100)}})).repartition(4)
+for kind in ("parquet", "csv", "json"):
+    getattr(rows, "write_" + kind)("{S3}/" + kind)
+    read = getattr(ray.data, "read_" + kind)("{S3}/" + kind)
+    print(kind, read.count(), read.map_batches(lambda batch: batch * 2, batch_format="pandas").sum("n"))
+print(boto3.client("sts").get_caller_identity()["Account"], os.environ["my-arg"])
+"""
+
+
+def test_s3_paths_work_unchanged(printed: Callable[..., list[str]]) -> None:
+    """boto3, Arrow and Ray Data find the endpoint's S3 in the driver and in tasks, which do not know its variable."""
+    lines = printed(STORES, my_arg="it's 1 = $HOME")
+    assert lines[-4:] == ["parquet 100 9900", "csv 100 9900", "json 100 9900", "123456789012 it's 1 = $HOME"]
+
+
+def test_pip_install_and_zips_reach_driver_and_tasks(
+    printed: Callable[..., list[str]], s3: Any, tmp_path: Path
+) -> None:
+    """A package that is not there, another version of one that is, modules and a working directory, all in one run."""
+    s3.put_object(Bucket=control.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
+    s3.put_object(Bucket=control.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"}))
+    wheels = [
+        _wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),
+        _wheel(tmp_path, "tomli", "99.0", "WORD = 'newer'"),
+    ]
+    script = (
+        "import ray\nray.init('auto')\n"
+        "def f():\n    import answers, tomli, tinything\n    from pyarrow import fs\n"
+        f"    assert fs.FileSystem.from_uri('s3://{control.BUCKET}/mod.zip')[0].get_file_info('{control.BUCKET}/mod.zip').size\n"
+        "    return tinything.WORD, tomli.WORD, answers.yes(), open('data.txt').read()\n"
+        "print(*f(), *ray.get(ray.remote(f).remote()))"
+    )
+    lines = printed(
+        script,
+        pip_install=",".join(wheels),
+        working_dir=f"s3://{control.BUCKET}/work.zip",
+        s3_py_modules=f"s3://{control.BUCKET}/mod.zip",
+    )
+    assert lines[-1] == "tiny newer yes forty-two tiny newer yes forty-two"
+
+
+def test_a_package_that_is_not_there_fails_the_run(
+    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With pip's last words."""
+    job = make_job()
+    arguments = {"--pip-install": f"absent @ {(tmp_path / 'absent.whl').as_uri()}"}
+    run = wait_for(job, glue.start_job_run(JobName=job, Arguments=arguments)["JobRunId"], "FAILED")
+    assert run["ErrorMessage"].startswith("runtime_env setup failed: pip install exited with code 1: ERROR: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "import ray\nray.init('auto')\n@ray.remote\ndef f():\n    raise ValueError('no rows: 0')\n"
+            "ray.get(f.remote())",
+            "ValueError: no rows: 0. Job entrypoint command failed with exit code 1",
+        ),
+        ("raise SystemExit(7)", "Job entrypoint command failed with exit code 7"),
+    ],
+)
+def test_a_script_fails_with_its_reason(
+    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], script: str, words: str
+) -> None:
+    """The exception and the exit code, which Ray 2.4 keeps for itself."""
+    job = make_job(script)
+    run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
+    assert run["ErrorMessage"] == words
+
+
+def test_a_run_can_be_stopped(glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]) -> None:
+    """And its process is gone then."""
+    job = make_job("import time\ntime.sleep(300)")
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    wait_for(job, run, "RUNNING")
+    glue.batch_stop_job_run(JobName=job, JobRunIds=[run])
+    wait_for(job, run, "STOPPED", seconds=30)
+    deadline = time.monotonic() + 5
+    while _drivers(run):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _drivers(run: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        found += [word for word in words if f"/runs/{run}/script/" in word]
+    return found
+
+
+def test_a_node_can_fail(
+    glue: Any,
+    logs: Any,
+    clean_endpoint: control.Endpoint,
+    make_job: Callable[..., str],
+    wait_for: Callable[..., Any],
+) -> None:
+    """The driver is on the head and outlives a worker node; logs tell the nodes apart though they share an address."""
+    job = make_job(
+        "import ray, time\nray.init('auto')\nnodes = {n['NodeID']: n for n in ray.nodes()}\n"
+        "assert nodes[ray.get_runtime_context().get_node_id()]['NodeName'] == '127.0.0.2'\n"
+        "other = [i for i, n in nodes.items() if n['Alive'] and n['NodeName'] != '127.0.0.2'][0]\n"
+        "where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other, soft=True)\n"
+        "@ray.remote(scheduling_strategy=where)\ndef f():\n"
+        "    me = ray.get_runtime_context().get_node_id()\n"
+        "    if me == other:\n        print('holding', flush=True)\n        time.sleep(60)\n"
+        "    return me\n"
+        "assert ray.get(f.remote()) != other"
+    )
+    run = glue.start_job_run(JobName=job)["JobRunId"]
+    group = "/aws-glue/ray/jobs/ray-worker-out-logs"
+    deadline = time.monotonic() + 60
+    streams: list[dict[str, Any]] = []
+    while not streams:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        try:
+            streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}-{run}")["logStreams"]
+        except logs.exceptions.ResourceNotFoundException:
+            continue
+    assert streams[0]["logStreamName"].startswith(f"{job}-{run}-127_0_0_3-")
+    clean_endpoint.faults(fail_node=True)
+    wait_for(job, run, "SUCCEEDED")
+    clean_endpoint.wait_ready()
+
+
+def test_a_session(make_session: Callable[..., str], run_code: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Statements run on the same packages, with the installed ones on top, and find Ray and S3."""
+    session = make_session(
+        "READY", DefaultArguments={"--pip-install": _wheel(tmp_path, "tomli", "99.0", "WORD = 'new'")}
+    )
+    code = (
+        "import sys, ray, tomli, pyarrow.fs\nray.init('auto')\n"
+        "def word():\n    import tomli\n    return tomli.WORD\n"
+        f"size = pyarrow.fs.FileSystem.from_uri('s3://{control.BUCKET}')[0]\n"
+        "print(sys.version_info[:2], ray.__version__, word(), ray.get(ray.remote(word).remote()))\n6 * 7"
+    )
+    output = run_code(session, code)["Output"]
+    assert output["Status"] == "ok", output
+    assert output["Data"]["TextPlain"].endswith("(3, 9) 2.4.0 new new\n42")
+    assert run_code(session, "1 / 0")["Output"]["ErrorName"] == "ZeroDivisionError"
+
+
+def test_it_listens_on_loopback_only(endpoint: control.Endpoint) -> None:
+    """Ray 2.4 has no authentication, so nobody but this machine may reach any of its processes, and no web page."""
+    state = json.loads(endpoint.log_path.with_suffix(".json").read_text())
+    inside = [*processes.in_sessions(state["sessions"]), *processes.descendants_outside(state["sessions"])]
+    connections = [each for process in inside for each in process.net_connections("tcp")]
+    addresses = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert addresses
+    request = urllib.request.Request(
+        endpoint.ray()["dashboard"] + "/api/jobs/",
+        data=json.dumps({"entrypoint": "true"}).encode(),
+        headers={"Origin": "http://example.com", "Content-Type": "text/plain"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)
+    assert caught.value.code == 403
+
+
+def test_status_shows_the_runtime(
+    endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a start that asks for another one is refused."""
+    monkeypatch.setenv("GLUERAY_HOME", str(endpoint.log_path.parent))
+    assert main(["local", "status", "--name", endpoint.name]) == 0
+    assert "runtime    Ray2.4" in capsys.readouterr().out
+    assert main(["local", "start", "--name", endpoint.name, "--runtime", "Ray2.4"]) == 0
+    assert "is already running at" in capsys.readouterr().out
+    assert main(["local", "start", "--name", endpoint.name]) == 1
+    assert "is already running on Ray2.4, not on newest; stop it first" in capsys.readouterr().err
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runtimes.Recipe:
+    """Return a cheap recipe, this Python and one small wheel, whose environments the user's cache never sees."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / f"python{version}").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return runtimes.Recipe("Plain", version, (_wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),))
+
+
+def test_without_its_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence that says what is missing, also where a shim of pyenv pretends."""
+    shim = tmp_path / "python3.9"
+    shim.write_text("#!/bin/sh\necho 'pyenv: python3.9: command not found' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    for name in ("PATH", "HOME", "PYENV_ROOT", "XDG_CACHE_HOME", "GLUERAY_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert main(["local", "start", "--runtime", "Ray2.4"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("glueray local: the Ray2.4 runtime needs Python 3.9 on this machine, and there is none")
+    assert len(said.splitlines()) == 1
+    with pytest.raises(control.EndpointError, match=r"there is no runtime 'Ray9', only newest and Ray2\.4"):
+        control.start(home=tmp_path, runtime="Ray9")
+
+
+def test_what_was_half_built_is_built_again(recipe: runtimes.Recipe) -> None:
+    """Only an environment that has its mark, and whose Python is still there, is used."""
+    said: list[str] = []
+    directory = runtimes.build(recipe, said.append)
+    assert directory.parent == runtimes.cache()
+    assert runtimes.build(recipe, said.append) == directory
+    assert said == [f"building the Plain runtime in {directory} (once; about 1 packages)"]
+    left = directory / "left-over"
+    left.touch()
+    (directory / "ready").unlink()
+    runtimes.build(recipe, said.append)
+    assert not left.exists()
+    assert (directory / "ready").exists()
+    (directory / "bin" / "python").unlink()
+    runtimes.build(recipe, said.append)
+    assert len(said) == 3
+    command = [directory / "bin" / "python", "-c", "import tinything; print(tinything.WORD)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "tiny\n"
+
+
+def test_two_builders_build_once(recipe: runtimes.Recipe) -> None:
+    """The second waits for the first and takes what it has built."""
+    said: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda _: runtimes.build(recipe, said.append), range(2))
+    assert first == second
+    assert sorted(line.partition(" in ")[0] for line in said) == [
+        "building the Plain runtime",
+        "waiting for another build of the Plain runtime",
+    ]
+
+
+def test_without_uv_pip_does_it(recipe: runtimes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it fails, its last line is told, and nothing is left that would pass for an environment."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    directory = runtimes.build(recipe, lambda _: None)
+    assert list(directory.glob("lib/python3.*/site-packages/tinything.py"))
+    (tmp_path / "tinything-1.0-py3-none-any.whl").unlink()
+    (directory / "ready").unlink()
+    with pytest.raises(runtimes.CannotProvide, match=r"the Plain runtime could not be built: ERROR: .*tinything"):
+        runtimes.build(recipe, lambda _: None)
+    assert not (directory / "ready").exists()
+
+
+def test_the_bridge_is_kept_up_to_date(recipe: runtimes.Recipe) -> None:
+    """An environment that an older version of ours has built gets today's."""
+    directory = runtimes.build(recipe, lambda _: None)
+    (module,) = directory.glob("lib/python3.*/site-packages/glueray_bridge.py")
+    module.write_text("old")
+    runtimes.build(recipe, lambda _: None)
+    assert module.read_text() == Path(bridge.__file__).read_text()
+
+
+def _wheel(directory: Path, name: str, version: str, code: str) -> str:
+    """Write a wheel with one module and return the requirement for it."""
+    path = directory / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    path.write_bytes(
+        zipped(
+            **{
+                f"{name}.py": code,
+                f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+                f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+                f"{info}/RECORD": "",
+            }
+        )
+    )
+    return f"{name} @ {path.as_uri()}"
