@@ -160,7 +160,8 @@ def _encode_table(value: Any, kind: str, where: str, folder: Folder) -> dict[str
         else:
             table = pyarrow.table(value) if isinstance(value, pyarrow.Table) else pyarrow.Table.from_batches([value])
         with folder.write(f"{name}.parquet") as file:
-            parquet.write_table(table, file)
+            # What newer versions of Arrow write anyway; before, nanoseconds were cut to microseconds.
+            parquet.write_table(table, file, version="2.6")
             size = file.tell()
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
         raise CannotTravel(f"{where}, a {type(value).__name__}, does not go into Parquet: {error}") from error

@@ -1,12 +1,15 @@
-"""The walkthrough's script on the newest Ray and on AWS's: the same file, the same data, the same result."""
+"""The walkthrough's script, and a function, on the newest Ray and on AWS's: the same in, the same out."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,13 +18,27 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from airflow.sdk import DAG, task
+from airflow.sdk.serde import deserialize
 
+from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.local import control, runtimes
 
-from .conftest import EXAMPLES
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 RAW = f"s3://{control.BUCKET}/walkthrough/raw"
 CLEAN = "walkthrough/clean"
+
+
+@pytest.fixture(scope="module")
+def datasets() -> ModuleType:
+    """Return the module that makes the examples' data."""
+    spec = importlib.util.spec_from_file_location("example_datasets", EXAMPLES / "datasets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module", params=runtimes.NAMES)
@@ -81,3 +98,36 @@ def _ended(glue: Any, run_id: str) -> dict[str, Any]:
             return seen
         assert time.monotonic() < deadline, seen
         time.sleep(0.2)
+
+
+def halves(frame: pd.DataFrame, moment: datetime) -> dict[str, Any]:
+    """Tell where it runs, and give back tables of three kinds."""
+    import sys
+
+    import ray
+
+    @ray.remote
+    def half(part: pd.DataFrame) -> pd.DataFrame:
+        return part.assign(n=part["n"] / 2)
+
+    halved = ray.get(half.remote(frame))
+    where = [ray.__version__, sys.version.split(" ", maxsplit=1)[0]]
+    return {"where": where, "when": moment, "frame": halved, "dataset": ray.data.from_pandas([halved])}
+
+
+def test_a_function_with_tables(running: control.Endpoint, dag: DAG, make_task: Any, monkeypatch: Any) -> None:
+    """What brings arguments and values runs on Python 3.9 and with Arrow 11 too; its Parquet is read here."""
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(running.airflow_connection()))
+    frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.to_datetime(["2026-11-21", "2026-11-22"]))
+    moment = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    given = {"role": "GlueRayRole", "staging": f"s3://{control.BUCKET}/functions", "dag": dag, "deferrable": False}
+    step = task.glue_ray(**given)(halves)(frame, moment).operator
+
+    result = make_task(step).run()
+
+    assert result.state == "success", result.error
+    value = deserialize(result.xcoms["return_value"])
+    assert value["where"][0].startswith("2.4." if value["where"][1].startswith("3.9") else "2.6")
+    assert value["when"] == moment
+    assert value["dataset"]["rows"] == 2
+    pd.testing.assert_frame_equal(GlueRayJobHook().load(value["frame"]), frame.assign(n=[0.5, 1.0]), check_freq=False)
