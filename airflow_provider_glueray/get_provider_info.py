@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _GLUE_FOR_RAY = "AWS Glue for Ray"
+_RAY = "Ray"
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -18,13 +19,50 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _GLUE_FOR_RAY,
                 "external-doc-url": "https://docs.aws.amazon.com/glue/latest/dg/ray-jobs-section.html",
                 "tags": ["aws"],
+            },
+            {
+                "integration-name": _RAY,
+                "external-doc-url": "https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html",
+                "tags": ["service"],
+            },
+        ],
+        "connection-types": [
+            {
+                "connection-type": "ray",
+                "hook-name": "Ray cluster",
+                "hook-class-name": "airflow_provider_glueray.hooks.ray_jobs.RayJobsHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login"],
+                    "relabeling": {"password": "Token", "schema": "Scheme (http or https)"},
+                    "placeholders": {"host": "ray-head.internal, or a whole URL", "port": "8265", "schema": "http"},
+                },
+                "conn-fields": {
+                    "headers": {
+                        "label": "Headers",
+                        "description": "Sent with each request, as a JSON object.",
+                        "schema": {"type": ["object", "null"]},
+                    },
+                    "verify": {
+                        "label": "Verify TLS",
+                        "description": "false to trust any certificate, or the path of a CA's.",
+                        "schema": {"type": ["string", "boolean", "null"]},
+                    },
+                    "aws_conn_id": {
+                        "label": "AWS connection",
+                        "description": "By which arguments and values of functions pass through S3.",
+                        "schema": {"type": ["string", "null"], "default": "aws_default"},
+                    },
+                },
             }
         ],
         "operators": [
             _listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks")
         ],
         "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
-        "hooks": [_listed("hooks.glue_jobs", "hooks.glue_sessions")],
+        "hooks": [
+            _listed("hooks.glue_jobs", "hooks.glue_sessions"),
+            {"integration-name": _RAY, "python-modules": ["airflow_provider_glueray.hooks.ray_jobs"]},
+        ],
         "triggers": [_listed("triggers.runs")],
         "task-decorators": [
             {"name": "glue_ray", "class-name": "airflow_provider_glueray.decorators.glue_ray.glue_ray_task"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from tempfile import SpooledTemporaryFile
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from botocore.exceptions import ClientError
 
-from airflow_provider_glueray.errors import ScriptError, StagingError
+from airflow_provider_glueray.errors import ScriptError, SpecError, StagingError
 from airflow_provider_glueray.glueray_step.values import CannotTravel
 from airflow_provider_glueray.parcels import Parcel, given, pack, pack_module
 
@@ -50,6 +50,19 @@ def read_local(path: str, python_version: str, *, module: bool = False) -> Parce
         if module:
             return pack_module(place, content)
     return Parcel(place.name, content, hashlib.sha256(content).hexdigest())
+
+
+def refuse_clashes(parcels: Mapping[str, Parcel], py_modules: Sequence[str]) -> None:
+    """Refuse two local ``py_modules`` that have a module of one name: which of them is imported would be luck.
+
+    :raises SpecError: naming both.
+    """
+    owners: dict[str, str] = {}
+    for path in (path for path in parcels if path in py_modules):
+        for name in parcels[path].modules:
+            if name in owners:
+                raise SpecError([f"py_modules: {owners[name]} and {path} both have a module {name!r}"])
+            owners[name] = path
 
 
 def staged_uri(parcel: Parcel, staging: str) -> str:

@@ -165,6 +165,8 @@ def _python_script(value: object) -> str | None:
 
 @_rule("role", source="botocore CreateJob: a role's name or ARN")
 def _role(value: object) -> str | None:
+    if value is None:  # a cluster of one's own has none; the hook for Glue asks for it
+        return None
     text = str(value or "")
     if _ROLE.fullmatch(text) or _ROLE_ARN.fullmatch(text):
         return None
@@ -340,10 +342,17 @@ def _session_id(value: object) -> str | None:
     return "must be 1 to 255 letters, digits, '_', '.' and '-'"
 
 
+#: The backends that have knobs of their own.
+BACKENDS = ("glue", "ray", "kuberay")
+
+
 @_rule("overrides", source="GlueRayJobOperator")
 def _overrides(value: object) -> str | None:
-    if not isinstance(value, Mapping) or set(value) - {"glue"}:
-        return "must be {'glue': {'job': {…}, 'run': {…}}}"
+    if not isinstance(value, Mapping) or not all(isinstance(part, Mapping) for part in value.values()):
+        return "must be {'glue': {'job': {…}, 'run': {…}}, 'ray': {…}, 'kuberay': {…}}"
+    odd = sorted(set(value) - set(BACKENDS))
+    if odd:
+        return f"has {odd[0]!r}; there are {', '.join(BACKENDS)}"
     glue = value.get("glue", {})
     if set(glue) - {"job", "run"}:
         return "must be {'glue': {'job': {…}, 'run': {…}}}"

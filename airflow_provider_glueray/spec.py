@@ -61,7 +61,7 @@ class RayJobSpec:
 
     :param name: the job's name at the service, 1 to 255 characters.
     :param script: local path or S3 URI of a ``.py`` file.
-    :param role: name or ARN of the IAM role the run assumes.
+    :param role: name or ARN of the IAM role the run assumes; None where there are no such roles.
     :param arguments: reach the script as environment variables, named without ``--``; values become text.
     :param pip: requirements, installed before the script starts (one bound each: Glue splits at commas).
     :param py_modules: zip archives, or local folders, put on the import path.
@@ -69,13 +69,14 @@ class RayJobSpec:
     :param spilling: Ray's object spilling configuration, as a mapping or JSON.
     :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``; all are on by default.
     :param max_concurrent_runs: how many runs of the job may be active at once; more of them queue.
-    :param overrides: rarer members of the requests: ``{"glue": {"job": {…}, "run": {…}}}``.
+    :param overrides: rarer members of the requests, by backend: ``{"glue": {"job": {…}, "run": {…}}, "ray": {…},
+        "kuberay": {…}}``; those of other backends than the run's have no effect.
     :raises SpecError: with every broken rule, its value and its source.
     """
 
     name: str
     script: str
-    role: str
+    role: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     workers: Workers = field(default_factory=Workers)
     pip: Sequence[str] = ()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,8 +24,7 @@ from airflow_provider_glueray.operators.runs import is_unrendered
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import items_of
-from airflow_provider_glueray.runs import Outcome, RunRef, RunState, StatementError
-from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.runs import Outcome, Prepared, RunRef, RunState, StatementError
 from airflow_provider_glueray.statements import MOST_VALUE
 
 if TYPE_CHECKING:
@@ -79,7 +77,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
     # -- what it says of its runs -----------------------------------------------------------------------------
 
     def _prepare(self, context: Context) -> Start:
-        spec = self._ready(context)
+        prepared = self._ready(context)
         args, kwargs = self._call(context)
         sent = False
 
@@ -89,11 +87,11 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
             if not sent:  # and not again for each time that the service has had no room
                 _send(folder, args, kwargs)
                 sent = True
-            return self.hook.submit(replace(spec, arguments={**spec.arguments, CALL: folder.uri}), mark)  # type: ignore[no-any-return]
+            return prepared.start(mark, {f"--{CALL}": folder.uri})
 
         return start
 
-    def _ready(self, context: Context) -> RayJobSpec:
+    def _ready(self, context: Context) -> Prepared:
         with TemporaryDirectory() as place:
             path = Path(place, f"{self.python_callable.__name__}.py")
             path.write_text(to_script(self.python_callable).text, encoding="utf-8")

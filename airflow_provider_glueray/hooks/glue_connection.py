@@ -73,12 +73,7 @@ class GlueConnectionHook(AwsBaseHook):
         }
         if parcels and not staging:
             raise SpecError([f"staging=None: {paths[0]!r} is local and needs an S3 prefix to be uploaded to"])
-        owners: dict[str, str] = {}
-        for path in (path for path in paths if path in spec.py_modules):
-            for name in parcels[path].modules:
-                if name in owners:
-                    raise SpecError([f"py_modules: {owners[name]} and {path} both have a module {name!r}"])
-                owners[name] = path
+        packaging.refuse_clashes(parcels, spec.py_modules)
         uris = {path: packaging.staged_uri(parcel, str(staging)) for path, parcel in parcels.items()}
         for path, uri in uris.items():
             with translated(f"upload of {path}"):

@@ -7,10 +7,11 @@ of boto3 to fail are translated here, so no floor above needs to know an AWS err
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_glueray.errors import JobConflict, StopError, SubmitError
+from airflow_provider_glueray.errors import JobConflict, SpecError, StopError, SubmitError
 from airflow_provider_glueray.hooks import glue_logs
 from airflow_provider_glueray.hooks.glue_answers import (
     ChangedMeanwhileError,
@@ -24,6 +25,7 @@ from airflow_provider_glueray.runs import (
     GLUE_JOB,
     LogCursor,
     LogPage,
+    Prepared,
     RunRef,
     RunSnapshot,
     RunState,
@@ -46,6 +48,24 @@ STOP_BATCH = 25
 
 class GlueRayJobHook(GlueConnectionHook):
     """Talk to AWS Glue about Ray jobs. Parameters: see :class:`GlueConnectionHook`."""
+
+    def prepare(self, spec: RayJobSpec, staging: str | None = None, timeout: float | None = None) -> Prepared:
+        """Upload what is local, and create or update the job.
+
+        :param staging: ``s3://bucket/prefix`` for what is local.
+        :param timeout: not sent: Glue refuses one for Ray jobs.
+        :raises SubmitError: see :meth:`stage` and :meth:`ensure_job`.
+        """
+        if not spec.role:
+            raise SpecError(["role=None: AWS Glue runs a job as an IAM role; name the one"])
+        staged = self.stage(spec, staging)
+        change = self.ensure_job(staged)
+        self.log.info("Job %s: %s", staged.name, change)
+
+        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
+            return self.submit(replace(staged, arguments={**staged.arguments, **arguments}), mark)
+
+        return Prepared(start, is_new=change != "unchanged")
 
     # -- the job's definition -------------------------------------------------------------------------------
 

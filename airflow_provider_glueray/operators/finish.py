@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException
@@ -55,7 +55,9 @@ def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
     context["ti"].xcom_push(key="glueray_usage", value=used)
     # What matters first: the log view cuts long lines off, and a run's id is long.
     text = f"Ended {snapshot.raw_state}"
-    if used:
+    if used and not used["workers"]:
+        text += f": {used['seconds']:.0f} s"
+    elif used:
         text += (
             f": {used['seconds']:.0f} s on up to {used['workers']} workers, {used['mdpu_hours']:.4f} "
             f"M-DPU-hours, about {used['estimated_cost_usd']:.4f} USD (an estimate)"
@@ -91,11 +93,3 @@ def is_retried(error: BaseException, context: Context) -> bool:
     """Tell whether Airflow will run the task once more after this error."""
     ti = context["ti"]
     return int(ti.try_number) <= int(ti.max_tries) and getattr(error, "retryable", True)
-
-
-def hook_kwargs(
-    conn_id: str | None, region_name: str | None, verify: bool | str | None, config: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return the arguments of the hook; the same ones build it in a worker and travel into the trigger."""
-    rest = {"region_name": region_name, "verify": verify, "config": config}
-    return {"aws_conn_id": conn_id, **{key: value for key, value in rest.items() if value is not None}}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray.backends import KNOBS, job_backend
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.assets import lineage_of, note_reports
 from airflow_provider_glueray.operators.finish import finish
@@ -18,7 +19,7 @@ from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unren
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import GLUE_JOB, SCRIPT, Outcome, RunRef
+from airflow_provider_glueray.runs import GLUE_JOB, SCRIPT, Outcome, Prepared, RunRef
 from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec, Workers
 
 if TYPE_CHECKING:
@@ -37,15 +38,16 @@ _SPEC_FIELDS = tuple(
 
 
 class GlueRayJobOperator(GlueRayRunOperator):
-    """Run a Ray script on AWS Glue for Ray, or on whatever endpoint the connection names.
+    """Run a Ray script where the connection leads: AWS Glue for Ray (``aws``), or a Ray cluster (``ray``).
 
     Returns the run's id (XCom ``return_value``, in every mode). Also pushes ``glueray_run`` (which run) and
     ``glueray_usage`` (seconds, workers, M-DPU hours, estimated cost). A retry takes the run of the failed try
     up again if it is still active or has succeeded; clearing the task starts a new run and stops the old one.
 
     :param script: local ``.py`` file, relative to the DAG's file, or an S3 URI. (templated)
-    :param role: name or ARN of the IAM role the run assumes. (templated)
-    :param staging: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
+    :param role: name or ARN of the IAM role the run assumes on AWS Glue. (templated)
+    :param staging: ``s3://bucket/prefix`` for local files; on AWS Glue and KubeRay needed when any file is local.
+        (templated)
     :param job_name: the Glue job to create or update; by default ``<dag_id>-<task_id>``. (templated)
     :param arguments: reach the script as environment variables of the same names. (templated)
     :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
@@ -65,7 +67,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
     :param max_concurrent_runs: runs of this job that may be active at once; more of them wait. The default
         of 1 also keeps the service from ever running the step twice.
     :param tags: of the job; the DAG's and the task's id are added. (templated)
-    :param overrides: rarer members of the requests: ``{"glue": {"job": {…}, "run": {…}}}``. (templated)
+    :param overrides: rarer members of the requests, by backend: ``{"glue": {"job": {…}, "run": {…}}, "ray": {…}}``;
+        those of other backends than the run's have no effect. (templated)
     :param wait_for_completion: False returns as soon as the run has started.
     :param log_sources: which logs to show: any of script, worker-out, worker-err, runtime-env, monitor, gcs,
         raylet, process. A failed run adds the worker, runtime-env and autoscaler logs by itself.
@@ -99,14 +102,13 @@ class GlueRayJobOperator(GlueRayRunOperator):
         "region_name",
     )
     template_fields_renderers = {"arguments": "json", "tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
-    backend = GLUE_JOB
     _ended: Outcome | None = None
 
     def __init__(
         self,
         *,
         script: str | Path,
-        role: str,
+        role: str | None = None,
         staging: str | None = None,
         job_name: str | None = None,
         arguments: Mapping[str, Any] | None = None,
@@ -158,20 +160,28 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     # -- what it says of its runs -----------------------------------------------------------------------------
 
+    @cached_property
+    def backend(self) -> str:  # type: ignore[override]
+        """Where it runs: what the type of the connection says."""
+        return job_backend(self.conn_id)
+
     def _name(self, mark: str, context: Context) -> str:
         return self._job_name()
 
     def _prepare(self, context: Context) -> Start:
-        return partial(self.hook.submit, self._ready(context))
+        prepared = self._ready(context)
+        return lambda mark: prepared.start(mark, {})
 
-    def _ready(self, context: Context) -> RayJobSpec:
-        """Upload what is local and define the job; return the spec that a run can be started from."""
-        spec: RayJobSpec = self.hook.stage(self._spec(context), self.staging)
-        change = self.hook.ensure_job(spec)
-        self.log.info("Job %s: %s", spec.name, change)
-        if self.check_requirements and change != "unchanged":
+    def _ready(self, context: Context) -> Prepared:
+        """Upload what is local and define the job, so that a run can be started."""
+        spec = self._spec(context)
+        strange = sorted(set(spec.overrides) - {KNOBS[self.backend]})
+        if strange:
+            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        prepared: Prepared = self.hook.prepare(spec, self.staging, self.timeout)
+        if self.backend == GLUE_JOB and self.check_requirements and prepared.is_new:
             self._warn_of_requirements(spec)
-        return spec
+        return prepared
 
     def _needs_step(self) -> bool:
         """Tell whether the script may want to report what it has written: then ``glueray_step`` is sent along."""
@@ -180,7 +190,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
     def _attend(self, record: Record, ref: RunRef, context: Context) -> str:
         if not self.wait_for_completion:
             return ref.id
-        if not self.deferrable and SCRIPT in self.log_sources:
+        if self.backend == GLUE_JOB and not self.deferrable and SCRIPT in self.log_sources:
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
         return super()._attend(record, ref, context)  # type: ignore[no-any-return]
 
@@ -203,6 +213,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def _needs(self) -> str:
+        if self.backend != GLUE_JOB:
+            return f"The run asks for {self.number_of_workers} workers"
         return (
             f"The run needs {int(self.number_of_workers) * MDPU_PER_WORKER} M-DPU; an account has 50 per region, not "
             f"adjustable, and this job allows {self.max_concurrent_runs} run(s) at once"

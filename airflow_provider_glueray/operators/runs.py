@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
-from airflow_provider_glueray.backends import make_hook
+from airflow_provider_glueray.backends import hook_kwargs, make_hook
 from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunStopped, RunTimedOut
 from airflow_provider_glueray.follow import STOP_GRACE, Policy, follow
 from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.operators.finish import announce, hook_kwargs, is_retried, no_useless_retry
+from airflow_provider_glueray.operators.finish import announce, is_retried, no_useless_retry
 from airflow_provider_glueray.operators.series import STORE_KEY, Record
 from airflow_provider_glueray.operators.submission import Start, Submission
 from airflow_provider_glueray.rules import is_template
@@ -45,8 +45,8 @@ class GlueRayRunOperator(BaseOperator):
     :param queue_timeout: how long to wait while the service has no room.
     """
 
-    #: Of the runs it starts, as in ``RunRef``.
-    backend: ClassVar[str]
+    #: Of the runs it starts, as in ``RunRef``; where the connection decides, it is known when the task runs.
+    backend: str
     operator_extra_links = LINKS
     ui_color = "#d6eaf8"
 
@@ -239,7 +239,7 @@ class GlueRayRunOperator(BaseOperator):
         return make_hook(self.backend, self._hook_kwargs())
 
     def _hook_kwargs(self) -> dict[str, Any]:
-        return hook_kwargs(self.conn_id, self.region_name, self.verify, self.botocore_config)
+        return hook_kwargs(self.backend, self.conn_id, self.region_name, self.verify, self.botocore_config)
 
     def _beside_the_dag(self, path: str) -> str:
         """Resolve a relative path from where the DAG's file is."""

@@ -6,10 +6,12 @@ Floor 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray.backends import job_backend
 from airflow_provider_glueray.operators.finish import finish
-from airflow_provider_glueray.runs import GLUE_JOB, Outcome, RunRef
+from airflow_provider_glueray.runs import Outcome, RunRef
 from airflow_provider_glueray.sensors.runs import GlueRayRunSensor
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class GlueRayJobSensor(GlueRayRunSensor):
     """Wait until a run of a job has succeeded; fail when it failed. Returns the run's id.
 
-    :param job_name: the Glue job. (templated)
+    :param job_name: the job; of the backend that ``conn_id`` leads to. (templated)
     :param run_id: the run; None for the newest one of the job when the sensor first looks. While the job has
         no run yet, the sensor waits for one. (templated)
 
@@ -33,13 +35,13 @@ class GlueRayJobSensor(GlueRayRunSensor):
         self.job_name = job_name
         self.run_id = run_id
 
-    @property
+    @cached_property
     def _backend(self) -> str:
-        return GLUE_JOB
+        return job_backend(self.conn_id)
 
     def _look(self) -> RunRef | None:
         if self.run_id:
-            return RunRef(GLUE_JOB, self.job_name, self.run_id)
+            return RunRef(self._backend, self.job_name, self.run_id)
         latest = self.hook.latest_run(self.job_name)
         return latest.ref if latest else None
 

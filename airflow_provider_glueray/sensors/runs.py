@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_glueray.backends import make_hook
+from airflow_provider_glueray.backends import hook_kwargs, make_hook
 from airflow_provider_glueray.errors import ConnectionMissing, GlueRayError, RunFailed
 from airflow_provider_glueray.follow import LOST_PATIENCE, Policy
 from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.operators.finish import announce, hook_kwargs, no_useless_retry
+from airflow_provider_glueray.operators.finish import announce, no_useless_retry
 from airflow_provider_glueray.operators.series import Record, new_mark, series_of
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef, RunState
 
@@ -165,4 +165,4 @@ class GlueRayRunSensor(BaseSensorOperator):
         return make_hook(self._backend, self._hook_kwargs())
 
     def _hook_kwargs(self) -> dict[str, Any]:
-        return hook_kwargs(self.conn_id, self.region_name, self.verify, self.botocore_config)
+        return hook_kwargs(self._backend, self.conn_id, self.region_name, self.verify, self.botocore_config)

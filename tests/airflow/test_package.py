@@ -26,7 +26,7 @@ FLOOR_3 = [
 ]  # fmt: skip
 FLOORS_0_1 = [
     "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "functions", "glueray_step",
-    "glueray_step.values", "follow", "drive", "watcher",
+    "glueray_step.values", "ray_submission", "follow", "drive", "watcher",
 ]  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_modules_listed_exist():
         for entry in info[key]:
             for module in entry["python-modules"]:
                 loaded = __import__(module, fromlist=["x"])
-                assert any(name.lower().startswith(("glueray", "glue_ray")) for name in vars(loaded)), module
+                assert any(name.lower().startswith(("glueray", "glue_ray", "ray")) for name in vars(loaded)), module
 
 
 PUBLIC = {
@@ -129,13 +129,17 @@ PUBLIC = {
 }
 HOOK_VERBS = {
     "hooks.glue_jobs.GlueRayJobHook": {
-        "ensure_job", "get_job", "delete_job", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop",
-        "url", "logs_url",
+        "prepare", "ensure_job", "get_job", "delete_job", "submit", "find_runs", "latest_run", "describe", "read_logs",
+        "stop", "url", "logs_url",
     },
     "hooks.glue_sessions.GlueRaySessionHook": {
         "create", "recreate", "wait_ready", "session", "list_sessions", "delete", "role_arn", "run_statement",
         "statements", "succeeded", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url",
         "logs_url",
+    },
+    "hooks.ray_jobs.RayJobsHook": {
+        "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url", "folder", "load",
+        "test_connection",
     },
     "hooks.glue_connection.GlueConnectionHook": {
         "stage", "read_text", "write_text", "start_once", "warn_of_region", "folder", "load",
@@ -191,3 +195,14 @@ def test_public_names_stay():
     for path, words in OPERATOR_WORDS.items():
         assert words_of(named(path)) == words | SHARED_WORDS, path
         assert set(named(path).template_fields) <= words | SHARED_WORDS, path
+
+
+def test_the_form_of_a_ray_connection():
+    """Airflow shows its fields without importing the hook; the button asks the hook."""
+    manager = ProvidersManager()
+
+    assert dict(manager.hooks)["ray"].hook_class_name == "airflow_provider_glueray.hooks.ray_jobs.RayJobsHook"
+    fields = {name for name in manager.connection_form_widgets if name.startswith("extra__ray__")}
+    assert fields == {"extra__ray__headers", "extra__ray__verify", "extra__ray__aws_conn_id"}
+    hook = named("hooks.ray_jobs.RayJobsHook")
+    assert (hook.conn_type, hook.conn_name_attr) == ("ray", "ray_conn_id")

@@ -114,7 +114,7 @@ def test_a_failed_look_is_not_a_failed_run(connected, hook, dag, make_task):
 
 def test_a_run_that_is_gone(connected, hook, dag, make_task, monkeypatch):
     """A run the service does not know is a failure with words, after a little patience, not an endless wait."""
-    monkeypatch.setattr("airflow_provider_glueray.sensors.runs.LOST_PATIENCE", 1.0)
+    monkeypatch.setattr("airflow_provider_glueray.sensors.runs.LOST_PATIENCE", 4.0)
     define(hook, "gone")
     sensor = GlueRayJobSensor(task_id="wait", job_name="gone", run_id="jr_" + "0" * 64, poll_seconds=0.5, dag=dag)
     connected.reset_calls()

@@ -1,0 +1,196 @@
+"""The DAG stays, the connection changes: the same tasks on Glue and on a Ray cluster, through Airflow's task runner."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Asset, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_glueray.errors import FunctionFailed, RunFailed, RunStopped, RunTimedOut
+from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
+
+NUMBERS = itertools.count()
+STAGING = "s3://glueray-local/connection"
+BACKENDS = {"aws": "glue-job", "ray": "ray-job"}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, connected, monkeypatch) -> str:
+    """Let the connection `where` lead to each backend in turn; return the backend."""
+    ray = connected.ray()
+    conn = {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_WHERE", json.dumps(connected.airflow_connection() if request.param == "aws" else conn)
+    )
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def make_step(dag: DAG, tmp_path: Path, backend: str) -> Any:
+    """Return a factory of operators that run a script given as text, where the connection leads."""
+
+    def make(source: str, **kwargs: Any) -> GlueRayJobOperator:
+        (tmp_path / "step.py").write_text(source)
+        settings = {"role": "GlueRayRole", "staging": STAGING, "deferrable": False, "conn_id": "where", "dag": dag}
+        task_id = f"{backend}-{next(NUMBERS)}"
+        return GlueRayJobOperator(
+            task_id=task_id, script=str(tmp_path / "step.py"), poll_seconds=2, **{**settings, **kwargs}
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_it_runs(backend, make_step, make_task, deferrable):
+    """With its arguments, its reports, its links and its usage, in both modes."""
+    source = (
+        "import os\nfrom glueray_step import report\nprint(os.environ['day'])\n"
+        "report('s3://b/out', rows=len(os.environ['day']))\n"
+    )
+    step = make_step(source, arguments={"day": "{{ ds }}"}, outlets=[Asset("s3://b/out")], deferrable=deferrable)
+    result = make_task(step).run_to_end()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["glueray_run"]["backend"] == backend
+    assert result.xcoms["return_value"] == result.xcoms["glueray_run"]["id"]
+    assert result.xcoms["glueray_usage"]["seconds"] > 0
+    assert result.xcoms["_link_GlueRayRunLink"].startswith("http")
+    (event,) = [each for each in result.message.outlet_events if each["extra"]]
+    assert event["extra"]["rows"] == 10
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_it_fails_with_its_traceback(backend, make_step, make_task, deferrable):
+    result = make_task(make_step("print('before')\nraise ValueError('odd')\n", deferrable=deferrable)).run_to_end()
+
+    assert type(result.error) is RunFailed
+    assert "ValueError: odd" in str(result.error)
+
+
+def test_a_retry_takes_up_the_run(backend, make_step, make_task):
+    """The worker dies when the run has begun; the next try follows that run, and there is no second one."""
+    step = make_step("import time\ntime.sleep(2)\n", retries=1)
+    one = make_task(step)
+
+    def die(message):
+        if getattr(message, "key", "") == "_link_GlueRayRunLink":
+            raise ConnectionError("the worker is gone")
+
+    one.supervisor.before = die
+    one.run()
+    begun = one.supervisor.store["glueray_run"]["run_id"]
+    one.supervisor.before = lambda message: None
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["return_value"] == begun
+
+
+def test_a_lost_id_is_found_by_its_mark(backend, make_step, make_task):
+    """The worker dies before it could note the id."""
+    one = make_task(make_step("import time\ntime.sleep(2)\n", retries=1))
+    saved = []
+
+    def die(message):
+        if getattr(message, "key", "") == "glueray_run" and hasattr(message, "value") and "mark" in message.value:
+            saved.append(message.value)
+            if len(saved) == 2:
+                raise ConnectionError("the worker is gone")
+
+    one.supervisor.before = die
+    one.run()
+    one.supervisor.before = lambda message: None
+    assert one.supervisor.store["glueray_run"]["run_id"] is None
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["return_value"] == saved[1]["run_id"]
+
+
+def test_a_clear_starts_anew_and_stops_the_old(backend, make_step, make_task):
+    one = make_task(make_step("import time\ntime.sleep(1 if __import__('os').environ['fast'] == 'y' else 120)\n",
+                              arguments={"fast": "{{ 'y' if ti.try_number > 1 else 'n' }}"},
+                              wait_for_completion=False))  # fmt: skip
+    first = one.run().xcoms["return_value"]
+    second = one.clear().xcoms["return_value"]
+
+    assert first != second
+    from airflow_provider_glueray.runs import RunRef
+
+    hook = one.running.hook
+    job = f"walk-{one.operator.task_id}"
+    ref = RunRef(backend, job, first)
+    for _ in range(100):
+        if hook.describe([ref])[ref].is_over:
+            break
+        __import__("time").sleep(0.2)
+    assert hook.describe([ref])[ref].state.value == "stopped"
+
+
+def test_a_kill_stops_it(backend, make_step, make_task):
+    one = make_task(make_step("import time\ntime.sleep(120)\n"))
+    one.kill_when(lambda: "glueray_run" in one.supervisor.xcoms)
+
+    assert isinstance(one.run().error, RunStopped)
+
+
+def test_the_deadline(backend, make_step, make_task):
+    result = make_task(make_step("import time\ntime.sleep(120)\n", timeout=3)).run()
+
+    assert isinstance(result.error, RunTimedOut)
+
+
+def test_a_function(backend, dag, make_task):
+    """Its arguments and its value pass through S3 wherever it runs."""
+    import pandas as pd
+
+    def doubled(frame, day):
+        return {"frame": frame * 2, "day": day}
+
+    def fails():
+        raise KeyError("nothing there")
+
+    given = {"role": "GlueRayRole", "staging": STAGING, "dag": dag, "conn_id": "where", "deferrable": False}
+    step = task.glue_ray(task_id=f"f-{backend}", **given)(doubled)(pd.DataFrame({"n": [1, 2]}), "x").operator
+    result = make_task(step).run()
+
+    assert result.state == "success", result.error
+    assert step.hook.load(result.xcoms["return_value"]["frame"])["n"].tolist() == [2, 4]
+    failed = make_task(task.glue_ray(task_id=f"g-{backend}", **given)(fails)().operator).run()
+    assert isinstance(failed.error, FunctionFailed)
+    assert failed.error.error_name == "KeyError"
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_sensor(backend, dag, make_step, make_task, deferrable):
+    step = make_step("import time\ntime.sleep(1)\n", wait_for_completion=False)
+    begun = make_task(step).run().xcoms["return_value"]
+    sensor = GlueRayJobSensor(
+        task_id=f"wait-{next(NUMBERS)}", job_name=f"walk-{step.task_id}", conn_id="where", deferrable=deferrable,
+        poke_interval=1, poll_seconds=1, dag=dag,
+    )  # fmt: skip
+
+    assert make_task(sensor).run_to_end().xcoms["return_value"] == begun
+
+
+def test_a_connection_that_runs_no_jobs(connected, make_step, make_task, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps({"conn_type": "postgres", "host": "x"}))
+    result = make_task(make_step("print()")).run()
+
+    assert isinstance(result.error, AirflowFailException)
+    assert "a connection of type 'postgres' runs no Ray jobs; there are aws, ray, kubernetes" in str(result.error)
+
+
+def test_a_role_is_asked_for_on_glue_only(backend, make_step, make_task):
+    result = make_task(make_step("print()", role=None)).run()
+
+    if backend == "glue-job":
+        assert "role=None: AWS Glue runs a job as an IAM role" in str(result.error)
+    else:
+        assert result.state == "success"
