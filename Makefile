@@ -8,6 +8,9 @@ PEER := .venv-peer
 KERNEL := .venv-kernel
 KERNEL_PACKAGES := aws-glue-sessions==1.0.5 hdijupyterutils==0.23.0
 KERNEL_NEEDS := boto3 importlib-metadata ipykernel requests tabulate
+# The oldest Ray that the hook for Ray clusters speaks to, for its tests.
+RAY29 := .venv-ray29
+RAY29_PACKAGES := 'ray[default]==2.9.3' 'setuptools<80' 'click<8.2'
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -16,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
 
-test: $(VENV)/.ready $(KERNEL)/.ready
+test: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready
@@ -28,7 +31,7 @@ bench: $(VENV)/.ready $(PEER)/.ready
 	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(PEER) $(KERNEL)
+	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Making $(VENV) (a few minutes the first time)"
@@ -63,5 +66,15 @@ $(KERNEL)/.ready: $(VENV)/.ready
 	  $(BIN)/python -m venv --clear $(KERNEL) && \
 	  $(KERNEL)/bin/python -m pip install --quiet -c constraints.txt $(KERNEL_NEEDS) && \
 	  $(KERNEL)/bin/python -m pip install --quiet --no-deps $(KERNEL_PACKAGES); \
+	fi
+	@touch $@
+
+$(RAY29)/.ready: $(VENV)/.ready
+	@echo "Making $(RAY29), to test with an old Ray"
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --clear --python $(BIN)/python $(RAY29) && \
+	  uv pip install --quiet --compile-bytecode --python $(RAY29)/bin/python $(RAY29_PACKAGES); \
+	else \
+	  $(BIN)/python -m venv --clear $(RAY29) && $(RAY29)/bin/python -m pip install --quiet $(RAY29_PACKAGES); \
 	fi
 	@touch $@

@@ -1,10 +1,15 @@
-"""The Ray hook over HTTP on a real cluster: the one of the local endpoint, asked without the endpoint."""
+"""The Ray hook over HTTP on real clusters: Ray 2.9, and the newest, which is that of the local endpoint."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
+import shutil
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,10 +31,13 @@ from airflow_provider_glueray.errors import (
 )
 from airflow_provider_glueray.follow import Policy, follow
 from airflow_provider_glueray.hooks.ray_jobs import RayJobsHook
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import control, processes
+from airflow_provider_glueray.local.cluster import free_ports
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
 
+#: `make test` makes it.
+OLD = Path(__file__).parents[2] / ".venv-ray29"
 NUMBERS = itertools.count()
 SHOWS = """
 import json, os, sys
@@ -54,8 +62,49 @@ def connection(endpoint: control.Endpoint, **changes: Any) -> dict[str, Any]:
     return {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"], **changes}
 
 
+@pytest.fixture(scope="module")
+def old_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Return the connection to a cluster of the oldest Ray, which knows no tokens."""
+    if not (OLD / ".ready").exists():
+        pytest.skip(f"there is no {OLD.name}; `make test` makes it")
+    port, *others = free_ports("127.0.0.1", 3)
+    directory = Path(tempfile.mkdtemp(prefix="ray29-"))  # short: a socket path has 107 characters
+    command = [
+        str(OLD / "bin" / "ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.1",
+        "--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--port", str(others[0]),
+        "--ray-client-server-port", str(others[1]), "--min-worker-port", "0", "--max-worker-port", "0",
+        "--num-cpus", "8", "--object-store-memory", "100000000", "--disable-usage-stats", "--temp-dir", str(directory),
+    ]  # fmt: skip
+    environment = {**processes.plain_environment(), "PATH": f"{OLD / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    head = processes.spawn(command, environment, directory / "start.log")
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/api/version").is_success:
+                    break
+            time.sleep(0.2)
+        yield {"conn_type": "ray", "host": url}
+    finally:
+        processes.end_sessions([head.pid])
+        head.wait(timeout=10)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(params=["newest", "2.9"])
+def hook(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RayJobsHook:
+    """Return the hook, at both ends of what it speaks to."""
+    if request.param == "newest":
+        conn = connection(request.getfixturevalue("endpoint"))
+    else:
+        conn = request.getfixturevalue("old_cluster")
+    monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", json.dumps(conn))
+    return RayJobsHook()
+
+
 @pytest.fixture
-def hook(endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> RayJobsHook:
+def new_hook(endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> RayJobsHook:
+    """Return the hook on the newest Ray only."""
     monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", json.dumps(connection(endpoint)))
     return RayJobsHook()
 
@@ -122,13 +171,13 @@ def test_everything_of_the_spec_arrives(hook, make_spec, tmp_path):
     assert outcome.snapshot.usage.seconds > 0
 
 
-def test_a_script_in_s3(hook, endpoint, make_spec, monkeypatch):
+def test_a_script_in_s3(new_hook, endpoint, make_spec, monkeypatch):
     """The cluster fetches it by itself, and it is the main program."""
     from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
     GlueRayJobHook().write_text("s3://glueray-local/ray/main.py", "import sys\nprint(__name__, sys.argv[1:])\n")
-    outcome, lines = follow_to_end(hook, start(hook, make_spec(script="s3://glueray-local/ray/main.py"), a="b"))
+    outcome, lines = follow_to_end(new_hook, start(new_hook, make_spec(script="s3://glueray-local/ray/main.py"), a="b"))
 
     assert outcome.snapshot.state is RunState.SUCCEEDED, lines
     assert "__main__ ['--a', 'b']" in lines
@@ -173,8 +222,6 @@ def test_stopped_and_stopped_again(hook, make_spec):
 
 
 def test_the_deadline_stops_it(hook, make_spec):
-    import time
-
     ref = start(hook, make_spec("import time\ntime.sleep(120)\n"))
     outcome, _ = follow_to_end(hook, ref, deadline=time.time() + 2)
 
@@ -276,7 +323,7 @@ def test_a_wrong_token_is_said_plainly(endpoint, monkeypatch, make_spec):
 def test_the_button_says_which_ray(hook):
     import ray
 
-    assert hook.test_connection() == (True, f"Ray {ray.__version__}")
+    assert hook.test_connection() in ((True, f"Ray {ray.__version__}"), (True, "Ray 2.9.3"))
 
 
 def test_nobody_there(monkeypatch, make_spec):
