@@ -25,6 +25,13 @@ _JOBS = {"aws": GLUE_JOB, "ray": RAY_JOB, "kubernetes": KUBERAY_JOB}
 KNOBS = {GLUE_JOB: "glue", RAY_JOB: "ray", KUBERAY_JOB: "kuberay"}
 
 
+def default_conn_id() -> str:
+    """Return the connection that a whole deployment runs its jobs by, unless a task names another."""
+    from airflow.sdk import conf
+
+    return conf.get("glueray", "conn_id", fallback="aws_default")
+
+
 def job_backend(conn_id: str | None) -> str:
     """Return the backend of jobs that a connection leads to: *the DAG stays, the connection changes*.
 

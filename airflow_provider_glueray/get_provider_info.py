@@ -75,6 +75,16 @@ def get_provider_info() -> dict[str, Any]:
             "glueray": {
                 "description": "Settings of airflow-provider-glueray.",
                 "options": {
+                    "conn_id": {
+                        "description": (
+                            "The connection by which jobs run, unless a task names another: of type aws for AWS Glue, "
+                            "of type ray for a Ray cluster."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "ray_default",
+                        "default": "aws_default",
+                    },
                     "price_per_mdpu_hour": {
                         "description": (
                             "US dollars per M-DPU-hour, for the estimated cost of a run. The default is a rate "
@@ -85,7 +95,7 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "float",
                         "example": None,
                         "default": "0.44",
-                    }
+                    },
                 },
             }
         },

@@ -98,6 +98,9 @@ class RayJobsHook(BaseHook):
         )
         # Refused now, not when the run is started: nothing is wrong with the cluster.
         to_ray_submission(spec, "", places, {})
+        idle = [name for name in ("role", "logging") if getattr(spec, name)]
+        if idle:
+            self.log.info("No effect on a Ray cluster: %s", ", ".join(idle))
         self.log.info("The cluster has its own size; number_of_workers=%s is not asked of it",
                       spec.workers.number_of_workers)  # fmt: skip
         return Prepared(lambda mark, arguments: self._start(spec, mark, places, arguments), is_new=False)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_glueray.backends import KNOBS, job_backend
+from airflow_provider_glueray.backends import KNOBS, default_conn_id, job_backend
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.assets import lineage_of, note_reports
 from airflow_provider_glueray.operators.finish import finish
@@ -73,7 +73,9 @@ class GlueRayJobOperator(GlueRayRunOperator):
     :param log_sources: which logs to show: any of script, worker-out, worker-err, runtime-env, monitor, gcs,
         raylet, process. A failed run adds the worker, runtime-env and autoscaler logs by itself.
 
-    Further: ``conn_id``, ``region_name``, ``verify``, ``botocore_config``, ``deferrable``, ``poll_seconds``,
+    :param conn_id: what runs it, by its type; the default is ``[glueray] conn_id``. (templated)
+
+    Further: ``region_name``, ``verify``, ``botocore_config``, ``deferrable``, ``poll_seconds``,
     ``timeout`` (Glue refuses a timeout of its own for Ray jobs, so this is the only bound there is; 48 hours by
     default) and ``queue_timeout`` (6 hours), as in :class:`GlueRayRunOperator`.
 
@@ -128,10 +130,11 @@ class GlueRayJobOperator(GlueRayRunOperator):
         tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
+        conn_id: str | None = default_conn_id(),
         log_sources: Sequence[str] = (SCRIPT,),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(conn_id=conn_id, **kwargs)
         self.script = str(script)
         self.role = role
         self.staging = staging

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_glueray.backends import job_backend
+from airflow_provider_glueray.backends import default_conn_id, job_backend
 from airflow_provider_glueray.operators.finish import finish
 from airflow_provider_glueray.runs import Outcome, RunRef
 from airflow_provider_glueray.sensors.runs import GlueRayRunSensor
@@ -25,13 +25,22 @@ class GlueRayJobSensor(GlueRayRunSensor):
     :param run_id: the run; None for the newest one of the job when the sensor first looks. While the job has
         no run yet, the sensor waits for one. (templated)
 
+    :param conn_id: where the job is, by its type; the default is ``[glueray] conn_id``. (templated)
+
     Further parameters: see :class:`GlueRayRunSensor`.
     """
 
     template_fields: Sequence[str] = ("job_name", "run_id", "conn_id", "region_name")
 
-    def __init__(self, *, job_name: str, run_id: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        job_name: str,
+        run_id: str | None = None,
+        conn_id: str | None = default_conn_id(),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(conn_id=conn_id, **kwargs)
         self.job_name = job_name
         self.run_id = run_id
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +197,21 @@ def test_a_role_is_asked_for_on_glue_only(backend, make_step, make_task):
         assert "role=None: AWS Glue runs a job as an IAM role" in str(result.error)
     else:
         assert result.state == "success"
+
+
+def test_a_deployment_has_a_default():
+    """Read when the operators are imported, as Airflow reads its own default of `deferrable`."""
+    code = (
+        "from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator as O\n"
+        "from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor as S\n"
+        "print(O(task_id='a', script='a.py').conn_id, O(task_id='b', script='a.py', conn_id='mine').conn_id,"
+        " S(task_id='c', job_name='j').conn_id)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **more}
+        ).stdout.split()[-3:]
+        for more in ({}, {"AIRFLOW__GLUERAY__CONN_ID": "ray_eks"})
+    ]
+
+    assert said == [["aws_default", "mine", "aws_default"], ["ray_eks", "mine", "ray_eks"]]
