@@ -125,6 +125,9 @@ def _importable(names: Iterable[str]) -> frozenset[str]:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of a folder that are to be sent, by their names within it."""
     rules = list(_ignored_above(folder.resolve()))
+    if any(_is_ignored(place, rules, is_folder=True) for place in (folder.resolve(), *folder.resolve().parents)):
+        # Whoever names a folder wants it, though git does not: a build, or what is installed in a .venv.
+        rules = []
     for place, directories, names in os.walk(folder):
         here = Path(place)
         rules += _ignored_in(here.resolve())

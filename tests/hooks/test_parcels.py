@@ -115,6 +115,16 @@ def test_what_git_ignores_stays_at_home(tmp_path):
     ]  # fmt: skip
 
 
+def test_what_is_named_itself_is_not_ignored(tmp_path):
+    """What we send along may be installed in a .venv of a repository, and somebody may name a folder of builds."""
+    write(tmp_path, {".git/HEAD": "", ".gitignore": ".venv/\nbuild/\n*.log\n"})
+    installed = write(tmp_path / ".venv" / "site-packages" / "step", {"__init__.py": "", "calls.py": ""})
+    built = write(tmp_path / "build" / "libs", {".gitignore": "secret.py\n", "one.py": "", "secret.py": ""})
+
+    assert names(pack(installed, module=True).content) == ["step/step/__init__.py", "step/step/calls.py"]
+    assert names(pack(built, module=True).content) == ["libs/.gitignore", "libs/one.py"]
+
+
 def test_too_much_and_too_little(tmp_path, monkeypatch):
     """The size that counts, and the files that make it."""
     with pytest.raises(ScriptError, match="no files"):
