@@ -23,7 +23,7 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.runs import is_unrendered
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
-from airflow_provider_glueray.rules import items_of
+from airflow_provider_glueray.rules import check_fields, items_of
 from airflow_provider_glueray.runs import Outcome, Prepared, RunRef, RunState, StatementError
 from airflow_provider_glueray.statements import MOST_VALUE
 
@@ -193,11 +193,16 @@ def glue_ray_task(
         ``staging``, ``number_of_workers``, ``pip``, ``py_modules``, ``timeout`` and so on.
     :raises ScriptError: while the DAG is parsed, for a lambda, a method, or something that cannot travel.
     """
-    if python_callable is not None:
-        check_function(python_callable)
-    return task_decorator_factory(
-        python_callable=python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=GlueRayDecoratedOperator,
-        **kwargs,
-    )
+
+    def decorated(function: Callable[..., Any]) -> TaskDecorator:
+        # Airflow makes the operators of mapped tasks only when they run, so what can be refused is refused here.
+        to_script(function)
+        check_fields({name: value for name, value in kwargs.items() if not is_unrendered(value)})
+        return task_decorator_factory(
+            python_callable=function,
+            multiple_outputs=multiple_outputs,
+            decorated_operator_class=GlueRayDecoratedOperator,
+            **kwargs,
+        )
+
+    return decorated if python_callable is None else decorated(python_callable)  # type: ignore[return-value]

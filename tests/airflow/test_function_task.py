@@ -327,6 +327,25 @@ def test_bad_settings_do_not_parse(make_step, settings, words):
         make_step(echo, with_=settings)
 
 
+def test_mapped_tasks_are_checked_while_the_dag_is_parsed(dag):
+    """Airflow makes their operators only when they run; nobody wants to hear of a typo then."""
+    lock = threading.Lock()
+
+    def locked(one):
+        return lock, one
+
+    def plain(one):
+        return one
+
+    settings = {"role": "GlueRayRole", "staging": STAGING, "dag": dag}
+    with pytest.raises(ScriptError, match="uses lock, a lock, which cannot travel"):
+        task.glue_ray(**settings)(locked).expand(one=[1])
+    with pytest.raises(SpecError, match="workers only"):
+        task.glue_ray(**settings, worker_type="G.1X")(plain).expand(one=[1])
+    with pytest.raises(ScriptError, match="A lambda has no source"):
+        task.glue_ray(**settings)(lambda one: one)
+
+
 def test_arguments_are_sent_once_however_long_it_queues(connected, make_step, make_task, monkeypatch):
     """They may be large, and each look for room is a new attempt."""
     sent = []
