@@ -6,6 +6,7 @@ from typing import Any
 
 _GLUE_FOR_RAY = "AWS Glue for Ray"
 _RAY = "Ray"
+_KUBERAY = "KubeRay"
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -23,6 +24,11 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _RAY,
                 "external-doc-url": "https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html",
+                "tags": ["service"],
+            },
+            {
+                "integration-name": _KUBERAY,
+                "external-doc-url": "https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html",
                 "tags": ["service"],
             },
         ],
@@ -62,6 +68,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             _listed("hooks.glue_jobs", "hooks.glue_sessions"),
             {"integration-name": _RAY, "python-modules": ["airflow_provider_glueray.hooks.ray_jobs"]},
+            {"integration-name": _KUBERAY, "python-modules": ["airflow_provider_glueray.hooks.kuberay"]},
         ],
         "triggers": [_listed("triggers.runs")],
         "task-decorators": [
@@ -78,7 +85,7 @@ def get_provider_info() -> dict[str, Any]:
                     "conn_id": {
                         "description": (
                             "The connection by which jobs run, unless a task names another: of type aws for AWS Glue, "
-                            "of type ray for a Ray cluster."
+                            "of type ray for a Ray cluster, of type kubernetes for KubeRay."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -114,13 +114,18 @@ class S3Folder:
                 self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}", Body=file)
 
     def read(self, name: str) -> bytes | None:
-        """Return a file, or None when there is none."""
+        """Return a file, or None when there is none.
+
+        :raises StagingError: the bucket is missing or denied.
+        """
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
         except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            code = error.response["Error"]["Code"]
+            if code in ("NoSuchKey", "404"):
                 return None
-            raise
+            # Whoever may get but not list is answered so for a key that is not there, too.
+            raise StagingError(f"Cannot read {self.uri}/{name}: {code}. It takes s3:GetObject") from error
         content: bytes = answer["Body"].read()
         return content
 

@@ -30,8 +30,8 @@ MEMBERS = frozenset(
 )
 #: Fetches a script that lies in a store and runs it as the main program, with the arguments that follow.
 _FETCH = (
-    "import runpy,sys,tempfile;from pyarrow.fs import FileSystem as F;sys.argv=sys.argv[1:];"
-    "s,p=F.from_uri(sys.argv[0]);d=tempfile.mkdtemp()+'/'+p.split('/')[-1];"
+    "import runpy,sys,tempfile,urllib.parse as u;from pyarrow.fs import FileSystem as F;sys.argv=sys.argv[1:];"
+    "s,p=F.from_uri(u.quote(sys.argv[0],safe=':/'));d=tempfile.mkdtemp()+'/'+p.split('/')[-1];"
     "open(d,'wb').write(s.open_input_stream(p).read());runpy.run_path(d,run_name='__main__')"
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

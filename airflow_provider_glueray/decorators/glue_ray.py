@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
-from airflow_provider_glueray.errors import FunctionFailed, RunFailed, ScriptError, SpecError
+from airflow_provider_glueray.errors import FunctionFailed, GlueRayError, RunFailed, ScriptError, SpecError
 from airflow_provider_glueray.functions import Script, check_function, source_of, to_script
 from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
-from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, CannotTravel, decode, encode
+from airflow_provider_glueray.glueray_step.values import CannotTravel, decode, encode
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.runs import is_unrendered
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
 from airflow_provider_glueray.runs import Outcome, Prepared, RunRef, RunState, StatementError
-from airflow_provider_glueray.statements import MOST_VALUE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -103,25 +102,34 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
         """Return what the function returned; raise with the traceback it left, not with the end of a log."""
-        record = Record.load(context)
-        assert record is not None, "a run that has ended was recorded"
-        place = self._place(record.mark)
-        content = self.hook.folder(place).read(RESULT) or b"{}"
-        result = json.loads(content)
         try:
             self._close(outcome, context)
-        except RunFailed as failure:
-            if outcome.snapshot.state is RunState.FAILED and "error" in result:
-                raise self._failure(outcome, result["error"]) from failure
-            raise
-        if "error" in result:
+        except RunFailed:
+            error = self._error(context) if outcome.snapshot.state is RunState.FAILED else None
+            if error is None:
+                raise
+            raise self._failure(outcome, error) from None
+        result = self._result(context)
+        if "error" in result:  # it left the interpreter by itself, with 0
             raise self._failure(outcome, result["error"])
         if "value" not in result:
-            raise ScriptError(f"{self.python_callable.__name__} has run, but there is no {place}/{RESULT}")
-        if len(content) > MOST_VALUE:
-            self.log.info("The value has %d bytes as JSON; the XCom is a reference to %s", len(content), place)
-            return {KIND: DOCUMENT, "uri": f"{place}/{RESULT}", "bytes": len(content)}
+            raise ScriptError(f"{self.python_callable.__name__} has run, but it has left no {RESULT} in {self.staging}")
         return decode(result["value"])
+
+    def _result(self, context: Context) -> dict[str, Any]:
+        """Return what the run has left in the folder of its call; nothing if it did not come that far."""
+        record = Record.load(context)
+        assert record is not None, "a run that has ended was recorded"
+        content = self.hook.folder(self._place(record.mark)).read(RESULT)
+        return json.loads(content) if content else {}
+
+    def _error(self, context: Context) -> Mapping[str, str] | None:
+        """Return the exception that a failed run has left, if it can be had; its log tells it as well."""
+        try:
+            return self._result(context).get("error")
+        except GlueRayError as error:
+            self.log.warning("Could not read what the function raised: %s", error)
+            return None
 
     def _failure(self, outcome: Outcome, error: Mapping[str, str]) -> FunctionFailed:
         lines = tuple(error["traceback"].rstrip().splitlines())

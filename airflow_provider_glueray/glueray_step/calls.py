@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .values import DOCUMENT, KIND, decode, encode, table_of
+from .values import DOCUMENT, KIND, MOST_CHARACTERS, decode, encode, table_of
 
 #: Name of the environment variable with the URI of the call's folder, and of the files in it.
-CALL, ARGUMENTS, RESULT = "glueray_call", "call.json", "result.json"
+CALL, ARGUMENTS, RESULT, VALUE = "glueray_call", "call.json", "result.json", "value.json"
 #: The most characters of a traceback that are sent home.
 MOST_TRACEBACK = 20_000
 
@@ -50,11 +50,11 @@ def run(function: Callable[..., Any]) -> None:
     os.environ.setdefault("RAY_ADDRESS", "auto")
     try:
         value = function(*decode(call["args"], load), **decode(call["kwargs"], load))
-        result = {"value": encode(value, "the value that was returned", folder)}
+        result = _small({"value": encode(value, "the value that was returned", folder)}, folder)
     except (Exception, SystemExit) as error:
-        _leave(folder, {"error": _told(error)})
+        _leave(folder, RESULT, {"error": _told(error)})
         raise
-    _leave(folder, result)
+    _leave(folder, RESULT, result)
 
 
 def load(reference: Mapping[str, Any]) -> Any:
@@ -74,6 +74,15 @@ def _told(error: BaseException) -> dict[str, Any]:
     return {"name": type(error).__name__, "value": str(error)[:2000], "traceback": lines[-MOST_TRACEBACK:]}
 
 
-def _leave(folder: ClusterFolder, result: dict[str, Any]) -> None:
-    with folder.write(RESULT) as file:
+def _small(result: dict[str, Any], folder: ClusterFolder) -> dict[str, Any]:
+    """Return a result that Airflow can keep: of a large one a reference, which is all that leaves the store."""
+    size = len(json.dumps(result))
+    if size <= MOST_CHARACTERS:
+        return result
+    _leave(folder, VALUE, result)
+    return {"value": {KIND: DOCUMENT, "uri": f"{folder.uri}/{VALUE}", "bytes": size}}
+
+
+def _leave(folder: ClusterFolder, name: str, result: dict[str, Any]) -> None:
+    with folder.write(name) as file:
         file.write(json.dumps(result).encode())

@@ -30,6 +30,8 @@ TABLES = {
 }
 #: The kind of reference for JSON that is too large for an XCom.
 DOCUMENT = "document"
+#: The most characters that a value may have as JSON in an XCom, which is kept in Airflow's database.
+MOST_CHARACTERS = 1_000_000
 #: Columns that are named in a reference.
 MOST_COLUMNS = 100
 

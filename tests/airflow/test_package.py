@@ -26,7 +26,7 @@ FLOOR_3 = [
 ]  # fmt: skip
 FLOORS_0_1 = [
     "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "functions", "glueray_step",
-    "glueray_step.values", "ray_submission", "follow", "drive", "watcher",
+    "glueray_step.values", "ray_submission", "rayjob", "follow", "drive", "watcher",
 ]  # fmt: skip
 
 
@@ -104,7 +104,9 @@ def test_modules_listed_exist():
         for entry in info[key]:
             for module in entry["python-modules"]:
                 loaded = __import__(module, fromlist=["x"])
-                assert any(name.lower().startswith(("glueray", "glue_ray", "ray")) for name in vars(loaded)), module
+                assert any(
+                    name.lower().startswith(("glueray", "glue_ray", "ray", "kuberay")) for name in vars(loaded)
+                ), module
 
 
 PUBLIC = {
@@ -136,6 +138,10 @@ HOOK_VERBS = {
         "create", "recreate", "wait_ready", "session", "list_sessions", "delete", "role_arn", "run_statement",
         "statements", "succeeded", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url",
         "logs_url",
+    },
+    "hooks.kuberay.KubeRayHook": {
+        "prepare", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url", "folder",
+        "load", "get_conn",
     },
     "hooks.ray_jobs.RayJobsHook": {
         "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url", "folder", "load",
