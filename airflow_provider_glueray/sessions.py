@@ -31,7 +31,7 @@ class RaySessionSpec:
     :param idle_timeout: minutes without a statement after which the session ends by itself.
     :param session_timeout: minutes after which it ends in any case.
     :param pip: requirements, installed before the session is ready (one bound each: Glue splits at commas).
-    :param py_modules: zip archives, or local folders, put on the import path.
+    :param py_modules: zip archives, or local folders and ``.py`` files, put on the import path.
     :param working_dir: zip archive, or local folder, unpacked on every node.
     :param spilling: Ray's object spilling configuration, as a mapping or JSON.
     :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``.

@@ -64,7 +64,7 @@ class RayJobSpec:
     :param role: name or ARN of the IAM role the run assumes; None where there are no such roles.
     :param arguments: reach the script as environment variables, named without ``--``; values become text.
     :param pip: requirements, installed before the script starts (one bound each: Glue splits at commas).
-    :param py_modules: zip archives, or local folders, put on the import path.
+    :param py_modules: zip archives, or local folders and ``.py`` files, put on the import path.
     :param working_dir: zip archive, or local folder, unpacked on every node.
     :param spilling: Ray's object spilling configuration, as a mapping or JSON.
     :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``; all are on by default.

@@ -181,12 +181,17 @@ class GlueConnectionHook(AwsBaseHook):
         """The connection. ``AwsBaseHook`` carries on without it when it is missing; we do not."""
         if self.aws_conn_id:
             try:
-                self.get_connection(self.aws_conn_id)
+                conn_type = self.get_connection(self.aws_conn_id).conn_type
             except AirflowNotFoundException as error:
                 raise ConnectionMissing(
                     f"There is no connection {self.aws_conn_id!r}. Create one of type 'aws' (AIRFLOW_CONN_"
                     f"{self.aws_conn_id.upper()} will do), or pass conn_id=None to use the machine's own role"
                 ) from error
+            if conn_type in ("ray", "kubernetes"):
+                raise ConnectionMissing(
+                    f"The connection {self.aws_conn_id!r} is of type {conn_type!r}; sessions, statements and notebooks "
+                    "run on AWS Glue only, and S3 needs a connection of type 'aws'"
+                )
         return super().conn_config
 
     @cached_property

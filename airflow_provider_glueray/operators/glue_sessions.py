@@ -60,7 +60,7 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
     :param session_timeout: the session ends in any case after so long: minutes, or a timedelta. Default: 48 hours.
         (templated)
     :param pip: requirements, with one bound each. (templated)
-    :param py_modules: for the import path: local folders or zip archives, or archives in S3. (templated)
+    :param py_modules: for the import path: local folders, ``.py`` files or archives, or archives in S3. (templated)
     :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
     :param staging: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
     :param spilling: Ray's object spilling configuration. (templated)

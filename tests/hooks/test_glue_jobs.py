@@ -290,6 +290,12 @@ class TestStart:
         with pytest.raises(ConnectionMissing, match="AIRFLOW_CONN_NOT_THERE"):
             GlueRayJobHook(aws_conn_id="not_there").ensure_job(spec("x"))
 
+    def test_a_connection_to_something_else(self, monkeypatch):
+        """Sessions go nowhere else, and functions need S3 wherever they run."""
+        monkeypatch.setenv("AIRFLOW_CONN_RAY_EKS", '{"conn_type": "ray", "host": "ray-head"}')
+        with pytest.raises(ConnectionMissing, match="is of type 'ray'; sessions, statements and notebooks run on AWS"):
+            GlueRayJobHook(aws_conn_id="ray_eks").folder("s3://b/k")
+
 
 class TestManyRuns:
     """One call for many."""
