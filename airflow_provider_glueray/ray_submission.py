@@ -72,12 +72,14 @@ def to_ray_submission(spec: RayJobSpec, mark: str, places: Places, arguments: Ma
     is_stored = "://" in places.script
     words += ["python", "-c", _FETCH, places.script] if is_stored else ["python", "-m", places.script]
     words += [word for key, text in given.items() for word in (f"--{key}", text)]
+    env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
+    more_env = more.get("runtime_env", {})
     runtime_env: dict[str, Any] = {
-        "env_vars": {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text},
+        **more_env,
+        "env_vars": {**more_env.get("env_vars", {}), **env_vars},
         **({"pip": list(spec.pip)} if spec.pip else {}),
         **({"py_modules": list(places.py_modules)} if places.py_modules else {}),
         **({"working_dir": places.working_dir} if places.working_dir else {}),
-        **more.get("runtime_env", {}),
     }
     return {
         **{name: value for name, value in more.items() if name not in ("runtime_env", "metadata")},

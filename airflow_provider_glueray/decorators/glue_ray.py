@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +25,8 @@ from airflow_provider_glueray.operators.runs import is_unrendered
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import Outcome, Prepared, RunRef, RunState, StatementError
+from airflow_provider_glueray.runs import Outcome, RunRef, RunState, StatementError
+from airflow_provider_glueray.spec import RayJobSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -86,16 +88,23 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
             if not sent:  # and not again for each time that the service has had no room
                 _send(folder, args, kwargs)
                 sent = True
-            return prepared.start(mark, {f"--{CALL}": folder.uri})
+            return prepared.start(mark, self.more_arguments(mark))
 
         return start
 
-    def _ready(self, context: Context) -> Prepared:
+    @contextmanager
+    def spec(self, context: Context) -> Iterator[RayJobSpec]:
+        """Build the spec; its script is there for as long as this lasts."""
         with TemporaryDirectory() as place:
             path = Path(place, f"{self.python_callable.__name__}.py")
             path.write_text(to_script(self.python_callable).text, encoding="utf-8")
             self.script = str(path)
-            return super()._ready(context)
+            with super().spec(context) as spec:
+                yield spec
+
+    def more_arguments(self, mark: str) -> Mapping[str, str]:
+        """Return where the arguments of the function lie."""
+        return {f"--{CALL}": self._place(mark)}
 
     def _needs_step(self) -> bool:
         return True

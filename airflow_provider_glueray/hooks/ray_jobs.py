@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from airflow.sdk import BaseHook
@@ -81,21 +81,9 @@ class RayJobsHook(BaseHook):
         :raises SubmitError: the cluster cannot be reached, refuses the token, or is too old.
         """
         self._check_version()
-        parcels = {
-            path: packaging.read_local(path, spec.python_version, module=path in spec.py_modules)
-            for path in spec.local_files()
-        }
-        packaging.refuse_clashes(parcels, spec.py_modules)
-        main, modules = spec.script, list(spec.py_modules)
-        if spec.script in parcels:
-            main = _module_of(parcels[spec.script])
-            modules.append(spec.script)
-        uris = {path: self._store(parcel, main if path == spec.script else None) for path, parcel in parcels.items()}
-        places = Places(
-            main,
-            tuple(uris.get(path, path) for path in modules),
-            uris.get(spec.working_dir, spec.working_dir) if spec.working_dir else None,
-        )
+        places, packages = packed(spec)
+        for package in packages:
+            self._store(package)
         # Refused now, not when the run is started: nothing is wrong with the cluster.
         to_ray_submission(spec, "", places, {})
         idle = [name for name in ("role", "logging") if getattr(spec, name)]
@@ -234,23 +222,15 @@ class RayJobsHook(BaseHook):
             raise SubmitError(f"Ray at {self._base} answered {_reason(answer)}")
         return answer.json()
 
-    def _store(self, parcel: Parcel, main: str | None) -> str:
-        """Put a file into the package store unless it is there; return its URI.
-
-        :param main: the module that a script becomes; None for an archive.
-        """
-        # Two scripts of one content may have two names, and so become two modules.
-        name = f"_ray_pkg_{hashlib.sha256(f'{main} {parcel.digest}'.encode()).hexdigest()[:32]}.zip"
-        place = f"/api/packages/gcs/{name}"
-        if self._ask("GET", place).status_code == httpx.codes.NOT_FOUND:
-            content = _zipped(f"{main}.py", parcel.content) if main else _without_root(parcel.content)
-            self._content_of_upload(self._ask("PUT", place, content=content), parcel)
-            self.log.info("Uploaded %s as gcs://%s", parcel.name, name)
-        return f"gcs://{name}"
-
-    def _content_of_upload(self, answer: httpx.Response, parcel: Parcel) -> None:
+    def _store(self, package: Package) -> None:
+        """Put a package into the store unless it is there."""
+        place = f"/api/packages/{package.uri.replace('://', '/')}"
+        if self._ask("GET", place).status_code != httpx.codes.NOT_FOUND:
+            return
+        answer = self._ask("PUT", place, content=package.content())
         if not answer.is_success:
-            raise SubmitError(f"Ray did not take {parcel.name} into its package store: {_reason(answer)}")
+            raise SubmitError(f"Ray did not take {package.parcel.name} into its package store: {_reason(answer)}")
+        self.log.info("Uploaded %s as %s", package.parcel.name, package.uri)
 
     def _ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
@@ -310,6 +290,48 @@ class RayJobsHook(BaseHook):
         from airflow_provider_glueray.hooks.glue_connection import GlueConnectionHook
 
         return GlueConnectionHook(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
+
+
+class Package(NamedTuple):
+    """A local file on its way into the package store.
+
+    :param main: the module that a script becomes; None for an archive.
+    """
+
+    parcel: Parcel
+    main: str | None
+
+    @property
+    def uri(self) -> str:
+        """Where it will be. Two scripts of one content may have two names, and so become two modules."""
+        return f"gcs://_ray_pkg_{hashlib.sha256(f'{self.main} {self.parcel.digest}'.encode()).hexdigest()[:32]}.zip"
+
+    def content(self) -> bytes:
+        """Return it as Ray wants it."""
+        return _zipped(f"{self.main}.py", self.parcel.content) if self.main else _without_root(self.parcel.content)
+
+
+def packed(spec: RayJobSpec) -> tuple[Places, list[Package]]:
+    """Pack what is local; return where the cluster will find everything, and what has to be put there before.
+
+    :raises ScriptError: a file is missing, unreadable or of the wrong kind.
+    """
+    parcels = {
+        path: packaging.read_local(path, spec.python_version, module=path in spec.py_modules)
+        for path in spec.local_files()
+    }
+    packaging.refuse_clashes(parcels, spec.py_modules)
+    main, modules = spec.script, list(spec.py_modules)
+    if spec.script in parcels:
+        main = _module_of(parcels[spec.script])
+        modules.append(spec.script)
+    packages = {path: Package(parcel, main if path == spec.script else None) for path, parcel in parcels.items()}
+
+    def uri_of(path: str) -> str:
+        return packages[path].uri if path in packages else path
+
+    working_dir = uri_of(spec.working_dir) if spec.working_dir else None
+    return Places(main, tuple(map(uri_of, modules)), working_dir), list(packages.values())
 
 
 def _snapshot(details: Mapping[str, Any]) -> RunSnapshot:

@@ -5,7 +5,8 @@ Floor 3. Only what is run is said here; how a run lives is the same for all oper
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -173,18 +174,22 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     def _prepare(self, context: Context) -> Start:
         prepared = self._ready(context)
-        return lambda mark: prepared.start(mark, {})
+        return lambda mark: prepared.start(mark, self.more_arguments(mark))
 
     def _ready(self, context: Context) -> Prepared:
         """Upload what is local and define the job, so that a run can be started."""
-        spec = self._spec(context)
-        strange = sorted(set(spec.overrides) - {KNOBS[self.backend]})
-        if strange:
-            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
-        prepared: Prepared = self.hook.prepare(spec, self.staging, self.timeout)
+        with self.spec(context) as spec:
+            strange = sorted(set(spec.overrides) - {KNOBS[self.backend]})
+            if strange:
+                self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+            prepared: Prepared = self.hook.prepare(spec, self.staging, self.timeout)
         if self.backend == GLUE_JOB and self.check_requirements and prepared.is_new:
             self._warn_of_requirements(spec)
         return prepared
+
+    def more_arguments(self, mark: str) -> Mapping[str, str]:
+        """Return the arguments that a run with this mark adds to those of the spec."""
+        return {}
 
     def _needs_step(self) -> bool:
         """Tell whether the script may want to report what it has written: then ``glueray_step`` is sent along."""
@@ -234,8 +239,13 @@ class GlueRayJobOperator(GlueRayRunOperator):
         given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS)}
         return given | ({"name": self.job_name} if self.job_name else {})
 
-    def _spec(self, context: Context) -> RayJobSpec:
-        """Build the spec from the rendered fields; say in it whose run this is."""
+    @contextmanager
+    def spec(self, context: Context) -> Iterator[RayJobSpec]:
+        """Build the spec from the rendered fields; say in it whose run this is.
+
+        :param context: of its members ``ti`` is read.
+        :raises SpecError: a value breaks a rule.
+        """
         from airflow_provider_glueray.requirements import gathered
 
         ti = context["ti"]
@@ -253,7 +263,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
             "tags": {**whose, **self.tags},
             "arguments": {**whose, "airflow_run_id": ti.run_id, **self.arguments},
         }
-        return RayJobSpec(workers=workers, **given)
+        yield RayJobSpec(workers=workers, **given)
 
     def _warn_of_requirements(self, spec: RayJobSpec) -> None:
         """Say what is wrong with the requirements as far as it can be known before a cluster is paid for."""
