@@ -250,9 +250,9 @@ class Step:
         self.house.s3.put_object(Bucket=control.BUCKET, Key=f"gates/{self.dag}/{self.run}", Body=b"")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_house(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """Return the Airflow of all tests, with its DAGs read."""
+    """Return the Airflow of the tests of a file, with its DAGs read; there is one file, because two take too much."""
     dags = shutil.copytree(DAGS, tmp_path_factory.mktemp("e2e") / "dags")
     shutil.copy(EXAMPLE, dags)
     with Airflow(dags, {"aws_default": endpoint.airflow_connection()}, **SETTINGS) as airflow:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from .conftest import House, until
+import pandas as pd
+import pytest
+
+from .conftest import EXAMPLE, House, until
+
+#: How many of the example's sources are mapped here.
+SOURCES = 24
 
 
 def test_deferred_run(house: House) -> None:
@@ -181,3 +194,51 @@ def test_full_is_not_failed(house: House) -> None:
         assert step.states() == ["SUCCEEDED"]
     first, second = sorted((step.runs()[0] for step in steps), key=lambda run: run["StartedOn"])
     assert first["CompletedOn"] <= second["StartedOn"]
+
+
+@pytest.fixture
+def tables(endpoint: Any) -> None:
+    """Lay the sources into S3."""
+    command = [str(Path(EXAMPLE).with_name("datasets.py")), "tables", "s3://glueray-local/tables/raw", "--count"]
+    subprocess.run([sys.executable, *command, str(SOURCES)], env={**os.environ, **endpoint.env()}, check=True)
+
+
+def run_dag(house: House, dag: str) -> dict[str, Any]:
+    """Run a DAG to its end; return its report."""
+    house.call("PATCH", f"/dags/{dag}", {"is_paused": False})
+    body = {"logical_date": None, "conf": {"sources": SOURCES}}
+    path = f"/dags/{dag}/dagRuns/" + quote(house.call("POST", f"/dags/{dag}/dagRuns", body)["dag_run_id"], safe="")
+    ended = until(lambda: house.call("GET", path), lambda run: run["state"] in {"success", "failed"}, 280)
+    tasks = house.call("GET", f"{path}/taskInstances", limit=100)["task_instances"]
+    states = {(each["task_id"], each["map_index"]): (each["state"], each["try_number"]) for each in tasks}
+    assert ended["state"] == "success", states
+    assert {tries for _, tries in states.values()} == {1}, states
+    return house.call("GET", f"{path}/taskInstances/report/xcomEntries/return_value")["value"]  # type: ignore[no-any-return]
+
+
+def read(house: House, uri: str) -> pd.DataFrame:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return pd.read_parquet(io.BytesIO(house.s3.get_object(Bucket=bucket, Key=key)["Body"].read()))
+
+
+def test_hundreds_of_sources_both_ways(house: House, tables: None) -> None:
+    """24 sources mapped, where the account has room for three runs: they queue, and not one try fails."""
+    house.endpoint.faults(quota_mdpu=12)
+    mapped = run_dag(house, "sources_mapped")
+    calls = house.endpoint.calls()
+    refused = calls["StartJobRun"] - (SOURCES + 1)
+    assert refused > 0
+    assert len(house.glue.get_job_runs(JobName="sources_mapped-profile")["JobRuns"]) == SOURCES
+
+    house.endpoint.reset_calls()
+    fanned_out = run_dag(house, "sources_fanned_out")
+    assert house.endpoint.calls()["StartJobRun"] == 1
+
+    one, other = read(house, mapped["table"]), read(house, fanned_out["table"])
+    assert mapped["columns"] == fanned_out["columns"] == len(one)
+    assert one["source"].nunique() == SOURCES
+    pd.testing.assert_frame_equal(one, other)
+    titanic = one[one["source"] == "COUNT-titanic.csv"].set_index("column")
+    assert set(titanic["rows"]) == {1316}
+    assert list(titanic.index) == ["class", "age", "sex", "survived"]
+    assert (titanic.loc["class", "least"], titanic.loc["class", "greatest"]) == ("1st class", "3rd class")
