@@ -11,15 +11,15 @@ from typing import Any
 import httpx
 from airflow.sdk.execution_time import comms, task_runner
 
+from airflow_provider_glueray.backends import hook_kwargs
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.hooks.glue_logs import GROUPS
-from airflow_provider_glueray.operators.finish import hook_kwargs
-from airflow_provider_glueray.runs import LogCursor, Outcome, RunState
+from airflow_provider_glueray.runs import GLUE_JOB, LogCursor, Outcome, RunState
 from airflow_provider_glueray.spec import RayJobSpec
 from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
-HOOK = hook_kwargs("aws_default", None, None, None)
+HOOK = hook_kwargs(GLUE_JOB, "aws_default", None, None, None)
 
 
 def trigger(ref, **policy) -> GlueRayRunTrigger:
