@@ -391,7 +391,7 @@ class TestFollowing:
             "[script] Waiting for Ray Dashboard",
             "[script] rows: 5",
         ]
-        assert any(text.startswith("Rayjob is Running/RUNNING") for text in told)
+        assert any(text.startswith("RayJob is Running/RUNNING") for text in told)
 
     def test_to_failure(self, cluster, start, watch):
         """The service's words and the script's traceback."""
