@@ -342,6 +342,14 @@ def _session_id(value: object) -> str | None:
     return "must be 1 to 255 letters, digits, '_', '.' and '-'"
 
 
+@_rule("cluster", source="kuberay/…/apis/ray/v1/rayjob_types.go: clusterSelector")
+def _cluster(value: object) -> str | None:
+    # Where each run has a cluster of its own, there is no cluster to make, and its id is empty.
+    if not value or re.fullmatch(r"[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}", str(value)):
+        return None
+    return "must be the id of a cluster, namespace/name: what GlueRayCreateClusterOperator returns"
+
+
 #: The backends that have knobs of their own.
 BACKENDS = ("glue", "ray", "kuberay")
 

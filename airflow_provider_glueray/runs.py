@@ -272,7 +272,11 @@ class Prepared(NamedTuple):
 
 
 class RunHook(RunBackend, Protocol):
-    """What operators need besides: to find a run whose id was lost, and to show where it is."""
+    """What operators need besides: to find a run whose id was lost, to show where it is, and a way to its files."""
+
+    @property
+    def storage(self) -> Any:
+        """What reads and writes S3 for the runs: the hook itself on AWS, elsewhere that of another connection."""
 
     def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
         """Return the runs of ``name`` that carry ``mark``, newest first."""

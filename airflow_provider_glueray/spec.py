@@ -69,6 +69,7 @@ class RayJobSpec:
     :param spilling: Ray's object spilling configuration, as a mapping or JSON.
     :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``; all are on by default.
     :param max_concurrent_runs: how many runs of the job may be active at once; more of them queue.
+    :param cluster: the id of a cluster on KubeRay that stays up between runs; None for one of the run's own.
     :param overrides: rarer members of the requests, by backend: ``{"glue": {"job": {…}, "run": {…}}, "ray": {…},
         "kuberay": {…}}``; those of other backends than the run's have no effect.
     :raises SpecError: with every broken rule, its value and its source.
@@ -90,6 +91,7 @@ class RayJobSpec:
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     max_concurrent_runs: int = 1
+    cluster: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ class RayJobSpec:
             ("pip", tuple(str(item).strip() for item in items_of(self.pip))),
             ("py_modules", tuple(str(item) for item in items_of(self.py_modules))),
             ("tags", {str(key): str(text) for key, text in self.tags.items()}),
+            ("cluster", self.cluster or None),
         ):
             object.__setattr__(self, name, value)
 

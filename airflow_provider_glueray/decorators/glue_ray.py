@@ -84,7 +84,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
 
         def start(mark: str) -> RunRef:
             nonlocal sent
-            folder = self.hook.folder(self._place(mark))
+            folder = self.hook.storage.folder(self._place(mark))
             if not sent:  # and not again for each time that the service has had no room
                 _send(folder, args, kwargs)
                 sent = True
@@ -129,7 +129,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         """Return what the run has left in the folder of its call; nothing if it did not come that far."""
         record = Record.load(context)
         assert record is not None, "a run that has ended was recorded"
-        content = self.hook.folder(self._place(record.mark)).read(RESULT)
+        content = self.hook.storage.folder(self._place(record.mark)).read(RESULT)
         return json.loads(content) if content else {}
 
     def _error(self, context: Context) -> Mapping[str, str] | None:

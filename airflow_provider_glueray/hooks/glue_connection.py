@@ -60,6 +60,11 @@ class GlueConnectionHook(AwsBaseHook):
         # Reentrant: `on_kill` runs in the thread that may be making a client.
         self._lock = RLock()
 
+    @property
+    def storage(self) -> Self:
+        """The way to S3: on AWS, the hook itself."""
+        return self
+
     def stage(self, spec: SpecT, staging: str | None) -> SpecT:
         """Upload the spec's local files under content-hashed keys; return the spec with their URIs.
 

@@ -128,7 +128,7 @@ class KubeRayHook(KubernetesHook):
         settings = RayJobSettings.of(
             self._extra.get("kuberay") or {}, spec.overrides.get("kuberay", {}), namespace=self._namespace
         )
-        staged: RayJobSpec = self._aws.stage(spec, staging) if spec.local_files() else spec
+        staged: RayJobSpec = self.storage.stage(spec, staging) if spec.local_files() else spec
         deadline = math.ceil(timeout) if timeout else None
 
         def manifest(mark: str, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -374,14 +374,6 @@ class KubeRayHook(KubernetesHook):
         place = self._extra.get(key) or f"{self._client.configuration.host}{path}"
         return str(place).replace("{namespace}", namespace).replace("{name}", name)
 
-    def folder(self, uri: str) -> Any:
-        """Return a place in S3 for the files of one call, by the connection ``aws_conn_id`` of the extra."""
-        return self._aws.folder(uri)
-
-    def load(self, reference: Mapping[str, Any]) -> Any:
-        """Return the value that a reference from an XCom stands for; see ``GlueConnectionHook.load``."""
-        return self._aws.load(reference)
-
     # -- lists ----------------------------------------------------------------------------------------------
 
     def _list(self, refs: Iterable[RunRef]) -> dict[str, Mapping[str, Any]]:
@@ -449,7 +441,8 @@ class KubeRayHook(KubernetesHook):
             return self.get_namespace() or self.DEFAULT_NAMESPACE
 
     @cached_property
-    def _aws(self) -> Any:
+    def storage(self) -> Any:
+        """The way to S3, by the connection ``aws_conn_id`` of the extra."""
         from airflow_provider_glueray.hooks.glue_connection import GlueConnectionHook
 
         return GlueConnectionHook(self._extra.get("aws_conn_id", "aws_default"))

@@ -181,14 +181,6 @@ class RayJobsHook(BaseHook):
         """Return the same page: it shows the log."""
         return self.url(ref)
 
-    def folder(self, uri: str) -> packaging.S3Folder:
-        """Return a place in S3 for the files of one call, by the connection ``aws_conn_id`` of the extra."""
-        return self._aws.folder(uri)  # type: ignore[no-any-return]
-
-    def load(self, reference: Mapping[str, Any]) -> Any:
-        """Return the value that a reference from an XCom stands for; see ``GlueConnectionHook.load``."""
-        return self._aws.load(reference)
-
     def test_connection(self) -> tuple[bool, str]:
         """Ask the cluster for its version; the button in Airflow's form for connections."""
         try:
@@ -286,7 +278,8 @@ class RayJobsHook(BaseHook):
         return httpx.Client(base_url=self._base, headers=headers, timeout=TIMEOUT, verify=verify)
 
     @cached_property
-    def _aws(self) -> Any:
+    def storage(self) -> Any:
+        """The way to S3, by the connection ``aws_conn_id`` of the extra."""
         from airflow_provider_glueray.hooks.glue_connection import GlueConnectionHook
 
         return GlueConnectionHook(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))

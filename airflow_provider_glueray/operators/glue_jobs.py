@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import XComArg
+
 from airflow_provider_glueray.backends import KNOBS, default_conn_id, job_backend
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.assets import lineage_of, note_reports
@@ -67,6 +69,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
     :param logging: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``.
     :param max_concurrent_runs: runs of this job that may be active at once; more of them wait. The default
         of 1 also keeps the service from ever running the step twice.
+    :param cluster: on KubeRay, the id of a cluster that stays up between runs, usually ``create.output`` of a
+        :class:`GlueRayCreateClusterOperator`; by default each run has a cluster of its own. (templated)
     :param tags: of the job; the DAG's and the task's id are added. (templated)
     :param overrides: rarer members of the requests, by backend: ``{"glue": {"job": {…}, "run": {…}}, "ray": {…}}``;
         those of other backends than the run's have no effect. (templated)
@@ -99,6 +103,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         "spilling",
         "object_store_memory_head",
         "object_store_memory_worker",
+        "cluster",
         "tags",
         "overrides",
         "conn_id",
@@ -128,6 +133,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         object_store_memory_worker: int | str | None = None,
         logging: Mapping[str, bool] | None = None,
         max_concurrent_runs: int = 1,
+        cluster: str | XComArg | None = None,
         tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
@@ -154,6 +160,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         self.object_store_memory_worker = object_store_memory_worker
         self.logging = logging
         self.max_concurrent_runs = max_concurrent_runs
+        self.cluster = cluster
         self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
         self.wait_for_completion = wait_for_completion

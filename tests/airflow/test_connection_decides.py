@@ -164,7 +164,7 @@ def test_a_function(backend, dag, make_task):
     result = make_task(step).run()
 
     assert result.state == "success", result.error
-    assert step.hook.load(result.xcoms["return_value"]["frame"])["n"].tolist() == [2, 4]
+    assert step.hook.storage.load(result.xcoms["return_value"]["frame"])["n"].tolist() == [2, 4]
     failed = make_task(task.glue_ray(task_id=f"g-{backend}", **given)(fails)().operator).run()
     assert isinstance(failed.error, FunctionFailed)
     assert failed.error.error_name == "KeyError"

@@ -128,7 +128,7 @@ def test_a_function(cluster, dag, make_task):
     def work(rayjob: dict[str, Any]) -> None:
         head = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
         env = {each["name"]: each["value"] for each in head["env"] if "value" in each}
-        folder = step.hook.folder(env["glueray_call"])
+        folder = step.hook.storage.folder(env["glueray_call"])
         call = json.loads(folder.read("call.json"))
         with folder.write("result.json") as file:
             file.write(json.dumps({"value": sum(call["args"]) + call["kwargs"]["other"]}).encode())
@@ -149,7 +149,7 @@ def test_a_function_that_raises(cluster, dag, make_task):
     def work(rayjob: dict[str, Any]) -> None:
         head = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
         env = {each["name"]: each["value"] for each in head["env"] if "value" in each}
-        with step.hook.folder(env["glueray_call"]).write("result.json") as file:
+        with step.hook.storage.folder(env["glueray_call"]).write("result.json") as file:
             error = {"name": "ValueError", "value": "odd", "traceback": "Traceback …\nValueError: odd"}
             file.write(json.dumps({"error": error}).encode())
 
