@@ -8,53 +8,34 @@ print the value, as one line of JSON after a mark of its own. The lines of the c
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from airflow_provider_glueray.errors import ScriptError, SpecError
+from airflow_provider_glueray.glueray_step.display import glueray_said
 from airflow_provider_glueray.runs import StatementError
 
 #: The most characters of one statement. Source: botocore RunStatement.
 MOST_CHARACTERS = 68_000
-#: The most characters that a value may have as JSON: it is kept in Airflow's database.
-MOST_VALUE = 1_000_000
 #: Assign to this name to choose what a statement returns.
 RETURN_NAME = "return_value"
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
-#: Runs in the session, on Python 3.9. An explicit value that has no JSON form is the author's mistake and raises;
-#: the value of a last expression merely has none then. Pictures and tables are taken where an object draws itself.
-_REPORT = """
+
+@cache
+def _report() -> str:
+    """Return the code that tells a session how to report a value, as the last lines of what is sent."""
+    return f"""
+{inspect.getsource(glueray_said)}
 def _glueray_report(mark, value, explicit):
-    import base64, json
-    def plain(thing):
-        for form in ("item", "isoformat"):
-            if hasattr(thing, form):
-                return getattr(thing, form)()
-        raise TypeError("a %s has no JSON form" % type(thing).__name__)
-    said = {}
-    try:
-        said["value"] = json.dumps(value, default=plain)
-        if len(said["value"]) > {most}:
-            raise ValueError("the value has %d characters as JSON, more than {most}" % len(said["value"]))
-    except (TypeError, ValueError):
-        said.pop("value", None)
-        if explicit:
-            raise
-    if not explicit:
-        said["shown"] = {"text/plain": repr(value)[:100000]}
-        for kind, form in (("text/html", "_repr_html_"), ("image/png", "_repr_png_")):
-            try:
-                drawn = getattr(value, form)()
-            except Exception:
-                continue
-            if drawn:
-                said["shown"][kind] = base64.b64encode(drawn).decode() if isinstance(drawn, bytes) else drawn
-    print("\\n" + mark + json.dumps(said))
-""".replace("{most}", str(MOST_VALUE))
+    import json
+    print("\\n" + mark + json.dumps(glueray_said(value, explicit)))
+"""
 
 
 class StatementOutput(NamedTuple):
@@ -93,15 +74,15 @@ def prepare(code: str, mark: str, where: str, python_version: str = "3.9") -> st
         raise ScriptError(f"{where} is not Python {python_version}: {error}") from error
     code = code.replace("\r\n", "\n").rstrip()
     last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    if any(RETURN_NAME in _assigned(node) for node in tree.body):
-        sent = f"{code}\n{_REPORT}_glueray_report({_tag(mark)!r}, {RETURN_NAME}, True)\n"
+    if returns(tree):
+        sent = f"{code}\n{_report()}_glueray_report({_tag(mark)!r}, {RETURN_NAME}, True)\n"
     elif last is not None and not code.endswith(";"):  # which says, in notebooks, not to show it
         # Assigned where it stands, so that a traceback still shows the line it would have shown.
         begin = _offset(code, last.lineno, last.col_offset)
         end = _offset(code, last.end_lineno, last.end_col_offset)
         assigned = f"{code[:begin]}_glueray_value = ({code[begin:end]}){code[end:]}"
         report = f"_glueray_report({_tag(mark)!r}, _glueray_value, False)"
-        sent = f"{assigned}\n{_REPORT}if _glueray_value is not None:\n    {report}\n"
+        sent = f"{assigned}\n{_report()}if _glueray_value is not None:\n    {report}\n"
     else:
         sent = f"{code}\n"
     sent += f"# {_tag(mark)}\n"
@@ -170,6 +151,11 @@ def seconds_of(stamp: float | None) -> float | None:
 
 def _tag(mark: str) -> str:
     return f"glueray:{mark}:"
+
+
+def returns(tree: ast.Module) -> bool:
+    """Tell whether code chooses its value itself, by assigning to ``return_value``."""
+    return any(RETURN_NAME in _assigned(node) for node in tree.body)
 
 
 def _assigned(node: ast.stmt) -> set[str]:

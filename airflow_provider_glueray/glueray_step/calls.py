@@ -52,9 +52,9 @@ def run(function: Callable[..., Any]) -> None:
         value = function(*decode(call["args"], load), **decode(call["kwargs"], load))
         result = _small({"value": encode(value, "the value that was returned", folder)}, folder)
     except (Exception, SystemExit) as error:
-        _leave(folder, RESULT, {"error": _told(error)})
+        leave(folder, RESULT, {"error": _told(error)})
         raise
-    _leave(folder, RESULT, result)
+    leave(folder, RESULT, result)
 
 
 def load(reference: Mapping[str, Any]) -> Any:
@@ -79,10 +79,11 @@ def _small(result: dict[str, Any], folder: ClusterFolder) -> dict[str, Any]:
     size = len(json.dumps(result))
     if size <= MOST_CHARACTERS:
         return result
-    _leave(folder, VALUE, result)
+    leave(folder, VALUE, result)
     return {"value": {KIND: DOCUMENT, "uri": f"{folder.uri}/{VALUE}", "bytes": size}}
 
 
-def _leave(folder: ClusterFolder, name: str, result: dict[str, Any]) -> None:
+def leave(folder: ClusterFolder, name: str, result: dict[str, Any]) -> None:
+    """Put a file of JSON into the folder of a run."""
     with folder.write(name) as file:
         file.write(json.dumps(result).encode())

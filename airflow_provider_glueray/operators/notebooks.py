@@ -1,92 +1,91 @@
-"""Run a notebook as a task: cell by cell in a session, and the executed notebook written back.
+"""Run a notebook as a task, and write the executed notebook back: in a session of AWS Glue, or as one Ray job.
 
-Floor 3. The progress is in the session itself and in the task state store, one record per cell, so a worker or a
-triggerer may die at any moment: the next try asks what has run, and goes on.
+Floor 3. Where the connection leads decides which; this is what both have in common.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.errors import GlueRayError, RunFailed, SubmitError, failure_of
-from airflow_provider_glueray.notebooks import Cell
+from airflow_provider_glueray.backends import KNOBS, default_conn_id, job_backend
+from airflow_provider_glueray.errors import SpecError
+from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
-from airflow_provider_glueray.operators.finish import announce, is_retried, no_useless_retry, push_usage
-from airflow_provider_glueray.operators.glue_sessions import (
-    output_of,
-    room_of,
-    session_spec,
-    show_output,
-    statement_failure,
-)
+from airflow_provider_glueray.operators.finish import no_useless_retry
+from airflow_provider_glueray.operators.glue_sessions import room_of
+from airflow_provider_glueray.operators.notebook_job import NotebookAsJob
+from airflow_provider_glueray.operators.notebook_session import NotebookInSession
 from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import Record, series_of
-from airflow_provider_glueray.operators.submission import Start, Submission
-from airflow_provider_glueray.rules import check_fields
-from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
-from airflow_provider_glueray.sessions import RaySessionSpec, session_id_for
-from airflow_provider_glueray.spec import Workers
-from airflow_provider_glueray.statements import StatementOutput, prepare, read_output
+from airflow_provider_glueray.operators.series import Record
+from airflow_provider_glueray.operators.submission import Start
+from airflow_provider_glueray.rules import check_fields, items_of
+from airflow_provider_glueray.runs import GLUE_JOB, GLUE_STATEMENT, SCRIPT, Outcome, RunRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: Seconds that a notebook's own session may take to be READY.
-START_SECONDS = 1800.0
-#: Seconds that a deferrable notebook waits for a cell in the worker before it defers.
-LINGER_SECONDS = 5.0
-#: Keys in the task state store: the notebook's own session, and its cells. Never rename.
-SESSION_KEY, CELL_KEY = "glueray_session", "glueray_cell_{number}"
-#: Settings of a session that are words of the operator too.
-_OWN_SETTINGS = ("role", "number_of_workers", "min_workers", "idle_timeout", "session_timeout", "pip", "tags")
-#: What magics may also set: who is asked, and how the session's id begins.
-_NOT_OF_THE_SPEC = ("region_name", "session_id_prefix")
+#: Settings of a session or a run that are words of the operator too.
+_OWN_SETTINGS = (
+    *("role", "number_of_workers", "min_workers", "idle_timeout", "session_timeout"),
+    *("pip", "py_modules", "working_dir", "tags"),
+)
 
 
 class GlueRayNotebookOperator(GlueRayRunOperator):
-    """Run a notebook cell by cell on a Ray session, and write the executed notebook back. Returns where it is.
+    """Run a notebook, cell by cell, and write the executed notebook back. Returns where it is.
 
-    The session is made for the notebook and stopped after it, with the settings that its magics name (``%glue_ray``,
-    ``%number_of_workers``, ``%%configure`` … as in the last Glue kernel that knew Ray) and those given here, which
-    win; or it is one that exists. What a cell printed stands in the task log when the cell has ended, and in the
-    executed notebook, which is written after every cell, with outputs, errors and times, also when a cell fails. A
-    retry goes on where a try that was killed has stopped, as long as the session lives. Also pushes
-    ``glueray_value``: the value of the last cell's last expression, if it has a JSON form.
+    On AWS Glue the cells run in a session, which is made for the notebook and stopped after it, or is one that exists.
+    What a cell printed stands in the task log when the cell has ended, and in the executed notebook, which is written
+    after every cell, with outputs, errors and times, also when a cell fails. A retry goes on where a try that was
+    killed has stopped, as long as the session lives.
+
+    On a Ray cluster and on KubeRay the whole notebook is one job: what the cells print is in the task log as it comes,
+    and the executed notebook is written when the run has ended, however it ended.
+
+    Either has the settings that the notebook's magics name (``%glue_ray``, ``%number_of_workers``, ``%%configure`` … as
+    in the last Glue kernel that knew Ray) and those given here, which win. Also pushes ``glueray_value``: the value of
+    the last cell's last expression, if it has a JSON form.
 
     :param notebook: an ``.ipynb`` of nbformat 4: a path, relative to the DAG's file, or an S3 URI. (templated)
     :param executed_notebook: where to write the executed notebook, likewise. (templated)
     :param parameters: assigned in a cell after the one tagged ``parameters``, as papermill does. (templated)
-    :param session_id: run in this session and leave it up, usually ``create.output``. (templated)
+    :param session_id: run in this session and leave it up, usually ``create.output``; on AWS Glue. (templated)
+    :param cluster: run in this cluster, as in :class:`GlueRayJobOperator`; on KubeRay. (templated)
     :param role: name or ARN of the IAM role of the notebook's own session. (templated)
-    :param number_of_workers, min_workers, idle_timeout, session_timeout, pip, tags: of the notebook's own session,
-        as in :class:`GlueRayCreateSessionOperator`. (templated)
-    :param timeout: how long one cell may take; then it is cancelled and the task fails. Default: 48 hours.
+    :param number_of_workers, min_workers, pip, py_modules, working_dir, tags: of the notebook's own session or of its
+        run, as in :class:`GlueRayJobOperator`. (templated)
+    :param idle_timeout, session_timeout: of the notebook's own session, as in :class:`GlueRayCreateSessionOperator`.
+        (templated)
+    :param staging: ``s3://bucket/prefix`` for local files; needed for a job, whose cells and outputs pass through it.
+        (templated)
+    :param overrides: as in :class:`GlueRayJobOperator`, for a job. (templated)
+    :param timeout: how long one cell may take, of a job all cells together; then it is stopped and the task fails.
+        Default: 48 hours.
 
-    Further parameters: see :class:`GlueRayRunOperator`.
+    Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
 
     :raises StatementFailed: a cell raised an exception; the error names the cell and shows it.
     """
 
-    backend = GLUE_STATEMENT
     template_fields: Sequence[str] = (
         "notebook",
         "executed_notebook",
         "parameters",
         "session_id",
+        "cluster",
         *_OWN_SETTINGS,
+        "staging",
+        "overrides",
         "conn_id",
         "region_name",
     )
-    template_fields_renderers = {"parameters": "json", "tags": "json"}  # noqa: RUF012
+    template_fields_renderers = {"parameters": "json", "tags": "json", "overrides": "json"}  # noqa: RUF012
     ui_color = "#fcf3cf"
 
     def __init__(
@@ -96,263 +95,156 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         executed_notebook: str | PurePath,
         parameters: Mapping[str, Any] | None = None,
         session_id: str | XComArg | None = None,
+        cluster: str | XComArg | None = None,
         role: str | None = None,
         number_of_workers: int | str | None = None,
         min_workers: int | str | None = None,
         idle_timeout: timedelta | int | str | None = None,
         session_timeout: timedelta | int | str | None = None,
         pip: Sequence[str] | str | None = None,
+        py_modules: Sequence[str] | str | None = None,
+        working_dir: str | None = None,
         tags: Mapping[str, str] | None = None,
+        staging: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        conn_id: str | None = default_conn_id(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(conn_id=conn_id, **kwargs)
         self.notebook = str(notebook)
         self.executed_notebook = str(executed_notebook)
         self.parameters = dict(parameters or {})
         self.session_id = session_id
+        self.cluster = cluster
         self.role = role
         self.number_of_workers = number_of_workers
         self.min_workers = min_workers
         self.idle_timeout = idle_timeout
         self.session_timeout = session_timeout
         self.pip = pip
+        self.py_modules = py_modules
+        self.working_dir = working_dir
         self.tags = tags
-        given = {name: getattr(self, name) for name in _OWN_SETTINGS}
+        self.staging = staging
+        self.overrides = dict(overrides or {})
+        given = {name: getattr(self, name) for name in (*_OWN_SETTINGS, "staging", "cluster", "overrides")}
         check_fields({name: value for name, value in given.items() if value is not None and not is_unrendered(value)})
 
-    # -- the life of a notebook ---------------------------------------------------------------------------------
+    @cached_property
+    def backend(self) -> str:  # type: ignore[override]
+        """Of its cells where they run in a session, else of its job."""
+        backend = job_backend(self.conn_id)
+        return GLUE_STATEMENT if backend == GLUE_JOB else backend
 
-    def execute(self, context: Context) -> str:
-        """Run the notebook, or go on with it."""
-        with no_useless_retry():
-            return self._go(context, None)
+    # -- what it says of itself -------------------------------------------------------------------------------
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
-        """Take over from the trigger: the session is ready, or a cell has ended."""
-        with no_useless_retry():
-            return self._go(context, Outcome.from_json(event))
-
-    def _current_run(self, context: Context) -> RunRef | None:
-        """Return the last cell that was started, or the session if none was."""
-        record = Record.load(context, SESSION_KEY)
-        own = record.ref(GLUE_SESSION) if record and self.session_id is None else None
-        session_id = own.id if own else str(self.session_id or "")
-        cells = self._cells_of(self._read(), session_id, context)
-        return cells[max(cells)].ref(GLUE_STATEMENT) if cells else own
-
-    def _end_overdue(self, outcome: Outcome, context: Context) -> str:
-        with no_useless_retry():
-            return self._go(context, outcome)
-
-    def on_kill(self) -> None:
-        """Stop the notebook's own session, or the cell that runs in a session of others."""
-        (self._submission if self.session_id is None else self._cell_submission).kill()
-
-    def _go(self, context: Context, outcome: Outcome | None) -> str:
-        """Go on with the notebook; what it was deferred for ended with ``outcome``."""
-        play = self._read()
-        try:
-            session_id = str(self.session_id or self._ready_session(play, context, outcome))
-            value = self._run_cells(play, session_id, context, outcome)
-        except Exception as error:
-            with suppress(GlueRayError):
-                play.write(failed=True)
-            self._end_session(context, error)
-            raise
-        play.write(done=True)
-        context["ti"].xcom_push(key="glueray_value", value=value)
-        self._end_session(context, None)
-        self.log.info("The executed notebook is %s", play.place)
-        return play.place
-
-    def _read(self) -> ExecutedNotebook:
+    def read(self) -> ExecutedNotebook:
         """Read the notebook, and see that it can be run before anything is started."""
-        play = ExecutedNotebook(
-            self.hook.read_text(self._beside_the_dag(self.notebook)),
-            name=self.notebook,
-            place=self._beside_the_dag(self.executed_notebook),
-            parameters=self.parameters,
-            write=lambda place, text: self.hook.write_text(place, text),
-        )
-        if self.region_name is None and "region_name" in play.settings:
+        storage = self.hook.storage
+        play = self.played(storage.read_text(self._beside_the_dag(self.notebook)), storage.write_text)
+        if self._in_session and self.region_name is None and "region_name" in play.settings:
             self.region_name = play.settings["region_name"]
             del self.hook
         return play
 
-    # -- the session --------------------------------------------------------------------------------------------
-
-    def _ready_session(self, play: ExecutedNotebook, context: Context, outcome: Outcome | None) -> str:
-        """Return the notebook's own session, once it is READY."""
-        record = Record.load(context, SESSION_KEY)
-        if outcome is not None and record is not None:
-            ref = self._submission.resume(record)
-            if outcome.snapshot.ref != ref:
-                return ref.id
-        elif record is not None and record.run_id and self._is_done(play, record.run_id, context):
-            # The try before died between stopping the session and saying that all is done.
-            return self._submission.resume(record).id
-        else:
-            record, ref = self._submission.obtain(
-                context,
-                lambda mark: self._session_name(mark, play, context),
-                lambda: self._prepare_session(play, context),
-            )
-            self._announce(ref, context)
-            snapshot = self.hook.describe([ref])[ref]
-            outcome = Outcome(snapshot) if snapshot.state.is_terminal else self._wait_for(record, ref)
-        failure = failure_of(outcome, self.hook.url(ref))
-        if failure is not None:
-            raise failure
-        return ref.id
-
-    def _prepare_session(self, play: ExecutedNotebook, context: Context) -> Start:
-        # What the magics name has to be in S3 already; a local file is refused here.
-        spec = self.hook.stage(self._spec(play, context), None)
-        # Nothing is started whose result could not be written down.
-        play.write()
-        return lambda mark: self.hook.create(spec, self._session_name(mark, play, context), mark)
-
-    def _announce(self, ref: RunRef, context: Context) -> None:
-        context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
-        announce(ref, self.hook, context, self.log)
-
-    def _session_name(self, mark: str, play: ExecutedNotebook, context: Context) -> str:
-        ti = context["ti"]
-        return session_id_for(ti.dag_id, ti.task_id, mark, play.settings.get("session_id_prefix", ""))
-
-    def _spec(self, play: ExecutedNotebook, context: Context) -> RaySessionSpec:
-        """Build the session's spec from what the magics say and the operator's own words, which win."""
-        given = {key: value for key, value in play.settings.items() if key not in _NOT_OF_THE_SPEC}
-        if "timeout" in given:
-            given["session_timeout"] = given.pop("timeout")
-        given |= {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
-        workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
-        return session_spec(context["ti"], workers, {"role": "", **given})
-
-    def _end_session(self, context: Context, error: BaseException | None) -> None:
-        """Stop the notebook's own session, unless a later try shall go on in it."""
-        if self.session_id is not None:
-            return
-        record = Record.load(context, SESSION_KEY)
-        ref = record.ref(GLUE_SESSION) if record else None
-        if ref is None:
-            return
-        if error is not None and not isinstance(error, RunFailed) and is_retried(error, context):
-            self.log.info("Leaving %s up for the next try", ref.title)
-            return
-        self.hook.stop(ref)
-        push_usage(self.hook.describe([ref])[ref], context, self.log)
-
-    # -- the cells ----------------------------------------------------------------------------------------------
-
-    def _run_cells(self, play: ExecutedNotebook, session_id: str, context: Context, outcome: Outcome | None) -> Any:
-        """Run the cells that have not been run, and return the value of the last one."""
-        mine = self._cells_of(play, session_id, context)
-        succeeded = self._succeeded(session_id) if mine else {}
-        if self.session_id is not None and outcome is None:
-            self._announce(RunRef(GLUE_SESSION, session_id, session_id), context)
-            if not mine:
-                play.write()
-        output = StatementOutput()
-        for cell in play.cells:
-            record = mine.get(cell.number)
-            if not cell.code:
-                output = StatementOutput()
-                play.note(cell, output, "completed")
-            elif record is not None and record.run_id in succeeded and not _is_of(outcome, record):
-                output = read_output(succeeded[record.run_id], record.mark)
-                play.note(cell, output, "completed")
-            else:
-                ended = outcome if record is not None and _is_of(outcome, record) else None
-                output = self._run_cell(play, cell, session_id, context, ended)
-        return output.value
-
-    def _cells_of(self, play: ExecutedNotebook, session_id: str, context: Context) -> dict[int, Record]:
-        """Return what this series remembers of cells in a session, by the cell's number."""
-        records = {cell.number: Record.load(context, CELL_KEY.format(number=cell.number)) for cell in play.cells}
-        current = (series_of(context), session_id)
-        return {at: one for at, one in records.items() if one and (one.series, one.name) == current and one.run_id}
-
-    def _succeeded(self, session_id: str) -> Mapping[str | None, Mapping[str, Any]]:
-        """Return the session's statements that have succeeded; none, if nobody knows them any more."""
-        try:
-            return self.hook.succeeded(session_id)  # type: ignore[no-any-return]
-        except SubmitError as error:
-            self.log.info("What has run in session %s is not to be learned: %s", session_id, error)
-            return {}
-
-    def _is_done(self, play: ExecutedNotebook, session_id: str, context: Context) -> bool:
-        """Tell whether every cell has succeeded in a session, be it over or not."""
-        mine = self._cells_of(play, session_id, context)
-        to_run = [cell for cell in play.cells if cell.code]
-        if not all(cell.number in mine for cell in to_run):
-            return False
-        succeeded = self._succeeded(session_id)
-        return all(mine[cell.number].run_id in succeeded for cell in to_run)
-
-    def _run_cell(
-        self, play: ExecutedNotebook, cell: Cell, session_id: str, context: Context, outcome: Outcome | None
-    ) -> StatementOutput:
-        """Run one cell, or take it up, and note what it said; ``outcome`` if it has ended."""
-        key = CELL_KEY.format(number=cell.number)
-        if outcome is None:
-            self._cell_submission = self._submission_for(GLUE_STATEMENT, key, self.timeout)
-            record, ref = self._cell_submission.obtain(
-                context, lambda _: session_id, lambda: partial(self._send, play, cell, session_id), within=session_id
-            )
-            play.note(cell, StatementOutput(started=time.time()), "running")
-            outcome = self._wait_for(record, ref)
-        known = Record.load(context, key)
-        output = output_of(outcome, self.hook, known.mark if known else "")
-        self.log.info("::group::%s", play.title(cell))
-        if output is not None:
-            show_output(output, outcome.snapshot, self.log)
-        self.log.info("::endgroup::")
-        failure = statement_failure(outcome, output, self.hook.url(outcome.snapshot.ref), play.about(cell))
-        output = output or StatementOutput(completed=outcome.snapshot.completed)
-        play.note(cell, output, "completed" if failure is None else "failed")
-        if failure is not None:
-            raise failure
-        play.write()
-        return output
-
-    def _send(self, play: ExecutedNotebook, cell: Cell, session_id: str, mark: str) -> RunRef:
-        return self.hook.run_statement(  # type: ignore[no-any-return]
-            session_id, prepare(cell.code, mark, play.where(cell)), mark
+    def played(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
+        """Return the notebook of a text with our parameters; ``write`` writes a text to a place."""
+        return ExecutedNotebook(
+            text,
+            name=self.notebook,
+            place=self._beside_the_dag(self.executed_notebook),
+            parameters=self.parameters,
+            write=write,
         )
 
-    # -- waiting ------------------------------------------------------------------------------------------------
+    def settings(self, play: ExecutedNotebook) -> dict[str, Any]:
+        """Return what the magics say, and the operator's own words, which win."""
+        given = {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
+        if "py_modules" in given:
+            given["py_modules"] = [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)]
+        if "working_dir" in given:
+            given["working_dir"] = self._beside_the_dag(given["working_dir"])
+        said = dict(play.settings)
+        if "timeout" in said:  # the magic of that name is the session's
+            said["session_timeout"] = said.pop("timeout")
+        return {**said, **given}
 
-    def _wait_for(self, record: Record, ref: RunRef) -> Outcome:
-        """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
-        if self.deferrable:
-            # Most cells are short, and a deferral costs the start of a worker.
-            end = time.monotonic() + LINGER_SECONDS
-            while time.monotonic() < end:
-                snapshot = self.hook.describe([ref])[ref]
-                if snapshot.state.is_terminal:
-                    return Outcome(snapshot)
-                time.sleep(0.5)
-            self._defer(record, ref, kill=self._submission.ref if self.session_id is None else None)
-        return self._drive(record, ref)
+    # -- the life of a notebook: as one job that of every run, in a session one of its own ----------------------
+
+    def execute(self, context: Context) -> Any:
+        """Run the notebook, or go on with it."""
+        self._refuse_what_is_elsewhere()
+        if not self._in_session:
+            return super().execute(context)
+        with no_useless_retry():
+            return self._session.go(context, None)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take over from the trigger: the run, the session's start or a cell has ended."""
+        if not self._in_session:
+            return super().execute_complete(context, event)
+        with no_useless_retry():
+            return self._session.go(context, Outcome.from_json(event))
+
+    def on_kill(self) -> None:
+        """Stop the run, the notebook's own session, or the cell that runs in a session of others."""
+        if self._in_session:
+            self._session.kill()
+        else:
+            super().on_kill()
 
     def _was_killed(self) -> bool:
-        return self._submission.killed or self._cell_submission.killed
+        return self._session.was_killed if self._in_session else super()._was_killed()
+
+    def _current_run(self, context: Context) -> RunRef | None:
+        return self._session.current_run(context) if self._in_session else super()._current_run(context)
+
+    def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
+        with no_useless_retry():
+            return self._session.go(context, outcome) if self._in_session else self._job.finish(outcome, context)
+
+    def _name(self, mark: str, context: Context) -> str:
+        return self._job.name
+
+    def _prepare(self, context: Context) -> Start:
+        return self._job.prepare(context)
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
+        return self._job.finish(outcome, context)
+
+    def _policy(self, record: Record) -> Policy:
+        policy = super()._policy(record)
+        return policy if self._in_session else policy._replace(sources=(SCRIPT,), least_seconds=1.0)
 
     def _needs(self) -> str:
-        return room_of(self.number_of_workers or 2)
+        workers = self.number_of_workers or 2
+        return room_of(workers) if self._in_session else f"The run asks for {workers} workers"
+
+    @property
+    def _in_session(self) -> bool:
+        return self.backend == GLUE_STATEMENT
 
     @cached_property
-    def _submission(self) -> Submission:
-        """The way to the notebook's own session."""
-        return self._submission_for(GLUE_SESSION, SESSION_KEY, START_SECONDS)
+    def _session(self) -> NotebookInSession:
+        return NotebookInSession(self)
 
     @cached_property
-    def _cell_submission(self) -> Submission:
-        """The way to the cell that runs now."""
-        return self._submission_for(GLUE_STATEMENT, CELL_KEY, self.timeout)
+    def _job(self) -> NotebookAsJob:
+        return NotebookAsJob(self)
 
-
-def _is_of(outcome: Outcome | None, record: Record) -> bool:
-    """Tell whether it is the cell's end that the task was deferred for."""
-    return outcome is not None and outcome.snapshot.ref == record.ref(GLUE_STATEMENT)
+    def _refuse_what_is_elsewhere(self) -> None:
+        """Refuse a place to run in that the connection does not lead to."""
+        strange = sorted(set(self.overrides) - {KNOBS.get(self.backend, "")})
+        if strange:
+            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        problems = []
+        if self._in_session and self.cluster:
+            problems = [f"cluster={self.cluster!r}: on AWS Glue a notebook runs in a session; use session_id"]
+        elif not self._in_session and self.session_id:
+            problems = [
+                f"session_id={self.session_id!r}: sessions are AWS Glue's, and {self.conn_id!r} leads elsewhere; there "
+                "a notebook is a job"
+            ]
+        if problems:
+            with no_useless_retry():
+                raise SpecError(problems)

@@ -29,7 +29,7 @@ PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["param
 @pytest.fixture(autouse=True)
 def defer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a test which is deferred is deferred for every cell."""
-    monkeypatch.setattr("airflow_provider_glueray.operators.notebooks.LINGER_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_provider_glueray.operators.notebook_session.LINGER_SECONDS", 0.0)
 
 
 class WorkerDied(BaseException):
@@ -134,7 +134,7 @@ def test_a_whole_notebook(hook, make, make_task, deferrable):
 
 def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session, monkeypatch):
     """A deferral costs more than they take; only what is long is handed to the triggerer."""
-    monkeypatch.setattr("airflow_provider_glueray.operators.notebooks.LINGER_SECONDS", 5.0)
+    monkeypatch.setattr("airflow_provider_glueray.operators.notebook_session.LINGER_SECONDS", 5.0)
     operator = make("1", "import time; time.sleep(8)\n2", "3", session_id=session, deferrable=True)
     task = make_task(operator)
     result = task.run()

@@ -140,11 +140,11 @@ HOOK_VERBS = {
         "logs_url",
     },
     "hooks.kuberay.KubeRayHook": {
-        "prepare", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url", "folder",
-        "load", "get_conn",
+        "prepare", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
+        "get_conn",
     },
     "hooks.ray_jobs.RayJobsHook": {
-        "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url", "folder", "load",
+        "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
         "test_connection",
     },
     "hooks.glue_connection.GlueConnectionHook": {
@@ -159,7 +159,7 @@ OPERATOR_WORDS = {
         "script", "role", "staging", "job_name", "arguments", "number_of_workers", "min_workers", "worker_type", "pip",
         "py_modules", "working_dir", "spilling", "object_store_memory_head", "object_store_memory_worker", "logging",
         "max_concurrent_runs", "tags", "overrides", "wait_for_completion", "log_sources", "requirements",
-        "check_requirements",
+        "check_requirements", "cluster",
     },
     "operators.glue_sessions.GlueRayCreateSessionOperator": {
         "role", "number_of_workers", "min_workers", "worker_type", "idle_timeout", "session_timeout", "pip",
@@ -170,7 +170,8 @@ OPERATOR_WORDS = {
     "operators.glue_sessions.GlueRayStopSessionOperator": {"session_id", "delete"},
     "operators.notebooks.GlueRayNotebookOperator": {
         "notebook", "executed_notebook", "parameters", "session_id", "role", "number_of_workers", "min_workers",
-        "idle_timeout", "session_timeout", "pip", "tags",
+        "idle_timeout", "session_timeout", "pip", "tags", "py_modules", "working_dir", "staging", "cluster",
+        "overrides",
     },
 }  # fmt: skip
 

@@ -1,0 +1,48 @@
+"""What is to be seen of a cell's value: its JSON form, and how it looks in a notebook.
+
+Its source is also sent with the statements of a session, so a function here stands for itself: Python 3.9, no names
+from outside.
+"""
+
+from __future__ import annotations
+
+
+def glueray_said(value: object, explicit: bool) -> dict[str, object]:
+    """Return ``{"value": JSON, "shown": {MIME type: text}}``; either may be missing.
+
+    An explicit value that has no JSON form is the author's mistake and raises; the value of a last expression merely
+    has none then. Pictures and tables are taken where an object draws itself.
+    """
+    import base64
+    import json
+
+    most = 1_000_000
+
+    def plain(thing: object) -> object:
+        for form in ("item", "isoformat"):
+            if hasattr(thing, form):
+                return getattr(thing, form)()
+        raise TypeError(f"a {type(thing).__name__} has no JSON form")
+
+    said: dict[str, object] = {}
+    try:
+        text = json.dumps(value, default=plain)
+    except (TypeError, ValueError):
+        if explicit:
+            raise
+    else:
+        if len(text) <= most:
+            said["value"] = text
+        elif explicit:
+            raise ValueError(f"the value has {len(text)} characters as JSON, more than {most}")
+    if not explicit:
+        shown = {"text/plain": repr(value)[:100_000]}
+        for kind, form in (("text/html", "_repr_html_"), ("image/png", "_repr_png_")):
+            try:
+                drawn = getattr(value, form)()
+            except Exception:  # what an object cannot draw is left out
+                continue
+            if drawn:
+                shown[kind] = base64.b64encode(drawn).decode() if isinstance(drawn, bytes) else drawn
+        said["shown"] = shown
+    return said

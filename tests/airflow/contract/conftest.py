@@ -1,0 +1,119 @@
+"""Where the contract holds: one name for each kind of place that a connection can lead to.
+
+The local ones are always there. A real one is there when its environment variable holds an Airflow connection as JSON:
+``GLUERAY_TEST_AWS`` (with ``role`` and ``staging`` in its extra), ``GLUERAY_TEST_RAY``, ``GLUERAY_TEST_KUBERAY`` (with
+``staging``; S3 by their ``aws_conn_id``). Runs are paid for there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+
+NUMBERS = itertools.count()
+BACKENDS = {"glue": "glue-job", "ray": "ray-job", "kuberay": "kuberay-job"}
+#: The environment variable that names a real place of a kind.
+REAL = {"glue": "GLUERAY_TEST_AWS", "ray": "GLUERAY_TEST_RAY", "kuberay": "GLUERAY_TEST_KUBERAY"}
+#: All places there are: the local ones, and those real ones that are named.
+PLACES = [*BACKENDS, *(f"real-{kind}" for kind, name in REAL.items() if name in os.environ)]
+
+
+def beside(name: str, path: Path) -> ModuleType:
+    """Import a file that is no test."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+kubernetes_api = beside("kubernetes_api", Path(__file__).parents[2] / "hooks" / "kubernetes_api.py")
+player = beside("kuberay_player", Path(__file__).parent / "kuberay_player.py")
+
+
+@dataclass
+class Place:
+    """A place where runs run.
+
+    :ivar backend: of its runs, as in ``RunRef``.
+    :ivar conn: the connection that leads there.
+    :ivar staging, role: what tasks need besides.
+    :ivar kubernetes, player: of the stand-in; None elsewhere.
+    """
+
+    name: str
+    backend: str
+    conn: dict[str, Any]
+    staging: str = "s3://glueray-local/contract"
+    role: str = "GlueRayRole"
+    kubernetes: Any = None
+    player: Any = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Play a scene at every place, or at those of the kinds that its mark `only` names."""
+    if "place" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only")
+        kinds = only.args if only else tuple(BACKENDS)
+        there = [name for name in PLACES if name.removeprefix("real-") in kinds]
+        metafunc.parametrize("place", there, indirect=True)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Let the connection `where` lead to a place."""
+    kind = request.param.removeprefix("real-")
+    if kind != request.param:
+        conn = json.loads(os.environ[REAL[kind]])
+        monkeypatch.setenv("AIRFLOW_CONN_WHERE", os.environ[REAL[kind]])
+        yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging"], conn["extra"].get("role", ""))
+        return
+    connected = request.getfixturevalue("connected")
+    ray = connected.ray()
+    found = Place(kind, BACKENDS[kind], connected.airflow_connection())
+    if kind == "ray":
+        found.conn = {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
+    if kind == "kuberay":
+        with kubernetes_api.serving() as kubernetes:
+            settings = {"image": "ours/ray:2.60.0", "ray_version": "2.60.0"}
+            found.conn = kubernetes.config(kuberay=settings)
+            found.kubernetes = kubernetes
+            found.player = player.KubeRayPlayer(kubernetes, ray["dashboard"], ray["token"])
+            monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(found.conn))
+            with found.player.playing():
+                yield found
+            assert found.player.problems == []
+        return
+    monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(found.conn))
+    yield found
+
+
+@pytest.fixture
+def make_step(dag: DAG, tmp_path: Path, place: Place) -> Callable[..., GlueRayJobOperator]:
+    """Return a factory of operators that run a script given as text, where the connection leads."""
+
+    def make(source: str, **kwargs: Any) -> GlueRayJobOperator:
+        number = next(NUMBERS)
+        script = tmp_path / f"step{number}.py"
+        script.write_text(source)
+        settings = {"role": place.role, "staging": place.staging, "deferrable": False, "conn_id": "where", "dag": dag}
+        settings |= {"task_id": f"{place.name}-{number}", "script": str(script), "poll_seconds": 2}
+        return GlueRayJobOperator(**{**settings, **kwargs})
+
+    return make
