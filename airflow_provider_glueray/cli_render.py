@@ -171,7 +171,8 @@ def _to_ray(task: _Task) -> _Requests:
 
 
 def _to_kuberay(task: _Task) -> _Requests:
-    from airflow_provider_glueray.rayjob import RayJobSettings, to_rayjob
+    from airflow_provider_glueray.kuberay_settings import RayJobSettings
+    from airflow_provider_glueray.rayjob import to_rayjob
 
     # The image may stand in the connection, which is not asked here.
     given = {"image": "IMAGE-OF-THE-CONNECTION", **task.spec.overrides.get("kuberay", {})}

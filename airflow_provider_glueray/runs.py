@@ -88,6 +88,33 @@ RAY_JOB_STATE: Mapping[str, RunState] = {
     "FAILED": RunState.FAILED,
 }
 
+#: ``jobDeploymentStatus`` and what refines it: ``jobStatus`` for Running and Complete, ``reason`` for Failed; "" is
+#: for any other. Source: kuberay/…/apis/ray/v1/rayjob_types.go. Complete without Ray's own SUCCEEDED fails closed.
+KUBERAY_JOB_STATE: Mapping[tuple[str, str], RunState] = {
+    ("", ""): RunState.QUEUED,  # KubeRay has not looked at it yet
+    ("Initializing", ""): RunState.STARTING,
+    ("Waiting", ""): RunState.STARTING,
+    ("Running", ""): RunState.STARTING,  # the submitter is at work
+    ("Running", "PENDING"): RunState.STARTING,
+    ("Running", "RUNNING"): RunState.RUNNING,
+    # Ray's word is final, and KubeRay may take minutes to repeat it (kuberay#2359, #3553).
+    ("Running", "SUCCEEDED"): RunState.SUCCEEDED,
+    ("Running", "FAILED"): RunState.FAILED,
+    ("Running", "STOPPED"): RunState.STOPPED,
+    ("Complete", ""): RunState.FAILED,
+    ("Complete", "SUCCEEDED"): RunState.SUCCEEDED,
+    ("Complete", "STOPPED"): RunState.STOPPED,
+    ("Failed", ""): RunState.FAILED,
+    ("Failed", "DeadlineExceeded"): RunState.TIMED_OUT,
+    ("Failed", "PreRunningDeadlineExceeded"): RunState.TIMED_OUT,
+    # Suspended by somebody else is waiting for a place, which is how Kueue works.
+    ("Suspending", ""): RunState.QUEUED,
+    ("Suspended", ""): RunState.QUEUED,
+    ("Retrying", ""): RunState.STARTING,  # never with our backoffLimit
+    # KubeRay leaves it so for ever (kuberay/…/rayjob_controller.go), so it is an end.
+    ("ValidationFailed", ""): RunState.FAILED,
+}
+
 
 def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> RunState:
     """Translate a raw state; an unknown word is active, unless the service says the run has completed.

@@ -26,7 +26,8 @@ FLOOR_3 = [
 ]  # fmt: skip
 FLOORS_0_1 = [
     "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "functions", "glueray_step",
-    "glueray_step.values", "ray_submission", "rayjob", "follow", "drive", "watcher",
+    "glueray_step.values", "ray_submission", "rayjob", "rayjob_status", "kuberay_pods",
+    "kuberay_settings", "follow", "drive", "watcher",
 ]  # fmt: skip
 
 
@@ -139,10 +140,8 @@ HOOK_VERBS = {
         "statements", "succeeded", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url",
         "logs_url",
     },
-    "hooks.kuberay.KubeRayHook": {
-        "prepare", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
-        "get_conn",
-    },
+    "hooks.kuberay.KubeRayHook": {"prepare", "submit", "find_runs", "latest_run", "describe", "stop"},
+    "hooks.kuberay_connection.KubeRayConnectionHook": {"read_logs", "url", "logs_url", "get_conn"},
     "hooks.ray_jobs.RayJobsHook": {
         "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
         "test_connection",

@@ -19,27 +19,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_glueray.errors import SpecError
-from airflow_provider_glueray.rayjob import (
+from airflow_provider_glueray.kuberay_pods import (
     HEAD,
     HOPELESS,
     JOB,
-    KUBERAY_STATE,
     MARK,
     STOPPED,
     SUBMITTER,
-    TRANSLATION,
     WORKER,
-    RayJobSettings,
-    Trouble,
-    bytes_of,
     label_of,
-    notes_on,
     rayjob_name,
-    snapshot_of,
-    to_rayjob,
-    trouble_of,
 )
-from airflow_provider_glueray.runs import RunState
+from airflow_provider_glueray.kuberay_settings import RayJobSettings, bytes_of
+from airflow_provider_glueray.rayjob import TRANSLATION, notes_on, to_rayjob
+from airflow_provider_glueray.rayjob_status import Trouble, snapshot_of, trouble_of
+from airflow_provider_glueray.runs import KUBERAY_JOB_STATE, RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
 
 _api = importlib.util.spec_from_file_location(
@@ -347,8 +341,8 @@ def seen(annotations: dict[str, str] | None = None, trouble: Trouble | None = No
 
 class TestStates:
     def test_every_word_is_known(self):
-        assert {word for word, _ in KUBERAY_STATE} == set(WORDS)
-        assert all((word, "") in KUBERAY_STATE for word in WORDS)
+        assert {word for word, _ in KUBERAY_JOB_STATE} == set(WORDS)
+        assert all((word, "") in KUBERAY_JOB_STATE for word in WORDS)
 
     @pytest.mark.parametrize(
         ("status", "state"),

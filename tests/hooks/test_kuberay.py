@@ -27,7 +27,7 @@ from airflow_provider_glueray.errors import (
     failure_of,
 )
 from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.hooks import kuberay
+from airflow_provider_glueray.hooks import kuberay_connection, kuberay_logs
 from airflow_provider_glueray.hooks.kuberay import KubeRayHook
 from airflow_provider_glueray.runs import KUBERAY_JOB, SCRIPT, LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kuberne
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
-WAITING_TOO_LONG = kuberay.TROUBLE_AFTER + 5
+WAITING_TOO_LONG = kuberay_connection.TROUBLE_AFTER + 5
 
 
 def spec(**fields: Any) -> RayJobSpec:
@@ -64,7 +64,7 @@ def hook(cluster, monkeypatch) -> KubeRayHook:
     """Return a hook on the cluster, through an Airflow connection."""
     connection = cluster.config(kuberay={"image": "ours/ray:2.4.0"})
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
-    monkeypatch.setattr(kuberay, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(kuberay_connection, "AGAIN_SECONDS", 0.01)
     return KubeRayHook()
 
 
@@ -543,7 +543,7 @@ class TestLogs:
         """The cursor stays small, and what one read cannot take comes with the next."""
         ref = start()
         pod = cluster.run_pod(ref.id)
-        monkeypatch.setattr(kuberay, "LOG_BYTES", 50_000)
+        monkeypatch.setattr(kuberay_logs, "LOG_BYTES", 50_000)
         base = int(datetime(2026, 3, 1, 2, tzinfo=UTC).timestamp() * 1000)
         for count in range(5_000):
             moment = datetime.fromtimestamp((base + count // 3) / 1000, UTC)
@@ -553,7 +553,7 @@ class TestLogs:
             more, cursor = self.read(hook, ref, cursor)
             lines += more
             assert more
-            assert len(cursor.seen) <= 2 * kuberay.MOST_SEEN
+            assert len(cursor.seen) <= 2 * kuberay_logs.MOST_SEEN
 
         assert lines == [f"line {count}" for count in range(5_000)]
 
