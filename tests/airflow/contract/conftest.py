@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,9 @@ from airflow.sdk import DAG
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
 NUMBERS = itertools.count()
-BACKENDS = {"glue": "glue-job", "ray": "ray-job", "kuberay": "kuberay-job"}
+BACKENDS = {"glue": "glue-job", "ray": "ray-job", "kuberay": "kuberay-job", "session": "glue-statement"}
+#: Where a task may lead; a session is for statements only.
+TASKS = ("glue", "ray", "kuberay")
 #: The environment variable that names a real place of a kind.
 REAL = {"glue": "GLUERAY_TEST_AWS", "ray": "GLUERAY_TEST_RAY", "kuberay": "GLUERAY_TEST_KUBERAY"}
 #: All places there are: the local ones, and those real ones that are named.
@@ -54,6 +56,7 @@ class Place:
     :ivar conn: the connection that leads there.
     :ivar staging, role: what tasks need besides.
     :ivar kubernetes, player: of the stand-in; None elsewhere.
+    :ivar session: one that is up, where there are statements.
     """
 
     name: str
@@ -63,14 +66,14 @@ class Place:
     role: str = "GlueRayRole"
     kubernetes: Any = None
     player: Any = None
-    more: dict[str, Any] = field(default_factory=dict)
+    session: str = ""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Play a scene at every place, or at those of the kinds that its mark `only` names."""
     if "place" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only")
-        kinds = only.args if only else tuple(BACKENDS)
+        kinds = only.args if only else TASKS
         there = [name for name in PLACES if name.removeprefix("real-") in kinds]
         metafunc.parametrize("place", there, indirect=True)
 
@@ -100,6 +103,8 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
                 yield found
             assert found.player.problems == []
         return
+    if kind == "session":
+        found.session = request.getfixturevalue("live_session").id
     monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(found.conn))
     yield found
 

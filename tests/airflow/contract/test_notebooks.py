@@ -29,9 +29,9 @@ def make(dag, tmp_path: Path, place):
         coded = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
         (tmp_path / "walk.ipynb").write_text(nbformat.writes(new_notebook(cells=coded)))
         given = {
-            "task_id": f"notebook-{next(NUMBERS)}", "notebook": tmp_path / "walk.ipynb", "executed_notebook": tmp_path / "out.ipynb",
-            "role": place.role, "staging": place.staging, "conn_id": "where", "deferrable": False, "poll_seconds": 2,
-            "dag": dag,
+            "task_id": f"notebook-{next(NUMBERS)}", "notebook": tmp_path / "walk.ipynb",
+            "executed_notebook": tmp_path / "out.ipynb", "role": place.role, "staging": place.staging,
+            "conn_id": "where", "deferrable": False, "poll_seconds": 2, "dag": dag,
         }  # fmt: skip
         return GlueRayNotebookOperator(**{**given, **kwargs})
 
@@ -217,7 +217,7 @@ def test_a_cluster_on_glue(place, make, make_task):
 @JOBS
 def test_a_run_that_fails_before_its_first_cell(place, make, make_task):
     """No cell is to blame."""
-    result = make_task(make("1", pip=["no-such-package-glueray==1"])).run()
+    result = make_task(make("1", py_modules=[f"{place.staging}/never-there.zip"])).run()
 
     assert type(result.error) is RunFailed
     assert "Cell 1" not in str(result.error)

@@ -1,4 +1,4 @@
-"""The DAG stays, the connection changes: the same tasks on Glue and on a Ray cluster, through Airflow's task runner."""
+"""The DAG stays, the connection changes: the same tasks at every place, through Airflow's task runner."""
 
 from __future__ import annotations
 
@@ -7,50 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset, task
+from airflow.sdk import Asset, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_glueray.errors import FunctionFailed, RunFailed, RunStopped, RunTimedOut
-from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
 
 NUMBERS = itertools.count()
-STAGING = "s3://glueray-local/connection"
-BACKENDS = {"aws": "glue-job", "ray": "ray-job"}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request, connected, monkeypatch) -> str:
-    """Let the connection `where` lead to each backend in turn; return the backend."""
-    ray = connected.ray()
-    conn = {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_WHERE", json.dumps(connected.airflow_connection() if request.param == "aws" else conn)
-    )
-    return BACKENDS[request.param]
-
-
-@pytest.fixture
-def make_step(dag: DAG, tmp_path: Path, backend: str) -> Any:
-    """Return a factory of operators that run a script given as text, where the connection leads."""
-
-    def make(source: str, **kwargs: Any) -> GlueRayJobOperator:
-        (tmp_path / "step.py").write_text(source)
-        settings = {"role": "GlueRayRole", "staging": STAGING, "deferrable": False, "conn_id": "where", "dag": dag}
-        task_id = f"{backend}-{next(NUMBERS)}"
-        return GlueRayJobOperator(
-            task_id=task_id, script=str(tmp_path / "step.py"), poll_seconds=2, **{**settings, **kwargs}
-        )
-
-    return make
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_it_runs(backend, make_step, make_task, deferrable):
+def test_it_runs(place, make_step, make_task, deferrable):
     """With its arguments, its reports, its links and its usage, in both modes."""
     source = (
         "import os\nfrom glueray_step import report\nprint(os.environ['day'])\n"
@@ -60,7 +29,7 @@ def test_it_runs(backend, make_step, make_task, deferrable):
     result = make_task(step).run_to_end()
 
     assert result.state == "success", result.error
-    assert result.xcoms["glueray_run"]["backend"] == backend
+    assert result.xcoms["glueray_run"]["backend"] == place.backend
     assert result.xcoms["return_value"] == result.xcoms["glueray_run"]["id"]
     assert result.xcoms["glueray_usage"]["seconds"] > 0
     assert result.xcoms["_link_GlueRayRunLink"].startswith("http")
@@ -69,14 +38,14 @@ def test_it_runs(backend, make_step, make_task, deferrable):
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_it_fails_with_its_traceback(backend, make_step, make_task, deferrable):
+def test_it_fails_with_its_traceback(place, make_step, make_task, deferrable):
     result = make_task(make_step("print('before')\nraise ValueError('odd')\n", deferrable=deferrable)).run_to_end()
 
     assert type(result.error) is RunFailed
     assert "ValueError: odd" in str(result.error)
 
 
-def test_a_retry_takes_up_the_run(backend, make_step, make_task):
+def test_a_retry_takes_up_the_run(place, make_step, make_task):
     """The worker dies when the run has begun; the next try follows that run, and there is no second one."""
     step = make_step("import time\ntime.sleep(2)\n", retries=1)
     one = make_task(step)
@@ -95,7 +64,7 @@ def test_a_retry_takes_up_the_run(backend, make_step, make_task):
     assert result.xcoms["return_value"] == begun
 
 
-def test_a_lost_id_is_found_by_its_mark(backend, make_step, make_task):
+def test_a_lost_id_is_found_by_its_mark(place, make_step, make_task):
     """The worker dies before it could note the id."""
     one = make_task(make_step("import time\ntime.sleep(2)\n", retries=1))
     saved = []
@@ -116,7 +85,7 @@ def test_a_lost_id_is_found_by_its_mark(backend, make_step, make_task):
     assert result.xcoms["return_value"] == saved[1]["run_id"]
 
 
-def test_a_clear_starts_anew_and_stops_the_old(backend, make_step, make_task):
+def test_a_clear_starts_anew_and_stops_the_old(place, make_step, make_task):
     one = make_task(make_step("import time\ntime.sleep(1 if __import__('os').environ['fast'] == 'y' else 120)\n",
                               arguments={"fast": "{{ 'y' if ti.try_number > 1 else 'n' }}"},
                               wait_for_completion=False))  # fmt: skip
@@ -128,7 +97,7 @@ def test_a_clear_starts_anew_and_stops_the_old(backend, make_step, make_task):
 
     hook = one.running.hook
     job = f"walk-{one.operator.task_id}"
-    ref = RunRef(backend, job, first)
+    ref = RunRef(place, job, first)
     for _ in range(100):
         if hook.describe([ref])[ref].is_over:
             break
@@ -136,20 +105,20 @@ def test_a_clear_starts_anew_and_stops_the_old(backend, make_step, make_task):
     assert hook.describe([ref])[ref].state.value == "stopped"
 
 
-def test_a_kill_stops_it(backend, make_step, make_task):
+def test_a_kill_stops_it(place, make_step, make_task):
     one = make_task(make_step("import time\ntime.sleep(120)\n"))
     one.kill_when(lambda: "glueray_run" in one.supervisor.xcoms)
 
     assert isinstance(one.run().error, RunStopped)
 
 
-def test_the_deadline(backend, make_step, make_task):
+def test_the_deadline(place, make_step, make_task):
     result = make_task(make_step("import time\ntime.sleep(120)\n", timeout=3)).run()
 
     assert isinstance(result.error, RunTimedOut)
 
 
-def test_a_function(backend, dag, make_task):
+def test_a_function(place, dag, make_task):
     """Its arguments and its value pass through S3 wherever it runs."""
     import pandas as pd
 
@@ -159,19 +128,19 @@ def test_a_function(backend, dag, make_task):
     def fails():
         raise KeyError("nothing there")
 
-    given = {"role": "GlueRayRole", "staging": STAGING, "dag": dag, "conn_id": "where", "deferrable": False}
-    step = task.glue_ray(task_id=f"f-{backend}", **given)(doubled)(pd.DataFrame({"n": [1, 2]}), "x").operator
+    given = {"role": place.role, "staging": place.staging, "dag": dag, "conn_id": "where", "deferrable": False}
+    step = task.glue_ray(task_id=f"f-{place.name}", **given)(doubled)(pd.DataFrame({"n": [1, 2]}), "x").operator
     result = make_task(step).run()
 
     assert result.state == "success", result.error
     assert step.hook.storage.load(result.xcoms["return_value"]["frame"])["n"].tolist() == [2, 4]
-    failed = make_task(task.glue_ray(task_id=f"g-{backend}", **given)(fails)().operator).run()
+    failed = make_task(task.glue_ray(task_id=f"g-{place.name}", **given)(fails)().operator).run()
     assert isinstance(failed.error, FunctionFailed)
     assert failed.error.error_name == "KeyError"
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_sensor(backend, dag, make_step, make_task, deferrable):
+def test_a_sensor(place, dag, make_step, make_task, deferrable):
     step = make_step("import time\ntime.sleep(1)\n", wait_for_completion=False)
     begun = make_task(step).run().xcoms["return_value"]
     sensor = GlueRayJobSensor(
@@ -182,7 +151,8 @@ def test_a_sensor(backend, dag, make_step, make_task, deferrable):
     assert make_task(sensor).run_to_end().xcoms["return_value"] == begun
 
 
-def test_a_connection_that_runs_no_jobs(connected, make_step, make_task, monkeypatch):
+@pytest.mark.only("glue")
+def test_a_connection_that_runs_no_jobs(place, make_step, make_task, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps({"conn_type": "postgres", "host": "x"}))
     result = make_task(make_step("print()")).run()
 
@@ -190,10 +160,10 @@ def test_a_connection_that_runs_no_jobs(connected, make_step, make_task, monkeyp
     assert "a connection of type 'postgres' runs no Ray jobs; there are aws, ray, kubernetes" in str(result.error)
 
 
-def test_a_role_is_asked_for_on_glue_only(backend, make_step, make_task):
+def test_a_role_is_asked_for_on_glue_only(place, make_step, make_task):
     result = make_task(make_step("print()", role=None)).run()
 
-    if backend == "glue-job":
+    if place.backend == "glue-job":
         assert "role=None: AWS Glue runs a job as an IAM role" in str(result.error)
     else:
         assert result.state == "success"
