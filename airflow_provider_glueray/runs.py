@@ -115,6 +115,15 @@ KUBERAY_JOB_STATE: Mapping[tuple[str, str], RunState] = {
     ("ValidationFailed", ""): RunState.FAILED,
 }
 
+#: ``state`` of a RayCluster of KubeRay (kuberay/…/apis/ray/v1/raycluster_types.go). What is followed is a cluster's
+#: *start*: ready is its success.
+KUBERAY_CLUSTER_STATE: Mapping[str, RunState] = {
+    "": RunState.STARTING,
+    "ready": RunState.SUCCEEDED,
+    "failed": RunState.STARTING,  # before 1.3: KubeRay could not make a pod, and goes on trying
+    "suspended": RunState.QUEUED,  # by Kueue, until there is room
+}
+
 
 def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> RunState:
     """Translate a raw state; an unknown word is active, unless the service says the run has completed.
@@ -127,9 +136,10 @@ def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> R
     return RunState.FAILED if completed else RunState.RUNNING
 
 
-#: The backends: run of a Glue job, start of a Glue session, statement in one; job on a Ray cluster; RayJob of KubeRay.
+#: The backends: run of a Glue job, start of a Glue session, statement in one; job on a Ray cluster; RayJob of KubeRay,
+#: start of a RayCluster of KubeRay.
 GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT = "glue-job", "glue-session", "glue-statement"
-RAY_JOB, KUBERAY_JOB = "ray-job", "kuberay-job"
+RAY_JOB, KUBERAY_JOB, KUBERAY_CLUSTER = "ray-job", "kuberay-job", "kuberay-cluster"
 #: How people speak of a run of each.
 _TITLES = {
     GLUE_JOB: "run {id} of {name}",
@@ -137,6 +147,7 @@ _TITLES = {
     GLUE_STATEMENT: "statement {id} of session {name}",
     RAY_JOB: "Ray job {id} of {name}",
     KUBERAY_JOB: "RayJob {id}",
+    KUBERAY_CLUSTER: "RayCluster {id}",
 }
 
 
@@ -154,6 +165,16 @@ class RunRef(NamedTuple):
     def title(self) -> str:
         """What to call the run in a sentence."""
         return _TITLES[self.backend].format(id=self.id, name=self.name)
+
+    @property
+    def is_in_cluster(self) -> bool:
+        """Whether it is one of a cluster's runs, which are listed by one call, while each log is a call of its own."""
+        return self.backend in (RAY_JOB, KUBERAY_JOB)
+
+    @property
+    def poll_group(self) -> str:
+        """What runs on one connection have in common if one call describes them; Glue lists those of one name."""
+        return self.backend if self.is_in_cluster else self.name
 
     def to_json(self) -> dict[str, str]:
         """Return ``{"backend", "name", "id"}``."""
@@ -202,7 +223,9 @@ class RunSnapshot(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """True when nothing of it is left to stop. A session that has started is not over."""
+        """True when nothing of it is left to stop. A session that has started is not over, a RayCluster until gone."""
+        if self.ref.backend == KUBERAY_CLUSTER:
+            return self.state in (RunState.STOPPED, RunState.LOST)
         return self.state.is_terminal and (self.ref.backend, self.state) != (GLUE_SESSION, RunState.SUCCEEDED)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One poll for many runs: whoever waits in the same event loop on the same connection shares its calls.
 
-Floor 1: standard library and floor 0. All waiters of one job are answered by one ``describe``, their logs by
-one ``read_logs``; the backend is built once, in a thread, and its blocking calls never touch the event loop.
+Floor 1: standard library and floor 0. All waiters of one job on Glue, or of one cluster elsewhere, are answered by one
+``describe``, and their logs are read together; the backend is built once, in a thread, and its blocking calls never
+touch the event loop.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Group:
-    """Everybody who waits for runs of one job."""
+    """Everybody who waits for runs that one call describes."""
 
     waiters: list[_Waiter] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
 
-#: What a read of one job's logs is asked for so far, and the read itself.
-_Reading = tuple[dict[RunRef, LogCursor], "asyncio.Task[dict[RunRef, LogPage]]"]
+#: What a read of a group's logs is asked for so far, and the read itself: the parts in which the runs are read.
+_Reading = tuple[dict[RunRef, LogCursor], "asyncio.Task[dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]]]"]
 
 
 class Watcher:
@@ -88,11 +89,11 @@ class Watcher:
         loop = asyncio.get_running_loop()
         now = loop.time()
         waiter = _Waiter(ref, now + after / 2, now + after, known, loop.create_future())
-        group = self._groups.setdefault(ref.name, _Group())
+        group = self._groups.setdefault(ref.poll_group, _Group())
         group.waiters.append(waiter)
         group.wake.set()
         if group.task is None:
-            group.task = loop.create_task(self._poll(ref.name, group))
+            group.task = loop.create_task(self._poll(ref.poll_group, group))
         answer = await waiter.future
         # An exception is handed over as a value: raising one object in many tasks would grow its traceback.
         if isinstance(answer, Exception):
@@ -134,23 +135,36 @@ class Watcher:
         group.waiters = [waiter for waiter in group.waiters if not waiter.future.done()]
 
     async def read_logs(self, ref: RunRef, cursor: LogCursor, sources: tuple[str, ...]) -> LogPage:
-        """Return what is new in a run's logs; reads of one job that are asked for together are one read."""
-        key = (ref.name, sources)
+        """Return what is new in a run's logs; reads of one group that are asked for together are made together."""
+        key = (ref.poll_group, sources)
         if key not in self._reads:
             cursors: dict[RunRef, LogCursor] = {}
             self._reads[key] = (cursors, asyncio.create_task(self._read(key, cursors)))
         cursors, task = self._reads[key]
         if cursors.setdefault(ref, cursor) is not cursor:
             # Two watch the same run from different places in its log: no sharing then.
-            pages = await self.call(lambda backend: backend.read_logs({ref: cursor}, sources))
+            pages = await self._pages({ref: cursor}, sources)
         else:
-            pages = await asyncio.shield(task)
+            parts = await asyncio.shield(task)
+            pages = await asyncio.shield(parts[ref])
         return pages[ref]
 
-    async def _read(self, key: tuple[str, tuple[str, ...]], cursors: dict[RunRef, LogCursor]) -> dict[RunRef, LogPage]:
+    async def _read(
+        self, key: tuple[str, tuple[str, ...]], cursors: dict[RunRef, LogCursor]
+    ) -> dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]]:
         await asyncio.sleep(GATHER)
         del self._reads[key]
-        return dict(await self.call(lambda backend: backend.read_logs(cursors, key[1])))
+        refs = list(cursors)
+        # Where each log is a call of its own, some are read beside others, and a thread is left for polls and stops.
+        count = THREADS - 1 if refs[0].is_in_cluster else 1
+        parts: dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]] = {}
+        for part in filter(None, (refs[first::count] for first in range(count))):
+            task = asyncio.create_task(self._pages({ref: cursors[ref] for ref in part}, key[1]))
+            parts |= dict.fromkeys(part, task)
+        return parts
+
+    async def _pages(self, cursors: Mapping[RunRef, LogCursor], sources: tuple[str, ...]) -> Mapping[RunRef, LogPage]:
+        return await self.call(lambda backend: backend.read_logs(cursors, sources))
 
     def close(self) -> None:
         """Let the threads go."""

@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 
 from airflow_provider_glueray.runs import LogCursor, LogLine, LogPage, RunRef, RunSnapshot, RunState
-from airflow_provider_glueray.watcher import watching
+from airflow_provider_glueray.watcher import THREADS, watching
 
 
-def ref(number: int, name: str = "nightly") -> RunRef:
+def ref(number: int, name: str = "nightly", backend: str = "glue-job") -> RunRef:
     """Return the reference of a run."""
-    return RunRef("glue-job", name, f"jr_{number}")
+    return RunRef(backend, name, f"jr_{number}")
 
 
 class Backend:
@@ -75,14 +75,58 @@ def test_two_hundred_waiters_cost_the_calls_of_one():
     assert calls == {"describe": 1, "read_logs": 1}
 
 
-def test_another_job_is_another_call():
-    """Runs of different jobs cannot share a poll: the service lists runs by job."""
+@pytest.mark.parametrize("kind", ["glue-job", "glue-session", "glue-statement"])
+def test_another_job_is_another_call(kind):
+    """Runs of different jobs cannot share a poll: Glue lists runs by job."""
 
     async def use(watcher, backend):
-        await asyncio.gather(watcher.observe(ref(1), 0, ""), watcher.observe(ref(1, "other"), 0, ""))
+        refs = [ref(1, backend=kind), ref(2, "other", kind)]
+        await asyncio.gather(*(watcher.observe(each, 0, "") for each in refs))
+        await asyncio.gather(*(watcher.read_logs(each, LogCursor(), ("script",)) for each in refs))
         return backend().calls
 
-    assert with_watcher(use)["describe"] == 2
+    assert with_watcher(use) == {"describe": 2, "read_logs": 2}
+
+
+@pytest.mark.parametrize("kind", ["ray-job", "kuberay-job"])
+def test_all_jobs_of_a_cluster_are_one_call(kind):
+    """A cluster lists its runs whatever they belong to; logs are read by all threads but one, which is for polls."""
+
+    async def use(watcher, backend):
+        refs = [ref(i, f"job-{i}", kind) for i in range(200)]
+        seen = await asyncio.gather(*(watcher.observe(each, 0, "") for each in refs))
+        pages = await asyncio.gather(*(watcher.read_logs(each, LogCursor(), ("script",)) for each in refs))
+        return refs, seen, pages, backend().calls
+
+    refs, seen, pages, calls = with_watcher(use)
+    assert [snapshot.ref for snapshot in seen] == refs
+    assert [page.lines[0].text for page in pages] == [each.id for each in refs]
+    assert calls == {"describe": 1, "read_logs": THREADS - 1}
+
+
+def test_a_slow_log_holds_up_neither_other_logs_nor_polls():
+    """It is in one thread; those that are read in another have their lines, and a poll has its answer."""
+    go_on = threading.Event()
+
+    async def use(watcher, backend):
+        refs = [ref(i, f"job-{i}", "ray-job") for i in range(THREADS - 1)]
+        await watcher.observe(refs[0], 0, "")
+        read = backend().read_logs
+
+        def slowly(cursors, sources):
+            if refs[0] in cursors:
+                assert go_on.wait(10)
+            return read(cursors, sources)
+
+        backend().read_logs = slowly
+        slow, *others = (asyncio.create_task(watcher.read_logs(each, LogCursor(), ("script",))) for each in refs)
+        await asyncio.wait_for(asyncio.gather(*others), 5)
+        await asyncio.wait_for(watcher.observe(refs[0], 0, ""), 5)
+        assert not slow.done()
+        go_on.set()
+        return await slow
+
+    assert with_watcher(use).lines[0].text == "jr_0"
 
 
 def test_news_reaches_those_who_are_not_due_yet():
