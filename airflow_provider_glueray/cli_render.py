@@ -15,17 +15,23 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from airflow_provider_glueray.errors import GlueRayError
 from airflow_provider_glueray.spec import RayJobSpec, to_glue_job, to_glue_run
+from airflow_provider_glueray.statements import prepare
 
 EXIT_OK, EXIT_FAILED = 0, 1
+#: Name, command and body of each request.
+_Requests = Iterator[tuple[str, str, Any]]
 #: Stands for what only a run has.
 MARK = "0" * 32
 #: The moment that templates are rendered for.
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+#: Stand for a place that another task will have made.
+PLACES = {"cluster": "default/the-cluster", "session_id": "THE-SESSION"}
 
 
 def add_render(groups: Any) -> None:
@@ -37,7 +43,7 @@ def add_render(groups: Any) -> None:
         "uploaded or looked up: templates are rendered for 2026-01-01 and the defaults of the DAG's params.",
     )
     render.add_argument("dag_file", help="the file of the DAG")
-    render.add_argument("task_id", help="a task of GlueRayJobOperator or @task.glue_ray")
+    render.add_argument("task_id", help="a task of GlueRayJobOperator, GlueRayNotebookOperator or @task.glue_ray")
     render.add_argument("--dag-id", help="which DAG, when the file has several with such a task")
     render.add_argument("--to", choices=sorted(_BACKENDS), default="glue", help="the backend (%(default)s)")
     render.add_argument("--json", action="store_true", help="print the requests alone, as JSON")
@@ -50,9 +56,8 @@ def _render(arguments: argparse.Namespace) -> int:
     try:
         with redirect_stdout(sys.stderr):
             operator = _operator(arguments.dag_file, arguments.task_id, arguments.dag_id)
-            with _rendered(operator) as spec:
-                task = _Task(spec, operator.staging, operator.timeout, operator.more_arguments(MARK))
-                requests = list(_BACKENDS[arguments.to](task))
+            context = _render_templates(operator)
+            requests = list(_requests(operator, context, arguments.to))
     except GlueRayError as error:
         print(f"glueray render: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -78,6 +83,7 @@ def _operator(file: str, task_id: str, dag_id: str | None) -> Any:
     from airflow.dag_processing.dagbag import DagBag
 
     from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+    from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
     bag = DagBag(str(Path(file).absolute()))
     if bag.import_errors:
@@ -96,14 +102,18 @@ def _operator(file: str, task_id: str, dag_id: str | None) -> Any:
         mapped = operator.op_kwargs_expand_input.value if hasattr(operator, "op_kwargs_expand_input") else {}
         # The job is the same for all of them: what differs are the arguments of a function.
         operator = operator.unmap({"op_kwargs": dict.fromkeys(mapped)}) if mapped else operator
-    if not isinstance(operator, GlueRayJobOperator):
+    if not isinstance(operator, (GlueRayJobOperator, GlueRayNotebookOperator)):
         kind = "a mapped task" if operator.is_mapped else f"a {type(operator).__name__}"
-        raise GlueRayError(f"{task_id} is {kind}; only GlueRayJobOperator and @task.glue_ray can be rendered")
+        raise GlueRayError(
+            f"{task_id} is {kind}; only GlueRayJobOperator, GlueRayNotebookOperator and @task.glue_ray can be rendered"
+        )
     return operator
 
 
-def _rendered(operator: Any) -> Any:
-    """Return the operator's spec, with templates rendered as far as that can be done without a run."""
+def _render_templates(operator: Any) -> Any:
+    """Render the operator's templates as far as that can be done without a run; return the context."""
+    from airflow.sdk import XComArg
+
     run = SimpleNamespace(
         run_id="manual__2026-01-01", logical_date=MOMENT, run_after=MOMENT, data_interval_start=MOMENT,
         data_interval_end=MOMENT, conf={},
@@ -118,19 +128,45 @@ def _rendered(operator: Any) -> Any:
     for name in operator.template_fields:
         if name in ("op_args", "op_kwargs"):
             continue
+        if name in PLACES and isinstance(getattr(operator, name), XComArg):
+            setattr(operator, name, PLACES[name])
+            continue
         try:
             setattr(operator, name, operator.render_template(getattr(operator, name), context, environment))
         except Exception as error:  # what a template may raise, only its author knows
             raise GlueRayError(
                 f"{name}={getattr(operator, name)!r} cannot be rendered without a run: {error}"
             ) from error
-    return operator.spec(context)
+    return context
+
+
+def _requests(operator: Any, context: Any, to: str) -> _Requests:
+    """Yield name, command and body of each request, in their order."""
+    from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
+
+    if not isinstance(operator, GlueRayNotebookOperator):
+        with operator.spec(context) as spec:
+            task = _Task(spec, operator.staging, operator.timeout, operator.more_arguments(MARK))
+            yield from _BACKENDS[to](task)
+        return
+    if operator.notebook.startswith("s3://"):
+        raise GlueRayError(f"{operator.notebook} is in S3, where nothing is looked up from here")
+    path = Path(operator._beside_the_dag(operator.notebook))
+    if not path.is_file():
+        raise GlueRayError(f"there is no notebook {path}")
+    play = operator.played(path.read_text(encoding="utf-8"), lambda place, text: None)
+    if to == "glue":
+        yield from _to_session(operator, play, context)
+        return
+    job = operator.as_job
+    with TemporaryDirectory() as folder:
+        spec, arguments = job.spec(play, Path(folder), context), job.more_arguments(MARK)
+        where = f"{next(iter(arguments.values()))}/cells.json"
+        yield "cells.json", _command("aws", "s3", "cp", "cells.json", where), job.cells(play)
+        yield from _BACKENDS[to](_Task(spec, operator.staging, operator.timeout, arguments))
 
 
 # -- the backends ---------------------------------------------------------------------------------------------
-
-_Requests = Iterator[tuple[str, str, Any]]
-
 
 class _Task(NamedTuple):
     """What is known of a task without its connection.
@@ -144,6 +180,23 @@ class _Task(NamedTuple):
     arguments: Mapping[str, str]
 
 
+def _to_session(operator: Any, play: Any, context: Any) -> _Requests:
+    """Yield a notebook on AWS Glue: its own session, unless it is given one, and a statement for each cell."""
+    from airflow_provider_glueray.sessions import session_id_for, to_glue_session
+
+    session_id = operator.session_id or session_id_for(operator.dag_id, operator.task_id, MARK)
+    if not operator.session_id:
+        spec = operator.in_session.spec(play, context)
+        role = spec.role if spec.role.startswith("arn:") else f"arn:aws:iam::ACCOUNT:role/{spec.role}"
+        body = to_glue_session(spec, session_id, MARK, role)
+        yield "CreateSession", _command("aws", "glue", "create-session", "--cli-input-json", json.dumps(body)), body
+    for cell in play.cells:
+        if cell.code:
+            said = {"SessionId": session_id, "Code": prepare(cell.code, MARK, play.where(cell))}
+            command = _command("aws", "glue", "run-statement", "--cli-input-json", json.dumps(said))
+            yield f"RunStatement of cell {cell.number}", command, said
+
+
 def _to_glue(task: _Task) -> _Requests:
     staged = yield from _staged(task)
     started = replace(staged, arguments={**staged.arguments, **task.arguments})
@@ -153,7 +206,7 @@ def _to_glue(task: _Task) -> _Requests:
 
 
 def _to_ray(task: _Task) -> _Requests:
-    from airflow_provider_glueray.hooks.ray_jobs import packed
+    from airflow_provider_glueray.hooks.ray_packages import packed
     from airflow_provider_glueray.ray_submission import to_ray_submission
 
     places, packages = packed(task.spec)
@@ -167,7 +220,9 @@ def _to_ray(task: _Task) -> _Requests:
         words += [f"--{name.replace('_', '-')}", str(body[name])] if name in body else []
     if "entrypoint_resources" in body:
         words += ["--entrypoint-resources", json.dumps(body["entrypoint_resources"])]
-    yield "POST /api/jobs/", f"{_command(*words)} -- {body['entrypoint']}", body
+    note = "# where the cluster does not scale; one that does is asked for min_workers too\n"
+    where = note if task.spec.workers.min_workers else ""
+    yield "POST /api/jobs/", f"{where}{_command(*words)} -- {body['entrypoint']}", body
 
 
 def _to_kuberay(task: _Task) -> _Requests:

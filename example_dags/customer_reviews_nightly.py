@@ -104,7 +104,6 @@ def customer_reviews_nightly():
         number_of_workers="{{ params.workers }}",
         role=ROLE,
         staging=f"s3://{BUCKET}/staging",
-        conn_id=CONN_ID,
         timeout=timedelta(hours=1),
     )
     # [END howto_operator_glue_ray_job]

@@ -15,7 +15,6 @@ from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
 BUCKET = os.environ.get("GLUERAY_EXAMPLE_BUCKET", "glueray-local")
 ROLE = os.environ.get("GLUERAY_EXAMPLE_ROLE", "GlueRayRole")
-CONN_ID = "aws_default"
 
 # A run triggered by hand may have no data interval, and naming the context's `data_interval_start` then fails.
 DAY = "{{ (dag_run.data_interval_start or dag_run.run_after) | ds }}"
@@ -74,7 +73,7 @@ def customer_reviews_notebook():
         },
         role=ROLE,
         number_of_workers="{{ params.workers }}",
-        conn_id=CONN_ID,
+        staging=f"s3://{BUCKET}/staging",
     )
     # [END howto_operator_glue_ray_notebook]
 

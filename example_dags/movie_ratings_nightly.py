@@ -95,14 +95,12 @@ def movie_ratings_nightly():
         number_of_workers="{{ params.workers }}",
         role=ROLE,
         staging=f"s3://{BUCKET}/staging",
-        conn_id=CONN_ID,
         wait_for_completion=False,
     )
     wait = GlueRayJobSensor(
         task_id="wait",
         job_name=JOB,
         run_id=start.output,
-        conn_id=CONN_ID,
         timeout=timedelta(hours=1).total_seconds(),
     )
     # [END howto_sensor_glue_ray_job]

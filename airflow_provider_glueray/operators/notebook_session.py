@@ -115,7 +115,7 @@ class NotebookInSession:
         return ref.id
 
     def _prepare_session(self, play: ExecutedNotebook, context: Context) -> Start:
-        spec = self._task.hook.stage(self._spec(play, context), self._task.staging)
+        spec = self._task.hook.stage(self.spec(play, context), self._task.staging)
         # Nothing is started whose result could not be written down.
         play.write()
         return lambda mark: self._task.hook.create(spec, self._session_name(mark, play, context), mark)
@@ -128,7 +128,7 @@ class NotebookInSession:
         ti = context["ti"]
         return session_id_for(ti.dag_id, ti.task_id, mark, play.settings.get("session_id_prefix", ""))
 
-    def _spec(self, play: ExecutedNotebook, context: Context) -> RaySessionSpec:
+    def spec(self, play: ExecutedNotebook, context: Context) -> RaySessionSpec:
         """Build the session's spec."""
         given = {name: value for name, value in self._task.settings(play).items() if name not in _NOT_OF_THE_SPEC}
         workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})

@@ -142,7 +142,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         """Read the notebook, and see that it can be run before anything is started."""
         storage = self.hook.storage
         play = self.played(storage.read_text(self._beside_the_dag(self.notebook)), storage.write_text)
-        if self._in_session and self.region_name is None and "region_name" in play.settings:
+        if self._is_in_session and self.region_name is None and "region_name" in play.settings:
             self.region_name = play.settings["region_name"]
             del self.hook
         return play
@@ -174,62 +174,64 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     def execute(self, context: Context) -> Any:
         """Run the notebook, or go on with it."""
         self._refuse_what_is_elsewhere()
-        if not self._in_session:
+        if not self._is_in_session:
             return super().execute(context)
         with no_useless_retry():
-            return self._session.go(context, None)
+            return self.in_session.go(context, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over from the trigger: the run, the session's start or a cell has ended."""
-        if not self._in_session:
+        if not self._is_in_session:
             return super().execute_complete(context, event)
         with no_useless_retry():
-            return self._session.go(context, Outcome.from_json(event))
+            return self.in_session.go(context, Outcome.from_json(event))
 
     def on_kill(self) -> None:
         """Stop the run, the notebook's own session, or the cell that runs in a session of others."""
-        if self._in_session:
-            self._session.kill()
+        if self._is_in_session:
+            self.in_session.kill()
         else:
             super().on_kill()
 
     def _was_killed(self) -> bool:
-        return self._session.was_killed if self._in_session else super()._was_killed()
+        return self.in_session.was_killed if self._is_in_session else super()._was_killed()
 
     def _current_run(self, context: Context) -> RunRef | None:
-        return self._session.current_run(context) if self._in_session else super()._current_run(context)
+        return self.in_session.current_run(context) if self._is_in_session else super()._current_run(context)
 
     def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
         with no_useless_retry():
-            return self._session.go(context, outcome) if self._in_session else self._job.finish(outcome, context)
+            return self.in_session.go(context, outcome) if self._is_in_session else self.as_job.finish(outcome, context)
 
     def _name(self, mark: str, context: Context) -> str:
-        return self._job.name
+        return self.as_job.name
 
     def _prepare(self, context: Context) -> Start:
-        return self._job.prepare(context)
+        return self.as_job.prepare(context)
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
-        return self._job.finish(outcome, context)
+        return self.as_job.finish(outcome, context)
 
     def _policy(self, record: Record) -> Policy:
         policy = super()._policy(record)
-        return policy if self._in_session else policy._replace(sources=(SCRIPT,), least_seconds=1.0)
+        return policy if self._is_in_session else policy._replace(sources=(SCRIPT,), least_seconds=1.0)
 
     def _needs(self) -> str:
         workers = self.number_of_workers or 2
-        return room_of(workers) if self._in_session else f"The run asks for {workers} workers"
+        return room_of(workers) if self._is_in_session else f"The run asks for {workers} workers"
 
     @property
-    def _in_session(self) -> bool:
+    def _is_in_session(self) -> bool:
         return self.backend == GLUE_STATEMENT
 
     @cached_property
-    def _session(self) -> NotebookInSession:
+    def in_session(self) -> NotebookInSession:
+        """The notebook's life where it runs in a session."""
         return NotebookInSession(self)
 
     @cached_property
-    def _job(self) -> NotebookAsJob:
+    def as_job(self) -> NotebookAsJob:
+        """The notebook's life where it is one job."""
         return NotebookAsJob(self)
 
     def _refuse_what_is_elsewhere(self) -> None:
@@ -238,9 +240,9 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         if strange:
             self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
         problems = []
-        if self._in_session and self.cluster:
+        if self._is_in_session and self.cluster:
             problems = [f"cluster={self.cluster!r}: on AWS Glue a notebook runs in a session; use session_id"]
-        elif not self._in_session and self.session_id:
+        elif not self._is_in_session and self.session_id:
             problems = [
                 f"session_id={self.session_id!r}: sessions are AWS Glue's, and {self.conn_id!r} leads elsewhere; there "
                 "a notebook is a job"

@@ -226,6 +226,7 @@ class GlueRayRunOperator(BaseOperator):
             self.hook,
             self.log,
             backend=backend,
+            door=self._hook_kwargs(),
             timeout=timeout,
             queue_timeout=self.queue_timeout,
             rest=self._rest,

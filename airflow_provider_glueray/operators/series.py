@@ -8,7 +8,7 @@ series it belongs to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import uuid4
 
@@ -31,6 +31,8 @@ class Record:
     :param run_id: None until the service has answered.
     :param submitted: epoch seconds at which the start was first asked for.
     :param deadline: epoch seconds at which the run is to be stopped; None for never.
+    :param backend: of the run, as in ``RunRef``; "" in records of before it was written.
+    :param door: arguments of the hook that has started the run.
     :param queued_since: epoch seconds since when the service has had no room; None when it is not waiting.
     """
 
@@ -41,6 +43,8 @@ class Record:
     run_id: str | None = None
     deadline: float | None = None
     queued_since: float | None = None
+    backend: str = ""
+    door: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def new(cls, context: Context, mark: str, name: str, now: float) -> Self:

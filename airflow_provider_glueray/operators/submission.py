@@ -5,11 +5,13 @@ Floor 3. This is where "never two runs" is kept; the operator only says what to 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray.backends import make_hook
 from airflow_provider_glueray.errors import RunStopped, ServiceFull, StopError
 from airflow_provider_glueray.operators.series import STORE_KEY, Record, new_mark, series_of
 from airflow_provider_glueray.runs import Outcome, RunHook, RunRef, RunSnapshot, RunState
@@ -29,6 +31,7 @@ class Submission:
     """One task's way to its run.
 
     :param backend: of the run, as in ``RunRef``.
+    :param door: arguments of the hook; with others, a run of an earlier try is elsewhere.
     :param timeout: seconds that a run may take, None for ever.
     :param queue_timeout: seconds to wait while the service has no room.
     :param rest: waits the given seconds; it may instead leave the task, which then begins again.
@@ -42,6 +45,7 @@ class Submission:
         log: TaskLog,
         *,
         backend: str,
+        door: Mapping[str, Any],
         timeout: float | None,
         queue_timeout: float,
         rest: Callable[[float], None],
@@ -51,6 +55,7 @@ class Submission:
         self._hook = hook
         self._log = log
         self._backend = backend
+        self._door = dict(door)
         self._needs = needs
         self._key = key
         self._timeout = timeout
@@ -69,6 +74,9 @@ class Submission:
         :param within: take up only a run that belongs to this.
         """
         record = Record.load(context, self._key)
+        if record and record.backend and (record.backend, record.door) != (self._backend, self._door):
+            self._stop_elsewhere(record)
+            record = None
         if record and record.series < series_of(context):
             self._stop_survivors(record)
             record = None
@@ -81,6 +89,7 @@ class Submission:
         if record is None or record.run_id is not None:
             mark = new_mark()
             record = Record.new(context, mark, name(mark), time.time())
+            record.backend, record.door = self._backend, self._door
         # Written before the request: if everything dies now, the next try finds the run by its mark.
         record.save(context, self._key)
         self._record = record
@@ -132,6 +141,19 @@ class Submission:
             if not snapshot.is_over:
                 self._log.info("Stopping %s, from before the task was cleared", snapshot.ref.title)
                 self._hook.stop(snapshot.ref)
+
+    def _stop_elsewhere(self, record: Record) -> None:
+        """Stop a run of before the connection was changed, by the way it was started; it cannot be taken up here."""
+        ref = record.ref(record.backend)
+        what = ref.title if ref else f"a run of {record.name} with the mark {record.mark}"
+        said = "The connection was changed; %s ran by %s %s"
+        self._log.log(logging.WARNING, said, what, record.backend, record.door)
+        try:
+            hook = make_hook(record.backend, record.door)
+            refs = [ref] if ref else [snapshot.ref for snapshot in hook.find_runs(record.name, record.mark)]
+            hook.stop(*refs)
+        except Exception as error:  # whatever has become of the old connection, somebody has decided to leave it
+            self._log.log(logging.ERROR, "%s cannot be reached there; if it runs, stop it by hand: %s", what, error)
 
     def _start(self, start: Start, record: Record, context: Context) -> RunRef:
         """Start the run, waiting for room: full is not failed."""

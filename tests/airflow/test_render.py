@@ -114,11 +114,26 @@ def test_every_example_renders_everywhere(render):
         assert calls.startswith("s3://glueray-local/staging/calls/") == task.startswith("profile")
 
 
+def test_a_notebook(render):
+    """A session with its statements, or one job with the cells beside it."""
+    task = (str(EXAMPLES / "customer_reviews_notebook.py"), "walk")
+    glue, ray, kuberay = (render(*task, "--to", to) for to in ("glue", "ray", "kuberay"))
+
+    assert glue["CreateSession"]["Command"]["Name"] == "glueray"
+    cells = [name for name in glue if name.startswith("RunStatement")]
+    assert [cell["number"] for cell in ray["cells.json"]] == [int(name.split()[-1]) for name in cells]
+    assert all(cell["code"] in glue[f"RunStatement of cell {cell['number']}"]["Code"] for cell in ray["cells.json"][:3])
+    folder = ray["POST /api/jobs/"]["runtime_env"]["env_vars"]["glueray_call"]
+    assert folder.startswith("s3://glueray-local/staging/calls/customer_reviews_notebook-walk/")
+    assert kuberay["cells.json"] == ray["cells.json"]
+    assert kuberay["RayJob"]["metadata"]["labels"]["glueray/task"] == "walk"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["nobody"], "has a task 'nobody'; there are rendered: "),
-        (["plain"], "only GlueRayJobOperator and @task.glue_ray can be rendered"),
+        (["plain"], "only GlueRayJobOperator, GlueRayNotebookOperator and @task.glue_ray can be rendered"),
         (["late"], "cannot be rendered without a run"),
         (["step", "--dag-id", "other"], "no DAG of"),
     ],

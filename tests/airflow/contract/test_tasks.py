@@ -7,15 +7,25 @@ import json
 import os
 import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 from airflow.sdk import Asset, task
 from airflow.sdk.exceptions import AirflowFailException
+from structlog.testing import capture_logs
 
 from airflow_provider_glueray.errors import FunctionFailed, RunFailed, RunStopped, RunTimedOut
+from airflow_provider_glueray.runs import RunRef, RunState
 from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
 
 NUMBERS = itertools.count()
+
+
+def until_over(hook: Any, ref: RunRef) -> None:
+    end = time.monotonic() + 30
+    while not hook.describe([ref])[ref].is_over and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -93,16 +103,59 @@ def test_a_clear_starts_anew_and_stops_the_old(place, make_step, make_task):
     second = one.clear().xcoms["return_value"]
 
     assert first != second
-    from airflow_provider_glueray.runs import RunRef
-
     hook = one.running.hook
-    job = f"walk-{one.operator.task_id}"
-    ref = RunRef(place, job, first)
-    for _ in range(100):
-        if hook.describe([ref])[ref].is_over:
-            break
-        __import__("time").sleep(0.2)
-    assert hook.describe([ref])[ref].state.value == "stopped"
+    ref = RunRef(place.backend, f"walk-{one.operator.task_id}", first)
+    until_over(hook, ref)
+    assert hook.describe([ref])[ref].state is RunState.STOPPED
+
+
+@pytest.mark.only("glue", "ray")
+def test_the_connection_changes_between_two_tries(place, connected, make_step, make_task, monkeypatch):
+    """The run of the first try is stopped where it is, and the second try runs where the connection leads now."""
+    ray = connected.ray()
+    elsewhere = {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
+    if place.backend == "ray-job":
+        elsewhere = connected.airflow_connection()
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps(elsewhere))
+    step = make_step(
+        "import os, time\ntime.sleep(0 if os.environ['try'] == '2' else 120)\n",
+        arguments={"try": "{{ ti.try_number }}"},
+        conn_id="{{ 'where' if ti.try_number == 1 else 'elsewhere' }}",
+        retries=1,
+    )
+    one = make_task(step)
+
+    def die(message):
+        if getattr(message, "key", "") == "_link_GlueRayRunLink":
+            raise ConnectionError("the worker is gone")
+
+    one.supervisor.before = die
+    one.run()
+    old = RunRef(place.backend, f"walk-{step.task_id}", one.supervisor.store["glueray_run"]["run_id"])
+    hook = one.running.hook
+    one.supervisor.before = lambda message: None
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["glueray_run"]["backend"] != place.backend
+    until_over(hook, old)
+    assert hook.describe([old])[old].state is RunState.STOPPED
+
+
+@pytest.mark.only("ray")
+def test_the_connection_changes_and_the_old_place_is_gone(place, connected, make_step, make_task, monkeypatch, caplog):
+    """That the old run could not be looked for is said, and the task goes on: it was somebody's decision."""
+    step = make_step("print('now')\n", retries=1)
+    one = make_task(step)
+    one.supervisor.store["glueray_run"] = {
+        "series": 1, "mark": "m", "name": f"walk-{step.task_id}", "submitted": 1.0, "run_id": "jr_old",
+        "backend": "glue-job", "door": {"aws_conn_id": "gone"},
+    }  # fmt: skip
+    with capture_logs() as logs:
+        result = one.run()
+
+    assert result.state == "success", result.error
+    assert any("stop it by hand" in line["event"] for line in logs)
 
 
 def test_a_kill_stops_it(place, make_step, make_task):
