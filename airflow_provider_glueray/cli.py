@@ -73,7 +73,9 @@ def _add_local(groups: Any) -> None:
     status.add_argument("--json", action="store_true", help="print JSON")
 
     env = _local_command(commands, "env", _local_env, "print shell exports which point AWS clients at an endpoint")
-    env.add_argument("--airflow", action="store_true", help="print an Airflow connection instead")
+    env.add_argument(
+        "--airflow", action="store_true", help="print Airflow connections: aws_default, and ray_default to its cluster"
+    )
     env.add_argument("--json", action="store_true", help="print JSON")
     env.add_argument("--region", default="us-east-1", help="default region of the clients (%(default)s)")
 
@@ -187,13 +189,14 @@ def _local_env(arguments: argparse.Namespace) -> int:
     if endpoint is None:
         print(f"{arguments.name} is not running; start it with: glueray local start", file=sys.stderr)
         return EXIT_NOT_RUNNING
+    connections = {"AIRFLOW_CONN_AWS_DEFAULT": endpoint.airflow_connection(arguments.region)}
+    if endpoint.runtime == "newest":  # Ray 2.4 is older than what a connection of type ray can lead to
+        connections["AIRFLOW_CONN_RAY_DEFAULT"] = endpoint.ray_connection()
+    shown = endpoint.env(arguments.region)
     if arguments.airflow:
-        connection = endpoint.airflow_connection(arguments.region)
-        shown = {"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection)}
-    else:
-        shown = endpoint.env(arguments.region)
+        shown = {name: json.dumps(connection) for name, connection in connections.items()}
     if arguments.json:
-        print(json.dumps(connection if arguments.airflow else shown))
+        print(json.dumps(connections if arguments.airflow else shown))
     else:
         for key, value in shown.items():
             print(f"export {key}={shlex.quote(value)}")

@@ -103,6 +103,11 @@ class Endpoint:
             },
         }
 
+    def ray_connection(self) -> dict[str, Any]:
+        """Return the JSON form of an Airflow `ray` connection to the Ray cluster, for AIRFLOW_CONN_RAY_DEFAULT."""
+        ray = self.ray()
+        return {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
+
     def status(self) -> dict[str, Any]:
         """Return `nodes_alive`, `nodes`, `ready`, `problem`, and counts of runs and sessions by state."""
         return self._ask("GET", "status")

@@ -80,7 +80,10 @@ def test_env(named: list[str], endpoint: control.Endpoint, capsys: pytest.Captur
     assert main(["local", "env", "--json", *named]) == 0
     assert json.loads(capsys.readouterr().out) == endpoint.env()
     assert main(["local", "env", "--airflow", "--json", *named]) == 0
-    assert json.loads(capsys.readouterr().out) == endpoint.airflow_connection()
+    assert json.loads(capsys.readouterr().out) == {
+        "AIRFLOW_CONN_AWS_DEFAULT": endpoint.airflow_connection(),
+        "AIRFLOW_CONN_RAY_DEFAULT": endpoint.ray_connection(),
+    }
 
 
 def test_the_state_file_is_the_owners(endpoint: control.Endpoint) -> None:

@@ -91,7 +91,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     ray = connected.ray()
     found = Place(kind, BACKENDS[kind], connected.airflow_connection())
     if kind == "ray":
-        found.conn = {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
+        found.conn = connected.ray_connection()
     if kind == "kuberay":
         with kubernetes_api.serving() as kubernetes:
             settings = {"image": "ours/ray:2.60.0", "ray_version": "2.60.0"}

@@ -112,10 +112,8 @@ def test_a_clear_starts_anew_and_stops_the_old(place, make_step, make_task):
 @pytest.mark.only("glue", "ray")
 def test_the_connection_changes_between_two_tries(place, connected, make_step, make_task, monkeypatch):
     """The run of the first try is stopped where it is, and the second try runs where the connection leads now."""
-    ray = connected.ray()
-    elsewhere = {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
-    if place.backend == "ray-job":
-        elsewhere = connected.airflow_connection()
+    is_ray = place.backend == "ray-job"
+    elsewhere = connected.airflow_connection() if is_ray else connected.ray_connection()
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps(elsewhere))
     step = make_step(
         "import os, time\ntime.sleep(0 if os.environ['try'] == '2' else 120)\n",
@@ -202,6 +200,22 @@ def test_a_sensor(place, dag, make_step, make_task, deferrable):
     )  # fmt: skip
 
     assert make_task(sensor).run_to_end().xcoms["return_value"] == begun
+
+
+@pytest.mark.only("kuberay")
+def test_what_the_rayjob_says(place, make_step, make_task):
+    """Whose it is, and how long it may live without us; a killed one stays to be seen, suspended."""
+    make_task(make_step("print()", arguments={"day": "{{ ds }}"})).run()
+    [rayjob] = place.kubernetes.rayjobs.values()
+    assert rayjob["metadata"]["labels"]["glueray/dag"] == "walk"
+    assert rayjob["spec"]["activeDeadlineSeconds"] == 48 * 3600
+
+    place.kubernetes.rayjobs.clear()
+    one = make_task(make_step("import time\ntime.sleep(120)\n"))
+    one.kill_when(lambda: "glueray_run" in one.supervisor.xcoms)
+    assert isinstance(one.run().error, RunStopped)
+    [rayjob] = place.kubernetes.rayjobs.values()
+    assert rayjob["spec"]["suspend"] is True
 
 
 @pytest.mark.only("glue")
