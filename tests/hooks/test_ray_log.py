@@ -1,0 +1,221 @@
+"""The log of a run on a Ray cluster: in order, without gap or repetition, whatever it looks like, whoever reads on."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+
+import pytest
+
+from airflow_provider_glueray.errors import SubmitError
+from airflow_provider_glueray.hooks import ray_log
+from airflow_provider_glueray.hooks.ray_log import PIECE, Place, page_of, unmarked
+from airflow_provider_glueray.runs import LogCursor, RunRef, RunState
+
+#: Its first line comes in two halves, the second with half a character; one ends as on Windows, one is no UTF-8.
+AWKWARD = """
+import sys, time
+out = sys.stdout.buffer
+
+def write(content):
+    out.write(content)
+    out.flush()
+    time.sleep(1.5)
+
+write(b"first ")
+write(b"and last\\nh\\xc3")
+write(b"\\xb6he \\xf0\\x9f\\x98\\x80\\r\\n50 %\\r")
+write(b"100 %\\rnot \\xff text\\n\\n")
+write("tick\\ntick\\ntick\\n".encode() * 3)
+write(b"no end")
+sys.exit(3)
+"""
+LINES = ["first and last", "höhe 😀", "50 %", "100 %", "not � text", "", *["tick"] * 9, "no end"]
+#: Half a minute of work for a script that prints a lot: 20 MB.
+LARGE = "for n in range(400_000):\n    print(f'line {n:08d} with some words that make it fifty')\n"
+
+
+def read_on(hook, ref, cursor=None):
+    """Read what is new, as a process that knows the cursor only."""
+    cursor = LogCursor.from_json(json.loads(json.dumps((cursor or LogCursor()).to_json())))
+    page = hook.read_logs({ref: cursor}, ["script"])[ref]
+    return [line.text for line in page.lines], page.cursor
+
+
+def read_all(hook, ref, pause=0.25):
+    """Read until the run is over and its log has nothing new."""
+    lines, cursor = read_on(hook, ref)
+    while True:
+        is_over = hook.describe([ref])[ref].is_over
+        new, cursor = read_on(hook, ref, cursor)
+        lines += new
+        if is_over and not new and not Place.of(cursor).is_inside_line:
+            return lines
+        time.sleep(pause)
+
+
+def of_script(lines):
+    """Leave Ray's own words out, which the newest says first."""
+    return [line for line in lines if "job_manager" not in line and "Running entrypoint" not in line]
+
+
+def test_awkward_lines(hook, make_spec, start):
+    """Read far more often than lines are written, each time by somebody who has nothing but the cursor."""
+    ref = start(hook, make_spec(AWKWARD))
+
+    assert of_script(read_all(hook, ref)) == LINES
+    assert hook.describe([ref])[ref].state is RunState.FAILED
+
+
+def test_a_large_log(hook, make_spec, start, monkeypatch):
+    """20 MB while they are written: each line once, and no read takes more than its share."""
+    monkeypatch.setattr(ray_log, "LOG_BYTES", 1_000_000)
+    ref = start(hook, make_spec(LARGE))
+    pages, cursor, is_over = [], LogCursor(), False
+    while not is_over or pages[-1]:
+        is_over = hook.describe([ref])[ref].is_over
+        lines, cursor = read_on(hook, ref, cursor)
+        pages.append(of_script(lines))
+
+    assert max(sum(len(line) + 1 for line in page) for page in pages) <= 1_000_000
+    assert [line for page in pages for line in page] == [
+        f"line {n:08d} with some words that make it fifty" for n in range(400_000)
+    ]
+
+
+def test_a_log_that_is_not_there_yet(hook, make_spec):
+    """Neither of a run that has not begun nor of one that nobody knows."""
+    assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone")) == ([], LogCursor())
+    node = hook._content(hook._ask("GET", "/api/v0/nodes"))["data"]["result"]["result"][0]["node_id"]
+    cursor = Place(0, False, node).to_cursor()
+    assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone"), cursor) == ([], cursor)
+
+
+def test_an_answer_that_breaks_off(answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end):
+    """Nothing of it is shown, and nothing is missing afterwards."""
+    breaks = []
+
+    def break_off(handler):
+        answer = forward(handler)
+        if "/logs/file" in handler.path and len(breaks) < 2 and len(answer.content) > 10_000:
+            breaks.append(len(answer.content))
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(answer.content)))
+            handler.end_headers()
+            handler.wfile.write(answer.content[:-5000])
+            handler.close_connection = True
+            return
+        reply(handler, answer.status_code, answer.content)
+
+    hook = at(host=answering(break_off), password=new_cluster["password"])
+    source = "import time\nfor n in range(3000):\n    print(n, flush=True)\n    time.sleep(0.001)\ntime.sleep(3)\n"
+    ref = start(hook, make_spec(source))
+    _, lines = follow_to_end(hook, ref)
+
+    assert len(breaks) == 2
+    assert of_script(lines) == [str(n) for n in range(3000)]
+
+
+def test_a_log_that_takes_too_long(answering, forward, reply, new_cluster, at, make_spec, start, monkeypatch):
+    """A read has its time, whatever comes and however slowly."""
+    monkeypatch.setattr(ray_log, "READ_SECONDS", 1.0)
+
+    def trickle(handler):
+        answer = forward(handler)
+        if "job-driver" not in handler.path:
+            reply(handler, answer.status_code, answer.content)
+            return
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b"drop\n")
+            time.sleep(0.1)
+
+    hook = at(host=answering(trickle), password=new_cluster["password"])
+    ref = start(hook, make_spec("import time\ntime.sleep(20)\n"))
+    while hook.describe([ref])[ref].raw_state == "PENDING":
+        time.sleep(0.2)
+    began = time.monotonic()
+    with pytest.raises(SubmitError, match="did not come within 1 seconds"):
+        read_on(hook, ref)
+    assert time.monotonic() - began < 5
+    hook.stop(ref)
+
+
+def test_one_log_that_cannot_be_read_holds_up_no_other(
+    answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end
+):
+    """Read by itself, it says so; read with others, it is passed over."""
+    refs = []
+
+    def refuse(handler):
+        answer = forward(handler)
+        broken = refs and "/logs/file" in handler.path and refs[0].id in handler.path
+        reply(handler, *((500, b"the disk is gone") if broken else (answer.status_code, answer.content)))
+
+    hook = at(host=answering(refuse), password=new_cluster["password"])
+    for _ in range(2):
+        refs.append(start(hook, make_spec()))
+        follow_to_end(hook, refs[-1])
+    cursors = dict.fromkeys(refs, LogCursor())
+
+    pages = hook.read_logs(cursors, ["script"])
+    assert (pages[refs[0]].lines, pages[refs[0]].cursor) == ((), LogCursor())
+    assert "hello" in [line.text for line in pages[refs[1]].lines]
+    with pytest.raises(SubmitError, match=r"did not hand over the log of Ray job .*: 500 the disk is gone"):
+        read_on(hook, refs[0])
+
+
+# -- the same, without a cluster ------------------------------------------------------------------------------
+
+
+def cut(content: bytes, dice: random.Random) -> list[bytes]:
+    """Cut at random places, as a network does."""
+    places = sorted(dice.randrange(len(content) + 1) for _ in range(dice.randrange(8)))
+    return [content[a:b] for a, b in zip([0, *places], [*places, len(content)], strict=True)]
+
+
+@pytest.mark.parametrize("most", [7, 40, 1_000_000])
+@pytest.mark.parametrize("seed", range(20))
+def test_any_log_is_read_once(seed, most, monkeypatch):
+    """However it grows, however it is cut, and whatever is in it; only a line longer than a read comes in parts."""
+    dice = random.Random(seed)
+    monkeypatch.setattr(ray_log, "LOG_BYTES", most)
+    words = ["a", "tick", "höhe", "😀" * 3, "\n", "\n", "\r\n", "\r", "x" * 20]
+    log = "".join(dice.choice(words) for _ in range(60)).encode()
+    cursor, size, lines, new = LogCursor(), 0, [], []
+    while size < len(log) or new:
+        size = min(size + dice.randrange(30), len(log))
+        new, cursor = page_of(cut(log[:size], dice), Place.of(cursor), is_over=size == len(log))
+        lines += [line.text for line in new]
+
+    whole = re.split(r"\r\n|\n|\r", log.decode())
+    whole = whole if whole[-1] else whole[:-1]
+    assert Place.of(cursor) == Place(len(log))
+    assert "".join(lines) == "".join(whole)
+    if most > len(log):
+        assert lines == whole
+
+
+def test_a_line_is_whole_unless_it_is_longer_than_a_read():
+    place = Place(node="n")
+    page = page_of([b"half"], place, is_over=False)
+    assert (page.lines, Place.of(page.cursor)) == ([], Place(0, True, "n"))
+    page = page_of([b"half a line\r"], Place.of(page.cursor), is_over=False)
+    assert (page.lines, Place.of(page.cursor)) == ([], Place(0, True, "n"))
+    page = page_of([b"half a line\r\n"], Place.of(page.cursor), is_over=False)
+    assert ([line.text for line in page.lines], Place.of(page.cursor)) == (["half a line"], Place(13, False, "n"))
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7])
+def test_marks_of_older_rays(size):
+    """They stand where a piece begins, not where the network cuts."""
+    dice = random.Random(size)
+    log = bytes(dice.choices(b"01\n", k=size))
+    sent = b"".join(b"1" + log[at : at + PIECE] for at in range(0, size, PIECE))
+
+    assert b"".join(unmarked(cut(sent, dice))) == log
+    with pytest.raises(SubmitError, match="could not read the log: no disk"):
+        list(unmarked(cut(sent[: PIECE + 1] + b"0no disk", dice) if size >= PIECE else [b"0no", b" disk"]))
