@@ -144,8 +144,8 @@ HOOK_VERBS = {
     "hooks.kuberay_connection.KubeRayConnectionHook": {"read_logs", "url", "logs_url", "get_conn"},
     "hooks.ray_jobs.RayJobsHook": {
         "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
-        "test_connection",
     },
+    "hooks.ray_connection.RayConnectionHook": {"test_connection"},
     "hooks.glue_connection.GlueConnectionHook": {
         "stage", "read_text", "write_text", "start_once", "warn_of_region", "folder", "load",
     },

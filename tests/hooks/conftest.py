@@ -63,9 +63,10 @@ class Head:
             command, {**plain, **tokens, **few, "PATH": path, **environment}, self.directory / "start.log"
         )
         for _ in range(300):
+            # It answers before it knows its own node, and takes jobs a moment later still.
             with contextlib.suppress(httpx.TransportError):
-                # It answers before it has an agent that takes jobs.
-                if httpx.get(f"{self.url}/api/version", headers={"Authorization": f"Bearer {TOKEN}"}).is_success:
+                answer = httpx.get(f"{self.url}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
+                if answer.is_success and answer.json()["data"]["result"]["result"]:
                     return
             time.sleep(0.2)
         raise AssertionError((self.directory / "start.log").read_text())
