@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 DAGS = Path(__file__).parent / "dags"
 #: How many there are in `dags/life.py`.
-DAG_COUNT = 10
+DAG_COUNT = 11
 #: An example whose mapped tasks only a real scheduler can run side by side, and how many DAGs it has.
 EXAMPLE, EXAMPLE_DAGS = Path(__file__).parents[2] / "example_dags" / "hundreds_of_sources.py", 2
 #: Airflow's own defaults are minutes; a dead worker or triggerer is to be missed within seconds here.
@@ -255,7 +255,8 @@ def shared_house(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFa
     """Return the Airflow of the tests of a file, with its DAGs read; there is one file, because two take too much."""
     dags = shutil.copytree(DAGS, tmp_path_factory.mktemp("e2e") / "dags")
     shutil.copy(EXAMPLE, dags)
-    with Airflow(dags, {"aws_default": endpoint.airflow_connection()}, **SETTINGS) as airflow:
+    connections = {"aws_default": endpoint.airflow_connection(), "ray_default": endpoint.ray_connection()}
+    with Airflow(dags, connections, **SETTINGS) as airflow:
         house = House(airflow, endpoint)
         try:
             until(

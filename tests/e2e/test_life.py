@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pandas as pd
 import pytest
 
@@ -194,6 +195,24 @@ def test_full_is_not_failed(house: House) -> None:
         assert step.states() == ["SUCCEEDED"]
     first, second = sorted((step.runs()[0] for step in steps), key=lambda run: run["StartedOn"])
     assert first["CompletedOn"] <= second["StartedOn"]
+
+
+def test_on_a_ray_cluster(house: House) -> None:
+    """By another connection: a deferred run shows its log live and ends; one that is marked as failed is stopped."""
+    done, marked = steps = house.trigger("on_ray"), house.trigger("on_ray")
+    for step in steps:
+        step.wait("deferred")
+        until(step.log, lambda log: "e2e: waiting at the gate" in log)
+    done.open_gate()
+    done.wait("success")
+    assert "e2e: the squares are [0, 1, 4, 9]" in done.log()
+    assert done.xcom() == done.xcom("glueray_run")["id"]
+    marked.mark("failed")
+    ray = house.endpoint.ray()
+    address = f"{ray['dashboard']}/api/jobs/{marked.xcom('glueray_run')['id']}"
+    headers = {"Authorization": f"Bearer {ray['token']}"}
+    until(lambda: httpx.get(address, headers=headers).json()["status"], lambda state: state == "STOPPED", 30)
+    assert done.runs() == marked.runs() == []
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "timed_out": {"timeout": 2},
     "overdue": {"timeout": None, "execution_timeout": timedelta(seconds=8)},
     "alone": {"max_concurrent_runs": 1},
+    "on_ray": {"conn_id": "ray_default", "arguments": {"use_ray": "yes"}},
 }
 
 for kind, own in KINDS.items():
