@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import pandas as pd
 import pytest
+import ray
 
 from .conftest import EXAMPLE, House, until
 
@@ -208,11 +209,21 @@ def test_on_a_ray_cluster(house: House) -> None:
     assert "e2e: the squares are [0, 1, 4, 9]" in done.log()
     assert done.xcom() == done.xcom("glueray_run")["id"]
     marked.mark("failed")
-    ray = house.endpoint.ray()
-    address = f"{ray['dashboard']}/api/jobs/{marked.xcom('glueray_run')['id']}"
-    headers = {"Authorization": f"Bearer {ray['token']}"}
+    cluster = house.endpoint.ray()
+    address = f"{cluster['dashboard']}/api/jobs/{marked.xcom('glueray_run')['id']}"
+    headers = {"Authorization": f"Bearer {cluster['token']}"}
     until(lambda: httpx.get(address, headers=headers).json()["status"], lambda state: state == "STOPPED", 30)
     assert done.runs() == marked.runs() == []
+
+
+def test_the_button_of_the_form_for_connections(house: House) -> None:
+    """Asks the cluster, in the API server."""
+    given = {"connection_id": "tried", **house.endpoint.ray_connection()}
+
+    assert house.call("POST", "/connections/test", given) == {"status": True, "message": f"Ray {ray.__version__}"}
+    answer = house.call("POST", "/connections/test", {**given, "password": "wrong"})
+    assert answer["status"] is False
+    assert "token" in answer["message"]
 
 
 @pytest.fixture
