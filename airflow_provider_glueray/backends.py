@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from airflow_provider_glueray.errors import SpecError
-from airflow_provider_glueray.runs import GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT, KUBERAY_JOB, RAY_JOB
+from airflow_provider_glueray.runs import GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT, KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB
 
 _HOOKS = {
     GLUE_JOB: ("glue_jobs", "GlueRayJobHook"),
@@ -18,6 +18,7 @@ _HOOKS = {
     GLUE_STATEMENT: ("glue_sessions", "GlueRaySessionHook"),
     RAY_JOB: ("ray_jobs", "RayJobsHook"),
     KUBERAY_JOB: ("kuberay", "KubeRayHook"),
+    KUBERAY_CLUSTER: ("kuberay_clusters", "KubeRayClusterHook"),
 }
 #: Where a job runs, by the type of its connection.
 _JOBS = {"aws": GLUE_JOB, "ray": RAY_JOB, "kubernetes": KUBERAY_JOB}
@@ -65,7 +66,7 @@ def hook_kwargs(
     """Return the arguments of a backend's hook; the same ones build it in a worker and travel into the trigger."""
     if backend == RAY_JOB:
         return {"ray_conn_id": conn_id}
-    if backend == KUBERAY_JOB:
+    if backend in (KUBERAY_JOB, KUBERAY_CLUSTER):
         return {"conn_id": conn_id}
     rest = {"region_name": region_name, "verify": verify, "config": config}
     return {"aws_conn_id": conn_id, **{key: value for key, value in rest.items() if value is not None}}

@@ -21,6 +21,7 @@ from airflow_provider_glueray.runs import Outcome, RunState, StatementError
 # │   ├── JobConflict      the job's name belongs to something that is not ours to change
 # │   ├── SessionConflict  the session's id belongs to somebody else
 # │   ├── SessionEnded     the session that was to be used is over, or was never there
+# │   ├── ClusterEnded     the cluster that was to be used is over, or was never there
 # │   ├── AccountRefused   the account may not use Glue for Ray
 # │   ├── RequestRefused   the service refused what was asked, or the caller's right to ask
 # │   ├── ServiceFull      no room now; the operator waits, up to its queue timeout
@@ -86,6 +87,12 @@ class SessionConflict(SubmitError):
 
 class SessionEnded(SubmitError):
     """The session that was to be used is over, or was never there."""
+
+    retryable = False
+
+
+class ClusterEnded(SubmitError):
+    """The cluster that was to be used is over, or was never there."""
 
     retryable = False
 

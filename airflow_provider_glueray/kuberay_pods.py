@@ -21,10 +21,13 @@ GROUP, VERSION = "ray.io", "v1"
 MOST_NAME = 47
 #: Keys of labels and annotations. A label's value is shortened and cleaned; the annotation has it in full.
 MARK, JOB, DAG, TASK, RUN = "glueray/mark", "glueray/job", "glueray/dag", "glueray/task", "glueray/run"
-#: The label of everything that belongs to one RayJob, by which many are asked for at once, and the part a pod plays.
-RAYJOB, ROLE = "glueray/rayjob", "glueray/role"
-#: Annotations that we add: we have asked it to stop; why it had to be given up.
+#: The labels of everything that belongs to one RayJob, or to one RayCluster that runs share, by which many are asked
+#: for at once, and the part a pod plays.
+RAYJOB, RAYCLUSTER, ROLE = "glueray/rayjob", "glueray/raycluster", "glueray/role"
+#: Annotations that we add: we have asked it to stop, and why it had not got under way; why it had to be given up.
 STOPPED, HOPELESS = "glueray/stopped", "glueray/hopeless"
+#: What the first of these holds when there is nothing to say.
+NO_REASON = "true"
 #: Arguments of the operator, and the key of the label that each becomes.
 OWNERS = {"--airflow_dag_id": DAG, "--airflow_task_id": TASK, "--airflow_run_id": RUN}
 #: The label of Kueue, which decides on ``suspend`` where it is used.
@@ -45,7 +48,7 @@ def label_of(text: str) -> str:
 
 
 def rayjob_name(name: str, mark: str) -> str:
-    """Return the RayJob's name for a run: the same for the same mark, so that to create it twice makes one."""
+    """Return the name of a RayJob or a RayCluster: the same for the same mark, so that to create it twice makes one."""
     slug = _NOT_IN_NAME.sub("-", name.lower()).strip("-")
     # A DNS-1035 label begins with a letter.
     slug = slug if slug[:1].isalpha() else f"job-{slug}"
@@ -65,11 +68,13 @@ def cluster_spec(
     labels: Mapping[str, str],
     head_env: Mapping[str, str],
     worker_env: Mapping[str, str],
+    lifetime: int | None = None,
 ) -> dict[str, Any]:
     """Return the ``RayClusterSpec`` of a cluster, be it a run's own or one that runs share.
 
     :param runtime: Glue's name of one, for where the settings name no version of Ray.
     :param labels: of its pods.
+    :param lifetime: seconds after which Kubernetes ends each of its pods.
     """
     memory = bytes_of(settings.resources["memory"]) or 0
     least, most = workers.min_workers or 0, workers.number_of_workers
@@ -81,7 +86,7 @@ def cluster_spec(
                 **_object_store(memory, workers.object_store_memory_head),
                 **_spilling(spilling),
             },
-            "template": pod_of(HEAD, settings, labels, settings.head_pod, head_env),
+            "template": pod_of(HEAD, settings, labels, settings.head_pod, head_env, lifetime),
         },
         "workerGroupSpecs": [
             {
@@ -90,7 +95,7 @@ def cluster_spec(
                 "minReplicas": least,
                 "maxReplicas": most,
                 "rayStartParams": _object_store(memory, workers.object_store_memory_worker),
-                "template": pod_of(WORKER, settings, labels, settings.worker_pod, worker_env),
+                "template": pod_of(WORKER, settings, labels, settings.worker_pod, worker_env, lifetime),
             }
         ],
     }
@@ -117,9 +122,17 @@ def _spilling(spilling: Mapping[str, Any] | str | None) -> dict[str, str]:
 
 
 def pod_of(
-    container: str, settings: RayJobSettings, labels: Mapping[str, str], over: Mapping[str, Any], env: Mapping[str, str]
+    container: str,
+    settings: RayJobSettings,
+    labels: Mapping[str, str],
+    over: Mapping[str, Any],
+    env: Mapping[str, str],
+    lifetime: int | None = None,
 ) -> dict[str, Any]:
-    """Return a pod template with one container, and what the user lays over it."""
+    """Return a pod template with one container, and what the user lays over it.
+
+    :param lifetime: seconds after which Kubernetes ends the pod.
+    """
     is_submitter = container == SUBMITTER
     # What it asks for by default (kuberay/…/common/job.go): not what the workers ask for.
     small = {"requests": {"cpu": "500m", "memory": "200Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
@@ -140,6 +153,7 @@ def pod_of(
             "tolerations": list(settings.tolerations),
             "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
             **({"restartPolicy": "Never"} if is_submitter else {}),
+            **({} if lifetime is None else {"activeDeadlineSeconds": lifetime}),
             **(
                 {"serviceAccountName": settings.service_account}
                 if settings.service_account and not is_submitter

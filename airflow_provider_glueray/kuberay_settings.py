@@ -15,6 +15,8 @@ from airflow_provider_glueray.errors import SpecError
 #: Seconds that the Ray cluster stays after the run, for a look at its logs. The driver's log is that of the
 #: submitter's pod and stays longer: as long as the RayJob.
 DEFAULT_TTL = 600
+#: Days for which a RayJob that has ended can be looked at. KubeRay itself never deletes one.
+KEEP_DAYS = 7
 #: One Z.2X worker, which is an r7g.2xlarge in the guide.
 Z2X: Mapping[str, str] = {"cpu": "8", "memory": "64Gi"}
 #: The most a 32 bit number holds.
@@ -38,10 +40,12 @@ class RayJobSettings:
         64Gi of a Z.2X do not fit a node that has just these.
     :param node_selector, tolerations: of head and workers.
     :param image_pull_secrets: names of secrets.
-    :param labels, annotations: of the RayJob, such as Kueue's queue.
+    :param labels, annotations: of the RayJob or the RayCluster, such as Kueue's queue.
     :param head_pod, worker_pod, submitter_pod: parts of pod templates that are laid over ours; lists of things with
         names are merged by these, such as the containers ``ray-head``, ``ray-worker`` and ``ray-job-submitter``.
     :param ttl_seconds_after_finished: how long the Ray cluster stays after the run.
+    :param keep_finished_days: RayJobs of the same job that have ended longer ago are deleted when a run is started;
+        0 keeps them all.
     """
 
     image: str
@@ -58,6 +62,7 @@ class RayJobSettings:
     worker_pod: Mapping[str, Any] = field(default_factory=dict)
     submitter_pod: Mapping[str, Any] = field(default_factory=dict)
     ttl_seconds_after_finished: int = DEFAULT_TTL
+    keep_finished_days: int = KEEP_DAYS
 
     def __post_init__(self) -> None:
         problems = [
@@ -68,9 +73,12 @@ class RayJobSettings:
         ]
         if not self.image or not isinstance(self.image, str):
             problems.append("kuberay: image must be the name of an image with Ray, pyarrow and smart_open[s3]")
-        ttl = self.ttl_seconds_after_finished
-        if not isinstance(ttl, int) or isinstance(ttl, bool) or not 0 <= ttl <= MOST_SECONDS:
-            problems.append(f"kuberay: ttl_seconds_after_finished={ttl!r} must be a whole number, 0 or more")
+        problems += [
+            f"kuberay: {name}={value!r} must be a whole number, 0 or more"
+            for name in ("ttl_seconds_after_finished", "keep_finished_days")
+            for value in [getattr(self, name)]
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_SECONDS
+        ]
         if not problems:
             object.__setattr__(self, "resources", {**Z2X, **self.resources})
             if bytes_of(self.resources["memory"]) is None:

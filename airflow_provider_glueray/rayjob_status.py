@@ -1,4 +1,4 @@
-"""What the status of a RayJob means, and why one does not get under way.
+"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way.
 
 Floor 0: standard library only, no clock, no I/O.
 """
@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from airflow_provider_glueray.kuberay_pods import HOPELESS, JOB, QUEUE, STOPPED
+from airflow_provider_glueray.kuberay_pods import HOPELESS, JOB, NO_REASON, QUEUE, STOPPED
 from airflow_provider_glueray.runs import KUBERAY_JOB, KUBERAY_JOB_STATE, RunRef, RunSnapshot, RunState, Usage
 from airflow_provider_glueray.spec import MDPU_PER_WORKER
 
 _WORDS = {deployment for deployment, _ in KUBERAY_JOB_STATE}
 #: Reasons for which a container does not start, and that no waiting mends.
 _HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
+#: Events of a RayCluster that KubeRay will not have: it has no status for this (kuberay/…/raycluster_controller.go).
+_REFUSED = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
 #: What a container waits for in the ordinary course of things.
 _ORDINARY = frozenset({"ContainerCreating", "PodInitializing", ""})
 
@@ -41,6 +43,8 @@ def snapshot_of(rayjob: Mapping[str, Any], trouble: Trouble | None = None) -> Ru
     elif was_asked and not state.is_terminal:
         state = RunState.STOPPED if raw == "Suspended" else RunState.STOPPING
         raw = raw if raw.startswith("Suspend") else f"{raw}/stopping"
+        why = annotations.get(STOPPED, NO_REASON)
+        message = message if why == NO_REASON else why
     elif trouble is not None and not state.is_terminal:
         raw, message = f"{raw}/{trouble.reason}", trouble.message
     elif state is RunState.QUEUED and raw == "Suspended":
@@ -63,6 +67,9 @@ def snapshot_of(rayjob: Mapping[str, Any], trouble: Trouble | None = None) -> Ru
 def _state_of(status: Mapping[str, Any]) -> tuple[RunState, str]:
     """Return the state, and KubeRay's words for it."""
     word = status.get("jobDeploymentStatus", "")
+    if word == "Failed" and status.get("jobStatus") == "SUCCEEDED" and status.get("reason") == "DeadlineExceeded":
+        # KubeRay looks no more at what runs in a cluster that has been deleted, until the deadline of the RayJob.
+        return RunState.SUCCEEDED, "Failed/DeadlineExceeded after SUCCEEDED"
     detail = status.get("reason" if word == "Failed" else "jobStatus", "")
     raw = f"{word}/{detail}" if detail and word in ("Running", "Complete", "Failed") else word or "New"
     known = KUBERAY_JOB_STATE.get((word, detail)) or KUBERAY_JOB_STATE.get((word, ""))
@@ -77,35 +84,42 @@ def _time_of(text: str | None) -> float | None:
 
 
 def _usage(rayjob: Mapping[str, Any], seconds: float) -> Usage:
-    """Reckon with the full size, the head among it: when autoscaling took pods away is not told."""
+    """Reckon with the full size, the head among it: when autoscaling took pods away is not told.
+
+    What a shared cluster uses is its own.
+    """
+    if "rayClusterSpec" not in rayjob["spec"]:
+        return Usage(seconds, 0, 0.0)
     groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in groups)
     return Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600)
 
 
 def trouble_of(
-    rayjob: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+    thing: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
 ) -> Trouble | None:
-    """Say why a RayJob does not get under way, from its pods, else from what KubeRay could not make.
+    """Say why a RayJob or a RayCluster does not get under way, from its pods, else from what KubeRay could not make.
 
-    :param pods: those of this RayJob.
+    :param pods: those of this one.
     :param events: warnings of its namespace, which may be about others.
     """
     found = [trouble for pod in pods for trouble in _troubles_of_pod(pod)]
     if found:
         return next((each for each in found if each.is_hopeless), found[0])
-    status = rayjob.get("status") or {}
-    if not status.get("jobDeploymentStatus"):
-        text = "KubeRay has not taken it up. Does its operator run, and does it watch this namespace?"
-        return Trouble("NotTakenUp", text)
-    for condition in (status.get("rayClusterStatus") or {}).get("conditions", ()):
+    status = thing.get("status") or {}
+    of_cluster = status.get("rayClusterStatus") or (status if "jobDeploymentStatus" not in status else {})
+    for condition in of_cluster.get("conditions") or ():
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
             return Trouble(condition["reason"], condition.get("message", ""))
-    mine = {rayjob["metadata"]["name"], status.get("rayClusterName")}
+    mine = {thing["metadata"]["name"], status.get("rayClusterName")}
     about = [event for event in events if event.get("involvedObject", {}).get("name") in mine]
     if about:
         latest = max(about, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-        return Trouble(latest.get("reason", "Warning"), latest.get("message", ""))
+        reason = latest.get("reason", "Warning")
+        return Trouble(reason, latest.get("message", ""), reason in _REFUSED)
+    if not status:
+        text = "KubeRay has not taken it up. Does its operator run, and does it watch this namespace?"
+        return Trouble("NotTakenUp", text)
     return None
 
 

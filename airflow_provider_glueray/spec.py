@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.rules import (
     MARK_ARGUMENT,
     SERVICE_ARGUMENTS,
@@ -153,7 +154,11 @@ def to_glue_job(spec: RayJobSpec) -> dict[str, Any]:
     """Translate to a CreateJob request (without Timeout, MaxCapacity and AllocatedCapacity, ever).
 
     Shape: botocore CreateJob; the minimal known-good definition of a Ray job, facts section 0.
+
+    :raises SpecError: it is to run in a cluster that stays up between runs, which a job of Glue cannot.
     """
+    if spec.cluster:
+        raise SpecError([f"cluster={spec.cluster!r}: on AWS Glue each run has a cluster of its own; use a session"])
     return {
         "Name": spec.name,
         "Role": spec.role,

@@ -6,31 +6,35 @@ Floor 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
-
-from airflow_provider_glueray.errors import StopError, SubmitError
+from airflow_provider_glueray.errors import ClusterEnded, SubmitError
 from airflow_provider_glueray.hooks.kuberay_answers import translated
-from airflow_provider_glueray.hooks.kuberay_connection import KubeRayConnectionHook, place_of
+from airflow_provider_glueray.hooks.kuberay_connection import KubeRayConnectionHook, id_of, place_of
 from airflow_provider_glueray.kuberay_pods import (
     GROUP,
-    HOPELESS,
     JOB,
     MARK,
     QUEUE,
     RAYJOB,
-    STOPPED,
     VERSION,
     label_of,
     rayjob_name,
 )
 from airflow_provider_glueray.kuberay_settings import RayJobSettings
-from airflow_provider_glueray.rayjob import PLURAL, notes_on, to_rayjob
+from airflow_provider_glueray.raycluster import PLURAL as CLUSTERS
+from airflow_provider_glueray.raycluster import SHARED, end_of
+from airflow_provider_glueray.rayjob import CLUSTER_SELECTOR, PLURAL, notes_in, notes_on, to_rayjob
 from airflow_provider_glueray.rayjob_status import Trouble, snapshot_of
-from airflow_provider_glueray.runs import KUBERAY_JOB, Prepared, RunRef, RunSnapshot, RunState
+from airflow_provider_glueray.runs import KUBERAY_JOB, Prepared, RunRef, RunSnapshot
 from airflow_provider_glueray.spec import RayJobSpec
+
+#: The most RayJobs of a job that are looked at, and deleted, when a run of it is started.
+MOST_LISTED, MOST_SWEPT = 500, 50
 
 
 class KubeRayHook(KubeRayConnectionHook):
@@ -47,11 +51,10 @@ class KubeRayHook(KubeRayConnectionHook):
         :param staging: ``s3://bucket/prefix`` for what is local.
         :param timeout: seconds after which KubeRay itself ends the run.
         :raises SpecError: a setting is unknown or wrong, or a text cannot be handed on.
+        :raises ClusterEnded: the cluster to share is over.
         :raises SubmitError: a file is missing, or the connection is.
         """
-        settings = RayJobSettings.of(
-            self._extra.get("kuberay") or {}, spec.overrides.get("kuberay", {}), namespace=self._namespace
-        )
+        settings = self._settings(spec)
         staged: RayJobSpec = self.storage.stage(spec, staging) if spec.local_files() else spec
         deadline = math.ceil(timeout) if timeout else None
 
@@ -60,9 +63,36 @@ class KubeRayHook(KubeRayConnectionHook):
 
         # Refused now, not when the run is started: nothing is wrong with the cluster.
         manifest("", {})
-        for note in notes_on(spec, settings):
+        for note in (*notes_on(spec, settings), *(self._notes_in(spec, settings) if spec.cluster else ())):
             self._say_once(note)
-        return Prepared(lambda mark, arguments: self.submit(manifest(mark, arguments)), is_new=False)
+
+        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
+            ref = self.submit(manifest(mark, arguments))
+            self._sweep(ref, settings.keep_finished_days)
+            return ref
+
+        return Prepared(start, is_new=False)
+
+    def _notes_in(self, spec: RayJobSpec, settings: RayJobSettings) -> Iterable[str]:
+        """Look at the cluster that is to be shared.
+
+        :raises ClusterEnded: nothing will run in it any more.
+        """
+        cluster_id = str(spec.cluster)
+        found = self._clusters(settings.namespace).get(cluster_id)
+        end = end_of(found, cluster_id)
+        if found is None or end is not None:
+            why = end.message if end else cluster_id
+            raise ClusterEnded(f"{why[0].upper()}{why[1:]}. Clear the task that makes it, to have a new one")
+        return notes_in(spec, settings, found)
+
+    def _clusters(self, namespace: str) -> dict[str, Mapping[str, Any]]:
+        """Return the clusters of a namespace that runs may share, by their ids."""
+        with translated(f"RayClusters in namespace {namespace!r}"):
+            answer = self._things.list_namespaced_custom_object(
+                GROUP, VERSION, namespace, CLUSTERS, label_selector=SHARED
+            )
+        return {id_of(each): each for each in answer["items"]}
 
     def submit(self, rayjob: Mapping[str, Any]) -> RunRef:
         """Create a RayJob, and never a second one of its name.
@@ -84,62 +114,55 @@ class KubeRayHook(KubeRayConnectionHook):
         latest = max(found, key=lambda rayjob: rayjob["metadata"]["creationTimestamp"], default=None)
         return snapshot_of(latest) if latest else None
 
-    def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
-        """Describe runs: one list call for up to a hundred of a namespace. See ``RunBackend``.
-
-        Where runs do not get under way, their pods are listed too, to say why. A run that no waiting can help, such as
-        one whose image has no valid name, is given up: it is suspended, so that nothing of it stays, and has FAILED.
-        """
-        found = self._list(refs)
-        troubles = self._troubles([found[ref.id] for ref in refs if ref.id in found])
-        snapshots = {}
-        for ref in refs:
-            rayjob = found.get(ref.id)
-            if rayjob is None:
-                text = f"There is no RayJob {ref.id}; it was deleted, or the connection leads to another cluster"
-                snapshots[ref] = RunSnapshot(ref, RunState.LOST, "LOST", text)
-                continue
-            trouble = troubles.get(ref.id)
-            if trouble is not None and trouble.is_hopeless:
-                rayjob = self._given_up(ref, rayjob, trouble)
-            snapshots[ref] = snapshot_of(rayjob, trouble)._replace(ref=ref)
-        return snapshots
-
-    def _given_up(self, ref: RunRef, rayjob: Mapping[str, Any], trouble: Trouble) -> Mapping[str, Any]:
-        text = f"{trouble.reason}: {trouble.message}"
-        try:
-            self._suspend(ref, rayjob, {HOPELESS: text})
-        except SubmitError as error:
-            self.log.warning("%s cannot start (%s) and could not be suspended: %s", ref.title, trouble.reason, error)
-        metadata = rayjob["metadata"]
-        return {**rayjob, "metadata": {**metadata, "annotations": {**metadata["annotations"], HOPELESS: text}}}
-
-    def stop(self, *refs: RunRef) -> None:
-        """Stop runs by suspending their RayJobs, which takes their pods away and leaves their state to be seen.
-
-        A run that has ended or is gone is no error. One that waits in a queue of Kueue is deleted instead, since Kueue
-        would start a suspended one again.
-
-        :raises StopError: the cluster refused to stop a run that is still active.
-        """
-        found = self._list(refs)
-        for ref in refs:
-            rayjob = found.get(ref.id)
-            if rayjob is None or snapshot_of(rayjob).state.is_terminal:
-                continue
+    def _troubles(self, things: Sequence[Mapping[str, Any]]) -> dict[str, Trouble]:
+        """Say also of which runs the shared cluster is over: KubeRay goes on waiting for it."""
+        troubles = super()._troubles(things)
+        shared: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for rayjob in things:
+            if rayjob["spec"].get("clusterSelector") and not snapshot_of(rayjob).state.is_terminal:
+                shared[rayjob["metadata"]["namespace"]].append(rayjob)
+        for namespace, those in shared.items():
             try:
-                self._suspend(ref, rayjob, {STOPPED: "true"})
+                clusters = self._clusters(namespace)
             except SubmitError as error:
-                raise StopError(f"{ref.title} was not stopped: {error}") from error
+                self._say_once(f"Whether shared clusters are there cannot be seen: {error}")
+                continue
+            for rayjob in those:
+                cluster_id = f"{namespace}/{rayjob['spec']['clusterSelector'][CLUSTER_SELECTOR]}"
+                end = end_of(clusters.get(cluster_id), cluster_id)
+                if end is not None:
+                    troubles[id_of(rayjob)] = end
+        return troubles
 
-    def _suspend(self, ref: RunRef, rayjob: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
-        namespace, name = place_of(ref)
-        if QUEUE not in rayjob["metadata"].get("labels", {}):
+    def _end(self, ref: RunRef, thing: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+        """Suspend a RayJob, which takes its pods away and leaves its state to be seen.
+
+        Not one in a shared cluster, which KubeRay does not suspend (kuberay/…/utils/validation.go): when it is deleted,
+        KubeRay stops its Ray job (rayjob_controller.go). And not one in a queue of Kueue, which would start it again.
+        """
+        if thing["spec"].get("clusterSelector") or QUEUE in thing["metadata"].get("labels", {}):
+            super()._end(ref, thing, annotations)
+        else:
             self._patch(ref, {"metadata": {"annotations": dict(annotations)}, "spec": {"suspend": True}})
+
+    def _sweep(self, ref: RunRef, days: int) -> None:
+        """Delete RayJobs of the same job that have ended long ago; KubeRay keeps them for ever.
+
+        The run that was started is not affected by what fails here.
+        """
+        if not days:
             return
-        with translated(f"stop of {ref.title}"):
-            try:
-                self._things.delete_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+        try:
+            mine = self._list_by(place_of(ref)[0], f"{JOB}={label_of(ref.name)}", limit=MOST_LISTED)
+            ended = [snapshot_of(rayjob) for rayjob in mine if _ended_before(rayjob, time.time() - days * 86400)]
+            for snapshot in ended[:MOST_SWEPT]:
+                self._delete(snapshot.ref)
+        except SubmitError as error:
+            self._say_once(f"RayJobs that have ended long ago could not be deleted: {error}")
+
+
+def _ended_before(rayjob: Mapping[str, Any], moment: float) -> bool:
+    """Tell whether a run was over before a moment; where KubeRay notes no end, its creation has to be as long ago."""
+    snapshot, metadata = snapshot_of(rayjob), rayjob["metadata"]
+    made = datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
+    return snapshot.is_over and not metadata.get("deletionTimestamp") and (snapshot.completed or made) < moment

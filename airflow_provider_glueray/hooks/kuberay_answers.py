@@ -24,13 +24,13 @@ from airflow_provider_glueray.errors import (
 
 #: What the connection's user must be allowed to do.
 RIGHTS = (
-    "It takes a role in the namespace with create, get, list, patch and delete on rayjobs.ray.io, list on pods and "
-    "events, and get on pods/log"
+    "It takes a role in the namespace with create, get, list, patch and delete on rayjobs.ray.io and "
+    "rayclusters.ray.io, list on pods and events, and get on pods/log"
 )
 
 
 class AlreadyThereError(SubmitError):
-    """There is a RayJob of that name, before it is known whose."""
+    """There is something of that name, before it is known whose."""
 
 
 @contextmanager
@@ -47,6 +47,9 @@ def translated(what: str) -> Iterator[None]:
     except MaxRetryError as error:
         if isinstance(error.reason, NewConnectionError):
             raise SubmitError(f"{what}: the cluster cannot be reached: {error.reason}") from error
+        if "CERTIFICATE_VERIFY_FAILED" in str(error.reason):
+            advice = "The kubeconfig's certificate-authority-data has to be that of the cluster"
+            raise ConnectionMissing(f"{what}: the certificate is not trusted: {error.reason}. {advice}") from error
         raise SubmitUnknown(f"{what}: {error}") from error
     except HTTPError as error:
         raise SubmitUnknown(f"{what}: {type(error).__name__} {error}") from error
@@ -69,7 +72,7 @@ def _error_for(what: str, error: ApiException) -> SubmitError:
     if error.status == 404 and (status.get("details") or {}).get("kind") == "namespaces":
         return RequestRefused(f"{text}. The namespace is a field of the connection")
     if error.status == 404:
-        return RequestRefused(f"{text}. The cluster knows no RayJobs: is the KubeRay operator installed?")
+        return RequestRefused(f"{text}. The cluster does not know the resource: is the KubeRay operator installed?")
     if error.status == 409 and status.get("reason") == "AlreadyExists":
         return AlreadyThereError(text)
     if error.status in (400, 413, 422):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -19,12 +19,15 @@ from typing import Any, ClassVar
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
-from airflow_provider_glueray.errors import JobConflict, SubmitError, SubmitUnknown
+from airflow_provider_glueray.errors import JobConflict, StopError, SubmitError, SubmitUnknown
 from airflow_provider_glueray.hooks.kuberay_answers import AlreadyThereError, translated
 from airflow_provider_glueray.hooks.kuberay_logs import SOURCES, PodLogs
-from airflow_provider_glueray.kuberay_pods import GROUP, MARK, VERSION
+from airflow_provider_glueray.kuberay_pods import GROUP, HOPELESS, MARK, NO_REASON, STOPPED, VERSION
+from airflow_provider_glueray.kuberay_settings import RayJobSettings
+from airflow_provider_glueray.raycluster import RayClusterSpec
 from airflow_provider_glueray.rayjob_status import Trouble, trouble_of
 from airflow_provider_glueray.runs import LogCursor, LogPage, RunRef, RunSnapshot, RunState
+from airflow_provider_glueray.spec import RayJobSpec
 
 #: Requests to start one run, and seconds between them.
 ATTEMPTS, AGAIN_SECONDS = 3, 2.0
@@ -92,6 +95,80 @@ class KubeRayConnectionHook(KubernetesHook):
                 f"The name of {ref.title} is taken by one with the mark {mark!r}, which is not of this task"
             )
 
+    def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
+        """Describe runs: one list call for up to a hundred of a namespace. See ``RunBackend``.
+
+        Where runs do not get under way, their pods are listed too, to say why. A run that no waiting can help, such as
+        one whose image has no valid name, is given up: nothing of it stays in the cluster, and it has FAILED.
+        """
+        found = self._list(refs)
+        troubles = self._troubles([found[ref.id] for ref in refs if ref.id in found])
+        return {ref: self._seen(ref, found.get(ref.id), troubles.get(ref.id)) for ref in refs}
+
+    def _seen(self, ref: RunRef, thing: Mapping[str, Any] | None, trouble: Trouble | None) -> RunSnapshot:
+        end = self._ends.get(ref.id)
+        if thing is None or (end is not None and end.state is RunState.FAILED):
+            return (end or self._unseen(ref))._replace(ref=ref)
+        if trouble is not None and trouble.is_hopeless:
+            return self._given_up(ref, thing, trouble)
+        snapshot = self._snapshot_of(thing, trouble)._replace(ref=ref)
+        if thing["metadata"].get("deletionTimestamp"):
+            # When it is gone, only who has seen this can tell that it was stopped from that it was lost.
+            self._remember(snapshot)
+        return snapshot
+
+    def _unseen(self, ref: RunRef) -> RunSnapshot:
+        """Describe what is not there, and of which nothing is remembered."""
+        text = f"There is no {self.kind} {ref.id}; it was deleted, or the connection leads to another cluster"
+        return RunSnapshot(ref, RunState.LOST, "LOST", text)
+
+    def _given_up(self, ref: RunRef, thing: Mapping[str, Any], trouble: Trouble) -> RunSnapshot:
+        text = f"{trouble.reason}: {trouble.message}"
+        metadata = thing["metadata"]
+        annotations = {**(metadata.get("annotations") or {}), HOPELESS: text}
+        snapshot = self._snapshot_of({**thing, "metadata": {**metadata, "annotations": annotations}})._replace(ref=ref)
+        try:
+            self._end(ref, thing, {HOPELESS: text})
+        except SubmitError as error:
+            self.log.warning("%s is given up (%s) and could not be taken away: %s", ref.title, trouble.reason, error)
+        self._remember(snapshot)
+        return snapshot
+
+    def stop(self, *refs: RunRef) -> None:
+        """Stop runs, and take what they have in the cluster away. One that is over or gone is no error.
+
+        :raises StopError: the cluster refused to stop a run that is still active.
+        """
+        found = self._list(refs)
+        troubles = self._troubles([found[ref.id] for ref in refs if ref.id in found])
+        for ref in refs:
+            thing = found.get(ref.id)
+            if thing is None or self._snapshot_of(thing).is_over:
+                continue
+            trouble = troubles.get(ref.id)
+            why = f"{trouble.reason}: {trouble.message}" if trouble else NO_REASON
+            try:
+                self._end(ref, thing, {STOPPED: why})
+            except SubmitError as error:
+                raise StopError(f"{ref.title} was not stopped: {error}") from error
+
+    def _end(self, ref: RunRef, thing: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+        """Take a thing's pods away, and write on it why."""
+        if thing["metadata"].get("deletionTimestamp"):
+            return
+        self._patch(ref, {"metadata": {"annotations": dict(annotations)}})
+        self._delete(ref)
+        why = annotations.get(STOPPED, NO_REASON)
+        snapshot = self._snapshot_of(thing)._replace(ref=ref, message="" if why == NO_REASON else why)
+        self._remember(snapshot)
+
+    def _remember(self, snapshot: RunSnapshot) -> None:
+        """Remember what has become of a run whose thing will be gone; what had ended has ended."""
+        if snapshot.is_over:
+            self._ends[snapshot.ref.id] = snapshot
+        else:
+            self._ends.setdefault(snapshot.ref.id, snapshot._replace(state=RunState.STOPPED, raw_state="deleted"))
+
     def _patch(self, ref: RunRef, patch: Mapping[str, Any]) -> None:
         """Merge into a thing; one that is gone is no error."""
         namespace, name = place_of(ref)
@@ -105,6 +182,14 @@ class KubeRayConnectionHook(KubernetesHook):
                 dict(patch),
                 # By default the client says it is a list of patches.
                 _content_type="application/merge-patch+json",
+            )
+
+    def _delete(self, ref: RunRef) -> None:
+        """Delete a thing; it is gone when all that belongs to it is. One that is gone is no error."""
+        namespace, name = place_of(ref)
+        with translated(f"deletion of {ref.title}"), _gone_is_fine():
+            self._things.delete_namespaced_custom_object(
+                GROUP, VERSION, namespace, self.plural, name, propagation_policy="Foreground"
             )
 
     # -- logs and places ------------------------------------------------------------------------------------
@@ -151,10 +236,10 @@ class KubeRayConnectionHook(KubernetesHook):
                     found[id_of(thing)] = thing
         return found
 
-    def _list_by(self, namespace: str, selector: str) -> list[Mapping[str, Any]]:
+    def _list_by(self, namespace: str, selector: str, **query: Any) -> list[Mapping[str, Any]]:
         with translated(f"{self.kind}s in namespace {namespace!r}"):
             answer = self._things.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, self.plural, label_selector=selector
+                GROUP, VERSION, namespace, self.plural, label_selector=selector, **query
             )
         return list(answer["items"])
 
@@ -232,12 +317,21 @@ class KubeRayConnectionHook(KubernetesHook):
         with translated(f"connection {self.conn_id!r}"):
             return self.get_namespace() or self.DEFAULT_NAMESPACE
 
+    def _settings(self, spec: RayJobSpec | RayClusterSpec) -> RayJobSettings:
+        """Return the settings of the connection, and over them those of a task."""
+        over = spec.overrides.get("kuberay", {})
+        return RayJobSettings.of(self._extra.get("kuberay") or {}, over, namespace=self._namespace)
+
     @cached_property
     def storage(self) -> Any:
         """The way to S3, by the connection ``aws_conn_id`` of the extra."""
         from airflow_provider_glueray.hooks.glue_connection import GlueConnectionHook
 
         return GlueConnectionHook(self._extra.get("aws_conn_id", "aws_default"))
+
+    @cached_property
+    def _ends(self) -> dict[str, RunSnapshot]:
+        return {}
 
     @cached_property
     def _said(self) -> set[str]:

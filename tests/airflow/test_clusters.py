@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
+from structlog.testing import capture_logs
 
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
 from airflow_provider_glueray.hooks import kuberay_connection
@@ -35,7 +37,8 @@ kubernetes_api = sys.modules["kubernetes_api"]
 
 NUMBERS = itertools.count()
 MODES = pytest.mark.parametrize("deferrable", [False, True])
-START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
+#: Just now, because the longer a run has taken, the longer late lines of its log are waited for.
+START, END = ((datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ") for seconds in (20, 0))
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
 SETTINGS = {"image": "ours/ray:2.60.0", "ray_version": "2.60.0"}
@@ -64,6 +67,11 @@ def place(result: Any) -> tuple[str, str]:
     """Return the namespace and the name of the cluster that a task has returned."""
     namespace, name = result.xcoms["return_value"].split("/")
     return namespace, name
+
+
+def said(logs: list[Any]) -> str:
+    """Return what a task has written to its log."""
+    return "\n".join(str(each["event"]) % tuple(each.get("positional_args", ())) for each in logs)
 
 
 def later(ready: Callable[[], Any], then: Callable[[], None]) -> None:
@@ -276,14 +284,15 @@ class TestElsewhere:
             ({"conn_type": "ray", "host": "nowhere"}, "the cluster is there already"),
         ],
     )
-    def test_nothing_is_made(self, make, make_task, monkeypatch, caplog, conn, why):
+    def test_nothing_is_made(self, make, make_task, monkeypatch, conn, why):
         monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(conn))
         task = make_task(make(GlueRayCreateClusterOperator))
-        result = task.run()
+        with capture_logs() as logs:
+            result = task.run()
         task.running.on_kill()
 
         assert (result.state, result.xcoms["return_value"]) == ("success", "")
-        assert why in caplog.text
+        assert why in said(logs)
         assert make_task(make(GlueRayDeleteClusterOperator, cluster="")).run().state == "success"
 
     def test_a_connection_that_runs_nothing(self, make, make_task, monkeypatch):
@@ -337,7 +346,7 @@ class TestRuns:
         assert "rayClusterSpec" not in rayjob["spec"]
         assert json.loads(rayjob["spec"]["runtimeEnvYAML"])["env_vars"]["day"] == "2026-11-21"
         assert result.xcoms["glueray_usage"] == {
-            **result.xcoms["glueray_usage"], "seconds": 600, "workers": 0, "estimated_cost_usd": 0,
+            **result.xcoms["glueray_usage"], "seconds": 20, "workers": 0, "estimated_cost_usd": 0,
         }  # fmt: skip
         assert len(cluster.rayclusters) == 1
 
@@ -395,7 +404,7 @@ class TestRuns:
         assert "Clear the task that makes it" in str(result.error)
         assert cluster.rayjobs == {}
 
-    def test_what_is_the_clusters(self, cluster, make_step, make_task, shared, caplog):
+    def test_what_is_the_clusters(self, cluster, make_step, make_task, shared):
         """Is refused or told."""
         refused = make_task(make_step(cluster=shared, object_store_memory_head=20, spilling={"type": "x"})).run()
         assert "object_store_memory_head: it is set when a cluster is made" in str(refused.error)
@@ -403,10 +412,11 @@ class TestRuns:
 
         self.play(cluster, DONE)
         over = {"kuberay": {"image": "theirs"}}
-        result = make_task(make_step(cluster=shared, number_of_workers=7, overrides=over)).run()
+        with capture_logs() as logs:
+            result = make_task(make_step(cluster=shared, number_of_workers=7, overrides=over)).run()
         assert result.state == "success", result.error
-        assert f"number_of_workers=7 is for a cluster of the run's own; {shared} has 2" in caplog.text
-        assert "image='theirs' submits the run; it runs on that of" in caplog.text
+        assert f"number_of_workers=7 is for a cluster of the run's own; {shared} has 2" in said(logs)
+        assert "image='theirs' submits the run; it runs on that of" in said(logs)
 
     def test_a_function(self, cluster, dag, make_task, shared):
         """`@task.glue_ray(cluster=…)`: its call reaches a run in that cluster."""

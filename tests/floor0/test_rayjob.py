@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from airflow_provider_glueray.kuberay_pods import (
     rayjob_name,
 )
 from airflow_provider_glueray.kuberay_settings import RayJobSettings, bytes_of
-from airflow_provider_glueray.rayjob import TRANSLATION, notes_on, to_rayjob
+from airflow_provider_glueray.rayjob import IN_A_CLUSTER, TRANSLATION, notes_in, notes_on, to_rayjob
 from airflow_provider_glueray.rayjob_status import Trouble, snapshot_of, trouble_of
 from airflow_provider_glueray.runs import KUBERAY_JOB_STATE, RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
@@ -185,6 +187,7 @@ class TestSettings:
             ({"tolerations": {"key": "x"}}, "tolerations=.* must be a list"),
             ({"node_selector": "arm64"}, "node_selector='arm64' must be a mapping"),
             ({"ttl_seconds_after_finished": -1}, "0 or more"),
+            ({"keep_finished_days": "7"}, "keep_finished_days='7' must be a whole number"),
             ({"resources": {"memory": "a lot"}}, "no quantity such as 56Gi"),
         ],
     )
@@ -265,40 +268,75 @@ class TestNames:
         assert label_of("a b") != label_of("a-b")
 
 
+def played(tmp_path: Path, rayjob: dict[str, Any], join: str, source: str = "") -> str:
+    """Run the entrypoint as KubeRay does, with a `ray` that does with it what Ray's own does; return what it prints."""
+    # kuberay/…/common/job.go: bash runs `ray job submit … -- <entrypoint>`; ray/dashboard/modules/job/cli.py puts the
+    # words together again (list2cmdline until 2.9 or so), job_supervisor.py gives them to a shell, in an environment
+    # that ray/_private/utils.py update_envs has made.
+    script = tmp_path / "a script.py"
+    script.write_text(
+        source
+        or "import json, os, sys\n"
+        "print(json.dumps({'argv': sys.argv[1:], 'name': __name__, 'file': __file__, **os.environ}))\n"
+    )
+    uri = script.as_uri().replace("%20", " ")
+    given, runtime_env = rayjob["spec"], ""
+    if "rayClusterSpec" in given:
+        env = {**environment(rayjob, HEAD), "GLUERAY_SCRIPT": uri}
+    else:
+        env, sent = {}, json.loads(given["runtimeEnvYAML"])
+        run = json.loads(base64.b64decode(sent["env_vars"]["GLUERAY_RUN"]))
+        sent["env_vars"]["GLUERAY_RUN"] = base64.b64encode(json.dumps({**run, "GLUERAY_SCRIPT": uri}).encode()).decode()
+        runtime_env = f"--runtime-env-json {quoted_by_go(json.dumps(sent, ensure_ascii=False))}"
+    ray = tmp_path / "bin" / "ray"
+    ray.parent.mkdir()
+    ray.write_text(
+        f"#!{sys.executable}\nimport json, os, re, subprocess, sys\nfrom shlex import join\n"
+        "from subprocess import list2cmdline\nat = sys.argv.index('--')\n"
+        "env = json.loads(sys.argv[sys.argv.index('--runtime-env-json') + 1])['env_vars'] if "
+        "'--runtime-env-json' in sys.argv[:at] else {}\n"
+        "for name, text in sorted(env.items()):\n"
+        "    os.environ[name] = re.sub(r'\\$\\{[A-Z0-9_]+\\}', '', os.path.expandvars(text))\n"
+        f"sys.exit(subprocess.call({join}(sys.argv[at + 1:]), shell=True))\n"
+    )
+    ray.chmod(0o755)
+    (ray.parent / "python").symlink_to(sys.executable)
+    path = f"{ray.parent}:{os.environ['PATH']}"
+    command = f"ray job submit --address http://head:8265 --no-wait {runtime_env} -- {given['entrypoint']} ;"
+    done = subprocess.run(
+        ["/bin/bash", "-ce", "--", command],
+        env={**env, "PATH": path, "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stdout}{done.stderr}"
+
+
+def quoted_by_go(runtime_env_yaml: str) -> str:
+    """Do with a runtime environment what KubeRay does: YAML to JSON by Go's rules, and quotes by those of Go."""
+    # sigs.k8s.io/yaml YAMLToJSON, then strconv.Quote; encoding/json also escapes what HTML would act on.
+    text = json.dumps(yaml.safe_load(runtime_env_yaml), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    for each in "<>&\u2028\u2029":
+        text = text.replace(each, f"\\u{ord(each):04x}")
+
+    def quoted(each: str) -> str:
+        if each in '"\\':
+            return f"\\{each}"
+        if each.isprintable():
+            return each
+        return f"\\x{ord(each):02x}" if each == "\x7f" else (
+            f"\\u{ord(each):04x}" if ord(each) < 0x10000 else f"\\U{ord(each):08x}"
+        )  # fmt: skip
+
+    return f'"{"".join(map(quoted, text))}"'
+
+
 class TestArguments:
     """What a user says passes the shells of KubeRay's submitter and of Ray's supervisor unharmed."""
-
-    def play(self, tmp_path: Path, rayjob: dict[str, Any], join: str) -> dict[str, Any]:
-        """Run the entrypoint as KubeRay does, with a `ray` that does with it what Ray's own does."""
-        # kuberay/…/common/job.go: bash runs `ray job submit … -- <entrypoint>`; ray/dashboard/modules/job/cli.py
-        # puts the words together again (list2cmdline until 2.9 or so), job_supervisor.py gives them to a shell.
-        ray = tmp_path / "bin" / "ray"
-        ray.parent.mkdir()
-        ray.write_text(
-            f"#!{sys.executable}\nimport subprocess, sys\nfrom shlex import join\nfrom subprocess import list2cmdline\n"
-            f"words = sys.argv[sys.argv.index('--') + 1:]\nsys.exit(subprocess.call({join}(words), shell=True))\n"
-        )
-        ray.chmod(0o755)
-        (ray.parent / "python").symlink_to(sys.executable)
-        script = tmp_path / "a script.py"
-        script.write_text(
-            "import json, os, sys\n"
-            "print(json.dumps({'argv': sys.argv[1:], 'name': __name__, 'file': __file__, **os.environ}))\n"
-        )
-        env = {**environment(rayjob, HEAD), "GLUERAY_SCRIPT": script.as_uri().replace("%20", " ")}
-        path = f"{ray.parent}:{os.environ['PATH']}"
-        command = f"ray job submit --address http://head:8265 --no-wait -- {rayjob['spec']['entrypoint']} ;"
-        done = subprocess.run(
-            ["/bin/bash", "-ce", "--", command],
-            env={**env, "PATH": path, "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
-        return json.loads(done.stdout)
 
     @pytest.mark.parametrize("join", ["join", "list2cmdline"])
     def test_through_both_shells(self, tmp_path, join):
         rayjob = manifest(arguments={"nasty": NASTY, "with-hyphen": "1e-5", "0": "", "day": "2026-03-01"})
-        seen = self.play(tmp_path, rayjob, join)
+        seen = json.loads(played(tmp_path, rayjob, join))
 
         assert (seen["nasty"], seen["with-hyphen"], seen["0"], seen["day"]) == (NASTY, "1e-5", "", "2026-03-01")
         assert seen["argv"] == ["--nasty", NASTY, "--with-hyphen", "1e-5", "--0", "", "--day", "2026-03-01"]
@@ -320,9 +358,123 @@ class TestArguments:
         assert "$" not in given["system-config"]
         assert json.loads(config["object_spilling_config"]) == wanted
 
+    @pytest.mark.parametrize("join", ["join", "list2cmdline"])
+    def test_in_a_shared_cluster(self, tmp_path, join):
+        """Whose head pod has no environment for one run."""
+        given = {
+            "nasty": NASTY,
+            "with-hyphen": "1e-5",
+            "day": "2026-03-01",
+            "quotes": 'it\'s "so"\n\\ é',
+            "del": "\x7f",
+        }
+        rayjob = manifest(cluster="etl/c", arguments=given)
+        seen = json.loads(played(tmp_path, rayjob, join))
+
+        assert {key: seen[key] for key in given} == given
+        assert seen["argv"] == [word for key, text in given.items() for word in (f"--{key}", text)]
+        assert (seen["name"], Path(seen["file"]).name) == ("__main__", "a script.py")
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=5))
+    def test_what_workers_of_a_shared_cluster_have(self, texts):
+        """Each value as it is, or not at all: none is changed by YAML, by Go's quotes, by a shell or by Ray."""
+        arguments = {f"a{at}": text for at, text in enumerate(texts)}
+        sent = manifest(cluster="etl/c", arguments=arguments)["spec"]["runtimeEnvYAML"]
+        shell = subprocess.run(["/bin/bash", "-c", f"printf %s {quoted_by_go(sent)}"], capture_output=True, check=True)
+        env = json.loads(shell.stdout)["env_vars"]
+
+        assert env == json.loads(sent)["env_vars"]
+        assert all(os.path.expandvars(text) == text for text in env.values())
+        there = {key: text for key, text in env.items() if key != "GLUERAY_RUN"}
+        assert there.items() <= arguments.items()
+        assert all(key in there for key, text in arguments.items() if text.isascii() and text.isalnum())
+
+    def test_a_deadline_in_a_shared_cluster(self, tmp_path):
+        """KubeRay ends nothing there, so the driver brings its end along."""
+        rayjob = manifest(cluster="etl/c", deadline=2)
+        began = time.monotonic()
+        seen = played(tmp_path, rayjob, "join", "import time\nprint('begun', flush=True)\ntime.sleep(30)\n")
+
+        assert time.monotonic() - began < 20
+        assert seen.startswith("142: begun\n"), seen  # 128 and SIGALRM
+
     def test_nul_is_refused(self):
         with pytest.raises(SpecError, match="NUL"):
             manifest(arguments={"x": "a\0b"})
+
+
+class TestSharedCluster:
+    """A run in a cluster that is there already."""
+
+    @with_schema
+    def test_kubernetes_would_take_it(self):
+        rayjob = manifest(cluster="etl/c", pip=["s3fs==2023.4.0"], arguments={"airflow_dag_id": "d"}, deadline=60)
+
+        assert kubernetes_api.problems_of(rayjob) == []
+
+    @pytest.mark.parametrize("cluster", ["etl/c", None])
+    def test_kuberay_would_take_it(self, cluster):
+        assert kubernetes_api.refused_by_kuberay(manifest(cluster=cluster)) == ""
+
+    def test_the_whole(self):
+        given = manifest(cluster="etl/c", pip=["s3fs==2023.4.0"], deadline=60, arguments={"day": "2026-03-01"})["spec"]
+
+        assert given["clusterSelector"] == {"ray.io/cluster": "c"}
+        assert given["shutdownAfterJobFinishes"] is False
+        assert not {"rayClusterSpec", "ttlSecondsAfterFinished", "suspend"} & set(given)
+        assert given["activeDeadlineSeconds"] == 60
+        runtime_env = yaml.safe_load(given["runtimeEnvYAML"])
+        assert (runtime_env["pip"], runtime_env["env_vars"]["day"]) == (["s3fs==2023.4.0"], "2026-03-01")
+        assert not set("$`") & set(given["entrypoint"])
+
+    @pytest.mark.parametrize(
+        ("asked", "words"),
+        [
+            ({"workers": Workers(object_store_memory_head=20)}, "object_store_memory_head: it is set when a cluster"),
+            ({"workers": Workers(object_store_memory_worker=20)}, "object_store_memory_worker: it is set"),
+            ({"spilling": {"type": "x"}}, "spilling: it is set when a cluster is made, and etl/c is there"),
+            ({"overrides": {"kuberay": {"resources": {"cpu": "4"}}}}, r"overrides\['kuberay'\]\['resources'\]: it is"),
+            ({"cluster": "other/c"}, "cluster='other/c' is in another namespace than the connection's runs, 'etl'"),
+        ],
+    )
+    def test_what_only_the_maker_of_a_cluster_can_give(self, asked, words):
+        with pytest.raises(SpecError, match=words):
+            manifest(**{"cluster": "etl/c", **asked})
+
+    def test_a_queue_is_the_clusters(self):
+        """Kueue refuses a RayJob of its own that runs in a cluster which is there."""
+        rayjob = manifest(cluster="etl/c", kuberay={"labels": {"kueue.x-k8s.io/queue-name": "etl", "team": "data"}})
+
+        assert "kueue.x-k8s.io/queue-name" not in rayjob["metadata"]["labels"]
+        assert rayjob["metadata"]["labels"]["team"] == "data"
+
+    def test_every_difference_is_of_a_field(self):
+        assert set(IN_A_CLUSTER) < set(TRANSLATION)
+
+    def test_what_is_noted(self):
+        raycluster = {"spec": manifest(workers=Workers(4, 1))["spec"]["rayClusterSpec"]}
+        same = spec(cluster="etl/c", workers=Workers(4, 1), arguments={"day": "x"})
+        other = spec(cluster="etl/c", workers=Workers(2, 0), arguments={"price": "5 $"})
+        image = RayJobSettings(image="ours/ray:2.4.0", namespace="etl")
+
+        assert list(notes_in(same, image, raycluster)) == []
+        notes = [*notes_in(other, RayJobSettings(image="x", namespace="etl"), raycluster)]
+        assert [note.split("=")[0].split(":")[0] for note in notes] == [
+            "number_of_workers", "min_workers", "image", "arguments",
+        ]  # fmt: skip
+        assert "price" in notes[-1]
+
+    def test_usage_is_the_clusters(self):
+        times = {"startTime": "2026-03-01T02:00:00Z", "endTime": "2026-03-01T02:10:00Z"}
+        snapshot = snapshot_of(
+            {
+                **manifest(cluster="etl/c"),
+                "status": {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", **times},
+            }
+        )
+
+        assert snapshot.usage == (600, 0, 0)
 
 
 #: Every JobDeploymentStatus of kuberay/ray-operator/apis/ray/v1/rayjob_types.go, v1.7.0.
@@ -330,6 +482,7 @@ WORDS = (
     "", "Initializing", "Waiting", "Running", "Complete", "Failed", "ValidationFailed", "Suspending", "Suspended",
     "Retrying",
 )  # fmt: skip
+LATE = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"}
 
 
 def seen(annotations: dict[str, str] | None = None, trouble: Trouble | None = None, **status: Any):
@@ -359,7 +512,16 @@ class TestStates:
             ({"jobDeploymentStatus": "Complete"}, RunState.FAILED),
             ({"jobDeploymentStatus": "Failed", "reason": "AppFailed"}, RunState.FAILED),
             ({"jobDeploymentStatus": "Failed", "reason": "SubmissionFailed"}, RunState.FAILED),
-            ({"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"}, RunState.TIMED_OUT),
+            (LATE, RunState.TIMED_OUT),
+            (
+                {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "jobStatus": "RUNNING"},
+                RunState.TIMED_OUT,
+            ),
+            # Of a shared cluster that was deleted before KubeRay looked again.
+            (
+                {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "jobStatus": "SUCCEEDED"},
+                RunState.SUCCEEDED,
+            ),
             ({"jobDeploymentStatus": "Failed", "reason": "PreRunningDeadlineExceeded"}, RunState.TIMED_OUT),
             ({"jobDeploymentStatus": "Failed", "reason": "JobStatusCheckTimeoutExceeded"}, RunState.FAILED),
             ({"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed"}, RunState.FAILED),
@@ -388,6 +550,13 @@ class TestStates:
         ]
 
         assert states == [RunState.STOPPING, RunState.STOPPING, RunState.STOPPED, RunState.SUCCEEDED]
+
+    def test_why_it_was_stopped(self):
+        """What it had waited for is not lost with its pods."""
+        waited = seen({STOPPED: "Unschedulable: 0/3 nodes"}, jobDeploymentStatus="Suspended")
+
+        assert (waited.state, waited.message) == (RunState.STOPPED, "Unschedulable: 0/3 nodes")
+        assert seen({STOPPED: "true"}, jobDeploymentStatus="Suspended").message == ""
 
     def test_given_up(self):
         snapshot = seen({HOPELESS: "InvalidImageName: no"}, jobDeploymentStatus="Suspended")

@@ -1,9 +1,10 @@
 """An HTTP server that behaves like the API of a Kubernetes cluster with KubeRay, as far as the hook asks of it.
 
-RayJobs are validated as the real one does with ``fieldValidation=Strict``: against the published schema of KubeRay's
-custom resource, where a member that the schema does not have is refused. No operator runs: a test says what the
-statuses of a RayJob are, one for each time it is listed, and only a suspended one goes its way by itself, as in
-kuberay/…/rayjob_controller.go.
+RayJobs and RayClusters are validated as the real one does with ``fieldValidation=Strict``: against the published schema
+of KubeRay's custom resources, where a member that the schema does not have is refused; without these files, which are
+not part of this repository, anything is taken. No operator runs: a test says what the statuses of a thing are, one for
+each time it is listed. Only what is suspended, deleted or not valid goes its way by itself, as in
+kuberay/…/rayjob_controller.go, raycluster_controller.go and utils/validation.go.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import gzip
 import json
 import re
+import ssl
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
@@ -35,9 +37,9 @@ _ENDED = ("Complete", "Failed", "ValidationFailed")
 
 
 @cache
-def rayjob_schema() -> dict[str, Any]:
-    """Return the schema of a RayJob, in which what is not named is refused."""
-    with gzip.open(CRDS / "ray.io_rayjobs.yaml.gz") as file:
+def schema_of(plural: str) -> dict[str, Any]:
+    """Return the schema of a custom resource, in which what is not named is refused."""
+    with gzip.open(CRDS / f"ray.io_{plural}.yaml.gz") as file:
         definition = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     version = next(each for each in definition["spec"]["versions"] if each["name"] == "v1")
     schema = _closed(version["schema"]["openAPIV3Schema"])
@@ -62,15 +64,42 @@ def _closed(schema: Any) -> Any:
 
 
 @cache
-def _validator() -> Any:
-    return jsonschema.Draft202012Validator(rayjob_schema())
+def _validator(plural: str) -> Any:
+    return jsonschema.Draft202012Validator(schema_of(plural))
 
 
-def problems_of(rayjob: Mapping[str, Any]) -> list[str]:
-    """Return what the API server would refuse of a RayJob."""
+def problems_of(thing: Mapping[str, Any]) -> list[str]:
+    """Return what the API server would refuse of a RayJob or a RayCluster."""
     if not CRDS.is_dir():
         return []
-    return [f"{error.json_path}: {error.message}"[:500] for error in _validator().iter_errors(rayjob)]
+    validator = _validator(f"{thing['kind'].lower()}s")
+    return [f"{error.json_path}: {error.message}"[:500] for error in validator.iter_errors(thing)]
+
+
+def refused_by_kuberay(rayjob: Mapping[str, Any]) -> str:
+    """Return what KubeRay's operator would refuse of a RayJob (kuberay/…/utils/validation.go ValidateRayJobSpec)."""
+    spec = rayjob["spec"]
+    selector = spec.get("clusterSelector")
+    if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
+        return "a RayJob with shutdownAfterJobFinishes set to false is not allowed to be suspended"
+    if not spec.get("shutdownAfterJobFinishes") and spec.get("ttlSecondsAfterFinished"):
+        return "a RayJob with shutdownAfterJobFinishes set to false cannot have TTLSecondsAfterFinished"
+    if spec.get("suspend") and selector:
+        return "the ClusterSelector mode doesn't support the suspend operation"
+    if not selector and not spec.get("rayClusterSpec"):
+        return "one of RayClusterSpec or ClusterSelector must be set"
+    if selector and not selector.get("ray.io/cluster"):
+        return "cluster name in ClusterSelector should not be empty"
+    if selector and spec.get("backoffLimit"):
+        return "BackoffLimit is incompatible with ClusterSelector mode"
+    return ""
+
+
+#: How a RayCluster comes up, unless a test says otherwise.
+COMES_UP = (
+    {"observedGeneration": 1, "desiredWorkerReplicas": 0},
+    {"state": "ready", "conditions": [{"type": "RayClusterProvisioned", "status": "True"}]},
+)
 
 
 class Kubernetes:
@@ -80,6 +109,11 @@ class Kubernetes:
         self.lock = threading.RLock()
         self.namespaces = {"default", "etl"}
         self.rayjobs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.rayclusters: dict[tuple[str, str], dict[str, Any]] = {}
+        #: The statuses of every RayCluster that is made from now on.
+        self.cluster_statuses: tuple[Mapping[str, Any], ...] = COMES_UP
+        #: RayJobs whose Ray job KubeRay has stopped, because they were deleted while it ran.
+        self.stopped: list[str] = []
         self.pods: dict[tuple[str, str], dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
         #: Lines with their times, by namespace, pod and container.
@@ -97,29 +131,29 @@ class Kubernetes:
         self._version = 0
 
     def play(self, place: str, *statuses: Mapping[str, Any]) -> None:
-        """Let a RayJob have these statuses, one after the other, the next each time it is listed."""
+        """Let a thing have these statuses, one after the other, the next each time it is listed."""
         namespace, name = place.split("/")
         with self.lock:
-            self._plays[namespace, name] = deque(dict(status) for status in statuses)
+            self._plays[namespace, name] = deque(copy.deepcopy(dict(status)) for status in statuses)
 
     def age(self, place: str, seconds: float) -> None:
-        """Make a RayJob older than it is."""
+        """Make a thing older than it is."""
         namespace, name = place.split("/")
         moment = datetime.now(UTC) - timedelta(seconds=seconds)
-        self.rayjobs[namespace, name]["metadata"]["creationTimestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._thing(namespace, name)["metadata"]["creationTimestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def run_pod(
         self, place: str, role: str = "ray-job-submitter", phase: str = "Running", **status: Any
     ) -> tuple[str, str]:
-        """Add a pod of a RayJob as KubeRay would, from its template; return its namespace and name."""
+        """Add a pod of a thing as KubeRay would, from its template; return its namespace and name."""
         namespace, name = place.split("/")
-        spec = self.rayjobs[namespace, name]["spec"]
-        cluster = spec["rayClusterSpec"]
-        template = {
-            "ray-job-submitter": spec["submitterPodTemplate"],
-            "ray-head": cluster["headGroupSpec"]["template"],
-            "ray-worker": cluster["workerGroupSpecs"][0]["template"],
-        }[role]
+        spec = self._thing(namespace, name)["spec"]
+        if role == "ray-job-submitter":
+            template = spec["submitterPodTemplate"]
+        else:
+            cluster = spec.get("rayClusterSpec", spec)
+            group = cluster["headGroupSpec"] if role == "ray-head" else cluster["workerGroupSpecs"][0]
+            template = group["template"]
         pod = {
             "metadata": {
                 "name": f"{name}-{role}-x7k2p",
@@ -131,6 +165,9 @@ class Kubernetes:
         }
         self.pods[namespace, pod["metadata"]["name"]] = pod
         return namespace, pod["metadata"]["name"]
+
+    def _thing(self, namespace: str, name: str) -> dict[str, Any]:
+        return self.rayjobs.get((namespace, name)) or self.rayclusters[namespace, name]
 
     def print(self, pod: tuple[str, str], *lines: str, container: str = "ray-job-submitter", at: str = "") -> None:
         """Let a container print lines, now or at a given time."""
@@ -167,94 +204,153 @@ class Kubernetes:
             if self.refusals:
                 return _status(self.refusals.popleft(), "InternalError", "etcdserver: request timed out")
             if (verb, what) in self.denied:
-                group = "ray.io" if resource == "rayjobs" else ""
+                group = "ray.io" if resource.startswith("ray") else ""
                 return _status(
                     403, "Forbidden", f'{resource} is forbidden: User "airflow" cannot {verb} resource "{what}" in API '
                     f'group "{group}" in the namespace "{namespace}"',
                 )  # fmt: skip
-            if resource == "rayjobs":
+            if resource in ("rayjobs", "rayclusters"):
                 if not self.has_kuberay:
                     return 404, "404 page not found\n"
-                return self._rayjobs(verb, namespace, name or "", query, body, content_type)
+                return self._custom(resource, verb, namespace, name or "", query, body, content_type)
             if what == "pods/log":
                 return self._log(namespace, name, query)
             if verb == "list":
                 return 200, {"items": self._listed(resource, namespace, query)}
         return 404, "404 page not found\n"
 
-    def _rayjobs(
-        self, verb: str, namespace: str, name: str, query: Mapping[str, str], body: bytes, content_type: str
+    def _custom(
+        self,
+        plural: str,
+        verb: str,
+        namespace: str,
+        name: str,
+        query: Mapping[str, str],
+        body: bytes,
+        content_type: str,
     ) -> tuple[int, Any] | None:
+        store = self.rayjobs if plural == "rayjobs" else self.rayclusters
         if verb == "create":
-            return self._create(namespace, json.loads(body), query)
+            return self._create(plural, store, namespace, json.loads(body), query)
         if verb == "list":
             mine = [
                 place
-                for place, each in self.rayjobs.items()
+                for place, each in store.items()
                 if place[0] == namespace and _selects(query.get("labelSelector", ""), each["metadata"]["labels"])
             ]
-            for place in mine:
-                self._go_on(place)
-            return 200, {"items": [self.rayjobs[place] for place in mine]}
-        rayjob = self.rayjobs.get((namespace, name))
-        if rayjob is None:
-            return _status(404, "NotFound", f'rayjobs.ray.io "{name}" not found', kind="rayjobs")
+            for place in mine[: int(query.get("limit", 2**31))]:
+                self._go_on(store, place)
+            there = [store[place] for place in mine if place in store]
+            return 200, {"items": there[: int(query.get("limit", 2**31))]}
+        thing = store.get((namespace, name))
+        if thing is None:
+            return _status(404, "NotFound", f'{plural}.ray.io "{name}" not found', kind=plural)
         if verb == "delete":
-            del self.rayjobs[namespace, name]
-            return _status(200, "", "", kind="rayjobs")
+            self._delete(store, (namespace, name), query)
+            return _status(200, "", "", kind=plural)
         if verb == "patch":
             if content_type != "application/merge-patch+json":
                 return _status(400, "BadRequest", f"the body of the request was no {content_type}")
-            _merge(rayjob, json.loads(body))
-            self._touch(rayjob)
-        return 200, rayjob
+            _merge(thing, json.loads(body))
+            self._touch(thing)
+        return 200, thing
 
-    def _create(self, namespace: str, rayjob: dict[str, Any], query: Mapping[str, str]) -> tuple[int, Any] | None:
-        metadata = rayjob["metadata"]
+    def _create(
+        self,
+        plural: str,
+        store: dict[tuple[str, str], dict[str, Any]],
+        namespace: str,
+        thing: dict[str, Any],
+        query: Mapping[str, str],
+    ) -> tuple[int, Any] | None:
+        metadata = thing["metadata"]
         name = metadata["name"]
         if namespace not in self.namespaces:
             return _status(404, "NotFound", f'namespaces "{namespace}" not found', kind="namespaces")
         if self.quota:
-            return _status(403, "Forbidden", f'rayjobs.ray.io "{name}" is forbidden: exceeded quota: {self.quota}')
-        wrong = problems_of(rayjob)
+            return _status(403, "Forbidden", f'{plural}.ray.io "{name}" is forbidden: exceeded quota: {self.quota}')
+        wrong = problems_of(thing)
         unknown = [each for each in wrong if "Additional properties" in each]
         if unknown and query.get("fieldValidation") == "Strict":
             return _status(400, "BadRequest", f"strict decoding error: {unknown[0]}")
         odd = [text for text in metadata["labels"].values() if len(text) > 63 or not _LABEL.fullmatch(text)]
         if wrong or odd or not _NAME.fullmatch(name) or len(name) > 253:
-            return _status(422, "Invalid", f'RayJob.ray.io "{name}" is invalid: {(wrong or odd or [name])[0]}')
-        if (namespace, name) in self.rayjobs:
-            return _status(409, "AlreadyExists", f'rayjobs.ray.io "{name}" already exists', kind="rayjobs")
-        stored = copy.deepcopy(rayjob)
-        stored["metadata"] |= {"creationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "uid": name}
+            return _status(422, "Invalid", f'{thing["kind"]}.ray.io "{name}" is invalid: {(wrong or odd or [name])[0]}')
+        if (namespace, name) in store:
+            return _status(409, "AlreadyExists", f'{plural}.ray.io "{name}" already exists', kind=plural)
+        stored = copy.deepcopy(thing)
+        stored["metadata"] |= {"creationTimestamp": _now(), "uid": name}
         self._touch(stored)
-        self.rayjobs[namespace, name] = stored
+        store[namespace, name] = stored
+        if plural == "rayclusters":
+            self.play(f"{namespace}/{name}", *self.cluster_statuses)
         if self.lost_answers:
             self.lost_answers -= 1
             return None
         return 201, stored
 
-    def _touch(self, rayjob: dict[str, Any]) -> None:
-        self._version += 1
-        rayjob["metadata"]["resourceVersion"] = str(self._version)
+    def _delete(
+        self, store: dict[tuple[str, str], dict[str, Any]], place: tuple[str, str], query: Mapping[str, str]
+    ) -> None:
+        """Delete a thing: at once, unless KubeRay has its finalizer on it or its pods are to go first."""
+        thing = store[place]
+        has_finalizer = store is self.rayjobs and bool((thing.get("status") or {}).get("jobDeploymentStatus"))
+        goes_first = query.get("propagationPolicy") == "Foreground"
+        if has_finalizer or (goes_first and (store is self.rayclusters or self._pods_of(place))):
+            thing["metadata"].setdefault("deletionTimestamp", _now())
+            self._touch(thing)
+        else:
+            del store[place]
 
-    def _go_on(self, place: tuple[str, str]) -> None:
-        rayjob = self.rayjobs[place]
-        status = rayjob.setdefault("status", {})
+    def _pods_of(self, place: tuple[str, str]) -> list[tuple[str, str]]:
+        return [key for key in self.pods if key[0] == place[0] and key[1].startswith(place[1])]
+
+    def _touch(self, thing: dict[str, Any]) -> None:
+        self._version += 1
+        thing["metadata"]["resourceVersion"] = str(self._version)
+
+    def _go_on(self, store: dict[tuple[str, str], dict[str, Any]], place: tuple[str, str]) -> None:
+        thing = store[place]
+        status = thing.setdefault("status", {})
         word = status.get("jobDeploymentStatus", "")
-        if rayjob["spec"].get("suspend") and word not in _ENDED:
+        if thing["metadata"].get("deletionTimestamp"):
+            self._go_away(store, place)
+        elif store is self.rayjobs and refused_by_kuberay(thing) and word not in _ENDED:
+            text = f"The RayJob spec is invalid: {refused_by_kuberay(thing)}"
+            thing["status"] = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": text}
+        elif store is self.rayjobs and thing["spec"].get("suspend") and word not in _ENDED:
             # Only these two may go over to Suspending, and its resources are gone before it is Suspended.
             following = {"": "Initializing", "Suspending": "Suspended", "Suspended": "Suspended"}
-            rayjob["status"] = {**status, "jobDeploymentStatus": following.get(word, "Suspending")}
-            if rayjob["status"]["jobDeploymentStatus"] == "Suspended":
-                rayjob["status"] |= {"jobStatus": "", "message": "", "reason": ""}
-                name = place[1]
-                self.pods = {key: pod for key, pod in self.pods.items() if not key[1].startswith(name)}
+            thing["status"] = {**status, "jobDeploymentStatus": following.get(word, "Suspending")}
+            if thing["status"]["jobDeploymentStatus"] == "Suspended":
+                thing["status"] |= {"jobStatus": "", "message": "", "reason": ""}
+                for key in self._pods_of(place):
+                    del self.pods[key]
+        elif self._has_no_cluster(thing) and word not in _ENDED:
+            # KubeRay tries again and again, and the status stays what it was.
+            thing["status"] = status or {"jobDeploymentStatus": "Initializing"}
         elif self._plays.get(place):
-            rayjob["status"] = self._plays[place].popleft()
+            thing["status"] = dict(self._plays[place].popleft())
         else:
             return
-        self._touch(rayjob)
+        self._touch(thing)
+
+    def _go_away(self, store: dict[tuple[str, str], dict[str, Any]], place: tuple[str, str]) -> None:
+        """Let a thing be seen once more while it is being deleted, then be gone with its pods."""
+        thing = store[place]
+        if not thing["metadata"].get("seenGoing"):
+            thing["metadata"]["seenGoing"] = True
+            status = thing.get("status") or {}
+            if store is self.rayjobs and status.get("jobStatus") not in ("SUCCEEDED", "FAILED", "STOPPED"):
+                self.stopped.append(place[1])
+            return
+        for key in self._pods_of(place):
+            del self.pods[key]
+        del store[place]
+
+    def _has_no_cluster(self, thing: Mapping[str, Any]) -> bool:
+        selector = thing["spec"].get("clusterSelector")
+        return bool(selector) and (thing["metadata"]["namespace"], selector["ray.io/cluster"]) not in self.rayclusters
 
     def _listed(self, resource: str, namespace: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         if resource == "events":
@@ -288,6 +384,15 @@ def _selects(selector: str, labels: Mapping[str, str]) -> bool:
     for part in re.split(r",(?![^(]*\))", selector):
         if not part:
             continue
+        if "=" not in part and " in " not in part:
+            if part not in labels:
+                return False
+            continue
+        if "!=" in part:
+            key, _, unwanted = part.partition("!=")
+            if labels.get(key) == unwanted:
+                return False
+            continue
         many = re.fullmatch(r"(\S+) in \((.*)\)", part)
         key, wanted = (many[1], many[2].split(",")) if many else (part.split("=")[0], [part.split("=")[1]])
         if labels.get(key) not in wanted:
@@ -303,9 +408,13 @@ def _merge(target: dict[str, Any], patch: Mapping[str, Any]) -> None:
             target[key] = value
 
 
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 @contextmanager
-def serving() -> Iterator[Kubernetes]:
-    """Serve a new cluster on a free port."""
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Kubernetes]:
+    """Serve a new cluster on a free port, with TLS if there is a context for it."""
     cluster = Kubernetes()
 
     class Handler(BaseHTTPRequestHandler):
@@ -340,7 +449,9 @@ def serving() -> Iterator[Kubernetes]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    cluster.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    cluster.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

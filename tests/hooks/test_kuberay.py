@@ -39,7 +39,7 @@ kubernetes_api = importlib.util.module_from_spec(_api)
 sys.modules["kubernetes_api"] = kubernetes_api
 _api.loader.exec_module(kubernetes_api)
 
-pytestmark = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kubernetes_api.NO_CRDS)
+with_schema = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kubernetes_api.NO_CRDS)
 
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
@@ -192,6 +192,7 @@ class TestStart:
         with pytest.raises(ConnectionMissing, match="'nowhere'"):
             KubeRayHook("nowhere").prepare(spec())
 
+    @with_schema
     def test_a_member_that_kubernetes_does_not_know(self, start):
         """Strict: it would be dropped without a word else."""
         over = {"kuberay": {"head_pod": {"spec": {"nodeSelecter": {}}}}}
@@ -502,6 +503,22 @@ class TestStop:
         hook.stop(ref)
 
         assert not cluster.rayjobs
+        assert hook.describe([ref])[ref].state is RunState.STOPPED
+
+    def test_says_what_it_had_waited_for(self, cluster, hook, start):
+        """The pods that told it are gone."""
+        ref = start()
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing"})
+        hook.describe([ref])
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+        cluster.run_pod(ref.id, "ray-head", "Pending", conditions=[condition])
+        hook.stop(ref)
+        seen = [hook.describe([ref])[ref] for _ in range(3)][-1]
+
+        assert (seen.state, cluster.pods) == (RunState.STOPPED, {})
+        assert "Unschedulable" in seen.message
+        assert "0/3 nodes" in seen.message
 
     def test_waiting_in_a_queue_is_no_stop(self, cluster, hook, start):
         ref = start(overrides={"kuberay": {"labels": {"kueue.x-k8s.io/queue-name": "etl"}}})

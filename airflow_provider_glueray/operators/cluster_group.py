@@ -1,0 +1,90 @@
+"""A shared cluster for a few steps in one line: it is made before them and is gone after them.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+from airflow.sdk import TaskGroup
+
+from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
+from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
+
+#: What all tasks of a cluster have in common: how to reach it and how to wait for it.
+_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_seconds")
+#: The cluster's size is also that of a run which gets a cluster of its own, on AWS Glue.
+_SIZE = ("number_of_workers", "min_workers")
+
+
+class ClusterTasks:
+    """The tasks around one cluster.
+
+    :ivar group: the task group, for dependencies: ``before >> cluster.group >> after``.
+    :ivar create, delete: its setup and its teardown.
+    """
+
+    def __init__(
+        self,
+        group: TaskGroup,
+        create: GlueRayCreateClusterOperator,
+        delete: GlueRayDeleteClusterOperator,
+        shared: dict[str, Any],
+    ) -> None:
+        self.group, self.create, self.delete = group, create, delete
+        self._shared = shared
+
+    @property
+    def id(self) -> Any:
+        """The cluster's id, known when the setup has run: give it to whatever else shall use the cluster.
+
+        ``@task.glue_ray(cluster=cluster.id, …)`` runs a function in it.
+        """
+        return self.create.output
+
+    def script(self, task_id: str, script: str | PurePath, **kwargs: Any) -> GlueRayJobOperator:
+        """Add a script that runs in this cluster. Parameters: see :class:`GlueRayJobOperator`."""
+        given = {"cluster": self.id, **self._shared, **kwargs}
+        return GlueRayJobOperator(task_id=task_id, script=str(script), **given)
+
+    def notebook(self, task_id: str, notebook: str | PurePath, **kwargs: Any) -> GlueRayNotebookOperator:
+        """Add a notebook that runs in this cluster. Parameters: see :class:`GlueRayNotebookOperator`."""
+        given = {"cluster": self.id, **self._shared, **kwargs}
+        return GlueRayNotebookOperator(task_id=task_id, notebook=notebook, **given)
+
+
+@contextmanager
+def glue_ray_cluster(
+    group_id: str = "cluster", *, role: str | None = None, staging: str | None = None, **kwargs: Any
+) -> Iterator[ClusterTasks]:
+    """Make a task group whose tasks share one cluster; its setup creates it, its teardown always deletes it.
+
+    ::
+
+        with glue_ray_cluster(number_of_workers=5, staging="s3://my-bucket/staging") as cluster:
+            load = cluster.script("load", script="load.py")
+            save = cluster.script("save", script="save.py")
+            load >> save
+
+    Where the connection leads to AWS Glue or to a Ray cluster, no cluster is made: on AWS Glue each step has one of its
+    own, of the same size; ``spilling`` and ``object_store_memory_…`` are then to be given to the steps, which a shared
+    cluster refuses.
+
+    :param group_id: of the task group.
+    :param role, staging: of the steps, as in :class:`GlueRayJobOperator`.
+
+    Further parameters: those of :class:`GlueRayCreateClusterOperator`; ``conn_id`` and how to wait hold for all tasks.
+    """
+    shared = {name: kwargs[name] for name in _SHARED if name in kwargs}
+    of_runs = {name: kwargs[name] for name in _SIZE if name in kwargs}
+    of_runs |= {name: value for name, value in (("role", role), ("staging", staging)) if value is not None}
+    with TaskGroup(group_id) as group:
+        create = GlueRayCreateClusterOperator(task_id="create", **kwargs)
+        delete = GlueRayDeleteClusterOperator(task_id="delete", cluster=create.output, **shared)
+        with delete.as_teardown(setups=create):
+            yield ClusterTasks(group, create, delete, {**shared, **of_runs})

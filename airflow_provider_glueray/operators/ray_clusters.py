@@ -1,0 +1,206 @@
+"""Create a cluster that runs share, and delete it: one Ray cluster on KubeRay for several steps of a DAG.
+
+Floor 3. The start of a cluster is a run, and lives like one (``operators/runs.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import XComArg
+
+from airflow_provider_glueray.backends import default_conn_id, job_backend
+from airflow_provider_glueray.drive import drive
+from airflow_provider_glueray.errors import StopError, failure_of
+from airflow_provider_glueray.follow import Policy, follow
+from airflow_provider_glueray.operators.finish import announce, no_useless_retry, push_usage
+from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered, seconds_of
+from airflow_provider_glueray.operators.series import Record, new_mark
+from airflow_provider_glueray.operators.submission import Start
+from airflow_provider_glueray.raycluster import RayClusterSpec
+from airflow_provider_glueray.rules import check_fields
+from airflow_provider_glueray.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
+from airflow_provider_glueray.spec import Workers
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_WORKER_FIELDS = tuple(field.name for field in fields(Workers))
+
+
+class GlueRayCreateClusterOperator(GlueRayRunOperator):
+    """Create a Ray cluster and wait until its head and the fewest workers are ready. Returns its id, namespace/name.
+
+    Give the id to the runs that shall share it as ``cluster``. Use this as a setup task with
+    :class:`GlueRayDeleteClusterOperator` as its teardown, or both at once through ``glue_ray_cluster``. A retry takes
+    the cluster of the failed try up again; clearing the task makes a new one and deletes the old one. If the cluster
+    does not become ready, the task deletes it.
+
+    Where the connection leads to AWS Glue, each run has a cluster of its own, and where it leads to a Ray cluster, that
+    is there: then nothing is made, and the id is empty, so that the same DAG runs there.
+
+    :param number_of_workers: the most workers; the head comes on top. (templated)
+    :param min_workers: the fewest workers; by default an idle cluster keeps the head alone. (templated)
+    :param worker_type: Z.2X: 8 CPU and 64Gi for each pod, unless the settings say otherwise. (templated)
+    :param object_store_memory_head, object_store_memory_worker: percent of a pod's memory. (templated)
+    :param spilling: Ray's object spilling configuration. (templated)
+    :param cluster_name: what people recognise it by; by default ``<dag_id>-<task_id>``. (templated)
+    :param lifetime: how long its pods may live, whoever still knows of them; then Kubernetes ends them, and what runs
+        in the cluster fails. None for ever. Default: 48 hours.
+    :param tags: of the cluster; the ids of the DAG, the task and the run are added. (templated)
+    :param overrides: ``{"kuberay": {…}}``, as in :class:`GlueRayJobOperator`. (templated)
+    :param timeout: how long it may take until the cluster is ready; then it is deleted. Default: 30 minutes.
+
+    Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
+
+    :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
+    """
+
+    backend = KUBERAY_CLUSTER
+    template_fields: Sequence[str] = (
+        *_WORKER_FIELDS,
+        "spilling",
+        "cluster_name",
+        "tags",
+        "overrides",
+        "conn_id",
+        "region_name",
+    )
+    template_fields_renderers = {"tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        number_of_workers: int | str = 2,
+        min_workers: int | str | None = None,
+        worker_type: str = "Z.2X",
+        object_store_memory_head: int | str | None = None,
+        object_store_memory_worker: int | str | None = None,
+        spilling: Mapping[str, Any] | str | None = None,
+        cluster_name: str | None = None,
+        lifetime: timedelta | float | None = timedelta(hours=48),
+        tags: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        conn_id: str | None = default_conn_id(),
+        timeout: timedelta | float | None = timedelta(minutes=30),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(conn_id=conn_id, timeout=timeout, **kwargs)
+        self.number_of_workers = number_of_workers
+        self.min_workers = min_workers
+        self.worker_type = worker_type
+        self.object_store_memory_head = object_store_memory_head
+        self.object_store_memory_worker = object_store_memory_worker
+        self.spilling = spilling
+        self.cluster_name = cluster_name
+        self.lifetime = seconds_of(lifetime)
+        self.tags = dict(tags or {})
+        self.overrides = dict(overrides or {})
+        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, "spilling", "tags", "overrides")}
+        given |= {"name": cluster_name} if cluster_name else {}
+        check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
+
+    def execute(self, context: Context) -> str:
+        """Create the cluster or take it up again, and wait for it; where none is made, say why."""
+        with no_useless_retry():
+            kind = job_backend(self.conn_id)
+        if kind != KUBERAY_JOB:
+            why = "the cluster is there already" if kind == RAY_JOB else "each run has a cluster of its own"
+            self.log.info("No cluster is made: where the connection %r leads, %s", self.conn_id, why)
+            return ""
+        return super().execute(context)  # type: ignore[no-any-return]
+
+    def _name(self, mark: str, context: Context) -> str:
+        return self.cluster_name or f"{self.dag_id}-{self.task_id}"
+
+    def _prepare(self, context: Context) -> Start:
+        ti = context["ti"]
+        whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id, "airflow_run_id": ti.run_id}
+        spec = RayClusterSpec(
+            name=self._name("", context),
+            workers=Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
+            spilling=self.spilling,
+            tags={**whose, **self.tags},
+            description=f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}",
+            overrides=self.overrides,
+        )
+        return self.hook.prepare(spec, self.lifetime)  # type: ignore[no-any-return]
+
+    def _finish(self, outcome: Outcome, context: Context) -> str:
+        ref = outcome.snapshot.ref
+        failure = failure_of(outcome, self.hook.url(ref))
+        if failure is not None:
+            raise failure
+        self.log.info("%s is ready", ref.title)
+        return ref.id
+
+    def _needs(self) -> str:
+        return f"The cluster asks for a head and {self.number_of_workers} workers"
+
+
+class GlueRayDeleteClusterOperator(GlueRayRunOperator):
+    """Delete a cluster and wait until it is gone, pods and all. One that is gone, or was never made, is no error.
+
+    Pushes ``glueray_usage``: seconds, workers, M-DPU hours and the estimated cost of the whole cluster; those of its
+    runs are seconds only.
+
+    :param cluster: its id, usually ``create.output``; nothing is done for an empty one. (templated)
+    :param timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
+
+    Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
+    """
+
+    backend = KUBERAY_CLUSTER
+    template_fields: Sequence[str] = ("cluster", "conn_id", "region_name")
+    ui_color = "#fadbd8"
+
+    def __init__(
+        self,
+        *,
+        cluster: str | XComArg | None,
+        conn_id: str | None = default_conn_id(),
+        timeout: timedelta | float | None = timedelta(minutes=10),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(conn_id=conn_id, timeout=timeout, **kwargs)
+        self.cluster = cluster
+        if not is_unrendered(cluster):
+            check_fields({"cluster": cluster})
+
+    def execute(self, context: Context) -> None:
+        """Ask for the deletion, and wait until it is done."""
+        if not self.cluster:
+            self.log.info("There is no cluster to delete")
+            return
+        with no_useless_retry():
+            ref = RunRef(KUBERAY_CLUSTER, str(self.cluster), str(self.cluster))
+            self.hook.stop(ref)
+            announce(ref, self.hook, context, self.log)
+            snapshot = self.hook.describe([ref])[ref]
+            if snapshot.usage is not None:
+                # Known now: who sees it gone may not have seen it before.
+                push_usage(snapshot._replace(raw_state="by deletion"), context, self.log)
+            if snapshot.is_over:
+                self._finish(Outcome(snapshot), context)
+                return
+            record = Record.new(context, new_mark(), ref.id, time.time())
+            record.deadline = time.time() + self.timeout if self.timeout else None
+            if self.deferrable:
+                self._defer(record, ref)
+            self._finish(drive(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
+
+    def _policy(self, record: Record) -> Policy:
+        return super()._policy(record)._replace(until_over=True)
+
+    def _finish(self, outcome: Outcome, context: Context) -> None:
+        snapshot = outcome.snapshot
+        if not snapshot.is_over:
+            raise StopError(f"{snapshot.ref.title} was to be deleted and is still there, {snapshot.raw_state}")
+        self.log.info("%s is gone", snapshot.ref.title)
+
+    def on_kill(self) -> None:
+        """Do nothing: the deletion has been asked for."""
