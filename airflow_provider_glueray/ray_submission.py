@@ -40,7 +40,7 @@ TRANSLATION: Mapping[str, str] = {
     "spilling": "refused: it is set when a cluster is started",
     "logging": "not used, noted: there is the driver's log",
     "runtime": "not used: the cluster has its Ray",
-    "python_version": "which files of a local folder are packed; the cluster has its Python",
+    "python_version": "the syntax of a local script is checked by it; the cluster has its Python",
     "glue_version": "not used",
     "description": "not used",
     "tags": "metadata of the job",

@@ -47,7 +47,7 @@ class RayConnectionHook(BaseHook):
     def _check_version(self) -> str:
         answer = self._ask("GET", "/api/version")
         found = self._content(answer) if answer.is_success else {}
-        version = str(found.get("ray_version", "")) if isinstance(found, Mapping) else ""
+        version = str(found.get("ray_version", ""))
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if not numbers:
             raise RequestRefused(f"{self._base} is no Ray Jobs API: {reason(answer)}")
@@ -65,7 +65,7 @@ class RayConnectionHook(BaseHook):
         """Tell Ray's own "does not exist" from the page of a gateway that has lost Ray."""
         return answer.status_code == httpx.codes.NOT_FOUND and "does not exist" in answer.text
 
-    def _content(self, answer: httpx.Response) -> Any:
+    def _content(self, answer: httpx.Response, kind: type = dict) -> Any:
         """Return what an answer holds.
 
         :raises SubmitError: it is none of Ray's.
@@ -73,9 +73,12 @@ class RayConnectionHook(BaseHook):
         if not answer.is_success:
             raise SubmitError(f"Ray at {self._base} answered {reason(answer)}")
         try:
-            return answer.json()
-        except ValueError as error:
-            raise SubmitError(f"What answers at {self._base} is not Ray: {reason(answer)}") from error
+            content = answer.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, kind):
+            raise SubmitError(f"What answers at {self._base} is not Ray: {reason(answer)}")
+        return content
 
     def _ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         with self._open(method, path, **kwargs) as answer:

@@ -11,8 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import httpx
-
 from airflow_provider_glueray.errors import JobConflict, RequestRefused, StopError, SubmitError, SubmitUnknown
 from airflow_provider_glueray.hooks.ray_connection import RayConnectionHook, reason
 from airflow_provider_glueray.hooks.ray_log import Place, page_of, unmarked
@@ -164,6 +162,7 @@ class RayJobsHook(RayConnectionHook):
             is_over = bool(details) and _snapshot(details).state.is_terminal
         if not place.node:
             return LogPage((), cursor)
+        marks = self._marks_logs
         with self._open("GET", LOGS, params=_log_of(ref.id, place.node)) as answer:
             if not answer.is_success or "html" in answer.headers.get("content-type", ""):
                 answer.read()
@@ -173,7 +172,7 @@ class RayJobsHook(RayConnectionHook):
                 raise SubmitError(f"Ray did not hand over the log of {ref.title}: {reason(answer)}")
             pieces = answer.iter_bytes()
             try:
-                return page_of(unmarked(pieces) if self._marks_logs else pieces, place, is_over=is_over)
+                return page_of(unmarked(pieces) if marks else pieces, place, is_over=is_over)
             except SubmitError as error:
                 if _is_absent(str(error)):
                     return LogPage((), cursor)
@@ -202,7 +201,7 @@ class RayJobsHook(RayConnectionHook):
         """
         for ref in refs:
             answer = self._ask("POST", f"/api/jobs/{ref.id}/stop")
-            if answer.is_success or answer.status_code == httpx.codes.NOT_FOUND:
+            if answer.is_success or self._is_unknown(answer):
                 continue
             if not self.describe([ref])[ref].is_over:
                 raise StopError(f"Ray did not stop {ref.title}: {reason(answer)}")
@@ -216,7 +215,7 @@ class RayJobsHook(RayConnectionHook):
         return self.url(ref)
 
     def _list(self) -> list[Mapping[str, Any]]:
-        return self._content(self._ask("GET", "/api/jobs/"))  # type: ignore[no-any-return]
+        return self._content(self._ask("GET", "/api/jobs/"), list)  # type: ignore[no-any-return]
 
     def _store(self, package: Package) -> None:
         """Put a package into the store unless it is there."""

@@ -55,7 +55,9 @@ def page_of(pieces: Iterable[bytes], place: Place, *, is_over: bool) -> LogPage:
     :param pieces: of the whole log; no more of it is taken than is needed.
     :raises SubmitError: the log did not come in time.
     """
-    new, is_all = _after(pieces, place.shown)
+    new, size, is_all = _after(pieces, place.shown)
+    if size < place.shown:
+        return LogPage((), place.to_cursor())  # an answer that was cut short says nothing of how the log ends
     end = len(new) if is_all and is_over else max(new.rfind(b"\n"), new.rfind(b"\r", 0, max(len(new) - 1, 0))) + 1
     if not end and not is_all:
         end = _whole(new)  # a line longer than a read takes is shown in parts, or it would never be
@@ -63,17 +65,17 @@ def page_of(pieces: Iterable[bytes], place: Place, *, is_over: bool) -> LogPage:
     return LogPage(lines, place._replace(shown=place.shown + end, is_inside_line=end < len(new)).to_cursor())
 
 
-def _after(pieces: Iterable[bytes], shown: int) -> tuple[bytes, bool]:
-    """Return what comes after the first bytes, as much as one read takes; and whether that was all."""
-    new, at, deadline = bytearray(), 0, time.monotonic() + READ_SECONDS
+def _after(pieces: Iterable[bytes], shown: int) -> tuple[bytes, int, bool]:
+    """Return what comes after the first bytes, as much as one read takes; how much was read; whether that was all."""
+    new, size, deadline = bytearray(), 0, time.monotonic() + READ_SECONDS
     for piece in pieces:
-        new += piece[max(shown - at, 0) :]
-        at += len(piece)
+        new += piece[max(shown - size, 0) :]
+        size += len(piece)
         if len(new) >= LOG_BYTES:
-            return bytes(new[:LOG_BYTES]), False
+            return bytes(new[:LOG_BYTES]), size, False
         if time.monotonic() > deadline:
-            raise SubmitError(f"The log did not come within {READ_SECONDS:.0f} seconds; {at} bytes of it did")
-    return bytes(new), True
+            raise SubmitError(f"The log did not come within {READ_SECONDS:.0f} seconds; {size} bytes of it did")
+    return bytes(new), size, True
 
 
 def _whole(content: bytes) -> int:

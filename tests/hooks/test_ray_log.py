@@ -209,6 +209,11 @@ def test_a_line_is_whole_unless_it_is_longer_than_a_read():
     assert ([line.text for line in page.lines], Place.of(page.cursor)) == (["half a line"], Place(13, False, "n"))
 
 
+def test_an_answer_that_is_too_short_changes_nothing():
+    place = Place(10, True, "n")
+    assert page_of([b"short"], place, is_over=True) == ((), place.to_cursor())
+
+
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7])
 def test_marks_of_older_rays(size):
     """They stand where a piece begins, not where the network cuts."""

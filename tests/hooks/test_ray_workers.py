@@ -9,11 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_glueray.cli import main
 from airflow_provider_glueray.errors import SubmitError
 from airflow_provider_glueray.ray_submission import TRANSLATION, Places, Size, note_on, size_of, to_ray_submission
 from airflow_provider_glueray.runs import RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
 
+DAG = """
+from airflow.sdk import DAG
+from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+
+with DAG("rendered", schedule=None):
+    GlueRayJobOperator(task_id="step", script="step.py", role=None, number_of_workers=4, min_workers=2)
+"""
 #: A cluster that an autoscaler makes of processes on this machine. ``ray.cluster_utils.AutoscalingCluster`` has the
 #: same, but stops every Ray there is before it starts.
 FAKE = {
@@ -95,6 +103,15 @@ class TestRequest:
         assert asking["entrypoint"].endswith(" 16 python -m main --day 1")
         assert "placement_group" in asking["runtime_env"]["env_vars"]["GLUERAY_FLOOR"]
         assert body(Workers(4), scales=True) == body(Workers(4))
+
+    def test_what_is_rendered_is_for_a_cluster_that_does_not_scale(self, tmp_path, capsys):
+        (tmp_path / "step.py").write_text("print('hello')\n")
+        (tmp_path / "rendered.py").write_text(DAG)
+        assert main(["render", str(tmp_path / "rendered.py"), "step", "--to", "ray"]) == 0
+        said = capsys.readouterr().out
+
+        assert "# where the cluster does not scale; one that does is asked for min_workers too" in said
+        assert "--entrypoint-num-cpus 1 -- python -m " in said
 
     @pytest.mark.parametrize(
         ("workers", "size", "words"),
