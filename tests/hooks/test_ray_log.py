@@ -6,6 +6,7 @@ import json
 import random
 import re
 import time
+import tracemalloc
 
 import pytest
 
@@ -83,6 +84,13 @@ def test_a_large_log(hook, make_spec, start, monkeypatch):
     assert [line for page in pages for line in page] == [
         f"line {n:08d} with some words that make it fifty" for n in range(400_000)
     ]
+    # Whoever reads on drops the 20 MB as they come.
+    place = Place.of(cursor)
+    tracemalloc.start()
+    lines, _ = read_on(hook, ref, place._replace(shown=place.shown - 49).to_cursor())
+    assert lines == ["line 00399999 with some words that make it fifty"]
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
 
 
 def test_a_log_that_is_not_there_yet(hook, make_spec):
