@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray.cli_clusters import add_clusters
 from airflow_provider_glueray.cli_render import add_render
 from airflow_provider_glueray.cli_sessions import add_sessions
 
@@ -204,7 +205,7 @@ def _local_env(arguments: argparse.Namespace) -> int:
 
 
 #: Add a group of commands here: a function that is given argparse's subparsers and registers one parser.
-_GROUPS: tuple[Callable[[Any], None], ...] = (_add_local, add_sessions, add_render)
+_GROUPS: tuple[Callable[[Any], None], ...] = (_add_local, add_sessions, add_clusters, add_render)
 
 
 if __name__ == "__main__":

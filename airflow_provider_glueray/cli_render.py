@@ -168,6 +168,7 @@ def _requests(operator: Any, context: Any, to: str) -> _Requests:
 
 # -- the backends ---------------------------------------------------------------------------------------------
 
+
 class _Task(NamedTuple):
     """What is known of a task without its connection.
 

@@ -84,7 +84,7 @@ def _list(arguments: argparse.Namespace, hook: Any, out: TextIO) -> int:
     elif not found:
         print("no Ray sessions", file=out)
     else:
-        _print_table(found, out)
+        print_table(found, out)
     return EXIT_OK
 
 
@@ -143,7 +143,8 @@ def _row(session: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_table(rows: Sequence[dict[str, Any]], out: TextIO) -> None:
+def print_table(rows: Sequence[dict[str, Any]], out: TextIO) -> None:
+    """Print rows under the names of their members."""
     table = [[name.upper() for name in rows[0]], *([str(value) for value in row.values()] for row in rows)]
     wide = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:

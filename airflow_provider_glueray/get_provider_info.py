@@ -62,13 +62,14 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            _listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks")
+            _listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks"),
+            _of_kuberay("operators.ray_clusters", "operators.cluster_group"),
         ],
         "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
         "hooks": [
             _listed("hooks.glue_jobs", "hooks.glue_sessions"),
             {"integration-name": _RAY, "python-modules": ["airflow_provider_glueray.hooks.ray_jobs"]},
-            {"integration-name": _KUBERAY, "python-modules": ["airflow_provider_glueray.hooks.kuberay"]},
+            _of_kuberay("hooks.kuberay", "hooks.kuberay_clusters"),
         ],
         "triggers": [_listed("triggers.runs")],
         "task-decorators": [
@@ -110,7 +111,15 @@ def get_provider_info() -> dict[str, Any]:
 
 
 def _listed(*modules: str) -> dict[str, Any]:
+    return _modules(_GLUE_FOR_RAY, *modules)
+
+
+def _of_kuberay(*modules: str) -> dict[str, Any]:
+    return _modules(_KUBERAY, *modules)
+
+
+def _modules(integration: str, *modules: str) -> dict[str, Any]:
     return {
-        "integration-name": _GLUE_FOR_RAY,
+        "integration-name": integration,
         "python-modules": [f"airflow_provider_glueray.{module}" for module in modules],
     }

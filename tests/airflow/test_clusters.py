@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
@@ -25,15 +26,20 @@ from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
 
-if "kubernetes_api" not in sys.modules:
-    _api = importlib.util.spec_from_file_location(
-        "kubernetes_api", Path(__file__).parents[1] / "hooks" / "kubernetes_api.py"
-    )
-    assert _api is not None
-    assert _api.loader is not None
-    sys.modules["kubernetes_api"] = importlib.util.module_from_spec(_api)
-    _api.loader.exec_module(sys.modules["kubernetes_api"])
-kubernetes_api = sys.modules["kubernetes_api"]
+
+def beside(name: str, path: Path) -> Any:
+    """Import a file that is no test."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+kubernetes_api = beside("kubernetes_api", Path(__file__).parents[1] / "hooks" / "kubernetes_api.py")
+kuberay_player = beside("kuberay_player", Path(__file__).parent / "contract" / "kuberay_player.py")
 
 NUMBERS = itertools.count()
 MODES = pytest.mark.parametrize("deferrable", [False, True])
@@ -442,6 +448,73 @@ class TestRuns:
         assert result.xcoms["return_value"] == 3
         [rayjob] = cluster.rayjobs.values()
         assert rayjob["spec"]["clusterSelector"] == {"ray.io/cluster": shared.split("/")[1]}
+
+
+#: Says where it ran as what, and what a worker of the cluster sees.
+ECHO = """
+import json, os, sys
+import ray
+ray.init("auto")
+names = ("day", "nasty", "plain")
+there = ray.get(ray.remote(lambda: {name: os.environ.get(name) for name in names}).remote())
+print("ECHO", json.dumps({"driver": {name: os.environ[name] for name in names}, "worker": there, "argv": sys.argv[1:]}))
+"""
+ENDLESS = "import time\nprint('BEGUN', flush=True)\nwhile True: time.sleep(0.1)\n"
+
+
+class TestOnRay:
+    """The same RayJobs, taken at their word: their entrypoint and environment really run on a Ray cluster."""
+
+    @pytest.fixture
+    def shared(self, connected, cluster, make, make_task) -> Iterator[str]:
+        """Return the id of a cluster in which things run."""
+        ray = connected.ray()
+        playing = kuberay_player.KubeRayPlayer(cluster, ray["dashboard"], ray["token"])
+        with playing.playing():
+            yield make_task(make(GlueRayCreateClusterOperator)).run().xcoms["return_value"]
+        assert playing.problems == []
+
+    def step(self, make: Any, tmp_path: Path, source: str, shared: str, **kwargs: Any) -> GlueRayJobOperator:
+        (tmp_path / "a step.py").write_text(source)
+        given = {"staging": "s3://glueray-local/kuberay", "cluster": shared}
+        return make(GlueRayJobOperator, script=str(tmp_path / "a step.py"), **given, **kwargs)
+
+    def test_arguments(self, shared, make, make_task, tmp_path):
+        """The script has them all; workers have those that nothing on the way would change."""
+        given = {"day": "{{ ds }}", "nasty": 'it\'s $HOME; `id` "1e-5" é', "plain": "a \"b\" 'c' \\ 1e-5 é"}
+        with capture_logs() as logs:
+            result = make_task(self.step(make, tmp_path, ECHO, shared, arguments=given)).run()
+
+        assert result.state == "success", result.error
+        [line] = [each for each in said(logs).splitlines() if "ECHO" in each]
+        seen = json.loads(line.partition("ECHO ")[2])
+        assert seen["driver"] == {**given, "day": "2026-11-21"}
+        assert seen["worker"] == {**given, "day": "2026-11-21", "nasty": None}
+        assert seen["argv"][-6:] == ["--day", "2026-11-21", "--nasty", given["nasty"], "--plain", given["plain"]]
+
+    def test_it_raises(self, shared, make, make_task, tmp_path):
+        result = make_task(self.step(make, tmp_path, "raise ValueError('odd')\n", shared)).run()
+
+        assert type(result.error) is RunFailed
+        assert "ValueError: odd" in str(result.error)
+
+    def test_a_kill(self, connected, shared, cluster, make, make_task, tmp_path):
+        """The Ray job is stopped, and the cluster stays."""
+        one = make_task(self.step(make, tmp_path, ENDLESS, shared))
+        one.kill_when(lambda: any("BEGUN" in text for lines in cluster.logs.values() for _, text in lines))
+        result = one.run()
+
+        assert isinstance(result.error, RunStopped)
+        assert (cluster.rayjobs, len(cluster.rayclusters)) == ({}, 1)
+        ray = connected.ray()
+        ask = httpx.Client(base_url=ray["dashboard"], headers={"Authorization": f"Bearer {ray['token']}"})
+        name = one.supervisor.store["glueray_run"]["run_id"].split("/")[1]
+        for _ in range(100):
+            [job] = [each for each in ask.get("/api/jobs/").json() if (each["submission_id"] or "").startswith(name)]
+            if job["status"] != "RUNNING":
+                break
+            time.sleep(0.1)
+        assert job["status"] == "STOPPED"
 
 
 class TestGroup:

@@ -21,12 +21,13 @@ from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 HEAVY = {"boto3", "botocore", "aiobotocore", "ray", "pandas", "numpy", "pyarrow", "httpx", "kubernetes", "moto"}
 FLOOR_3 = [
     "operators.glue_jobs", "operators.glue_sessions", "operators.notebooks", "operators.session_group",
+    "operators.ray_clusters", "operators.cluster_group",
     "sensors.glue_jobs", "sensors.glue_sessions", "triggers.runs", "links.runs", "get_provider_info", "cli",
     "decorators.glue_ray",
 ]  # fmt: skip
 FLOORS_0_1 = [
     "runs", "errors", "rules", "spec", "sessions", "statements", "magics", "functions", "glueray_step",
-    "glueray_step.values", "ray_submission", "rayjob", "rayjob_status", "kuberay_pods",
+    "glueray_step.values", "ray_submission", "rayjob", "raycluster", "rayjob_status", "kuberay_pods",
     "kuberay_settings", "follow", "drive", "watcher",
 ]  # fmt: skip
 
@@ -121,6 +122,8 @@ PUBLIC = {
         "GlueRayStopSessionOperator",
     },
     "operators.session_group": {"glue_ray_session"},
+    "operators.ray_clusters": {"GlueRayCreateClusterOperator", "GlueRayDeleteClusterOperator"},
+    "operators.cluster_group": {"glue_ray_cluster"},
     "decorators.glue_ray": {"glue_ray_task"},
     "glueray_step": {"report", "run"},
     "operators.notebooks": {"GlueRayNotebookOperator"},
@@ -140,8 +143,9 @@ HOOK_VERBS = {
         "statements", "succeeded", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url",
         "logs_url",
     },
-    "hooks.kuberay.KubeRayHook": {"prepare", "submit", "find_runs", "latest_run", "describe", "stop"},
-    "hooks.kuberay_connection.KubeRayConnectionHook": {"read_logs", "url", "logs_url", "get_conn"},
+    "hooks.kuberay.KubeRayHook": {"prepare", "submit", "find_runs", "latest_run"},
+    "hooks.kuberay_clusters.KubeRayClusterHook": {"prepare", "find_runs", "list_clusters"},
+    "hooks.kuberay_connection.KubeRayConnectionHook": {"describe", "stop", "read_logs", "url", "logs_url", "get_conn"},
     "hooks.ray_jobs.RayJobsHook": {
         "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
     },
@@ -167,6 +171,11 @@ OPERATOR_WORDS = {
     },
     "operators.glue_sessions.GlueRayStatementOperator": {"session_id", "code", "recreate"},
     "operators.glue_sessions.GlueRayStopSessionOperator": {"session_id", "delete"},
+    "operators.ray_clusters.GlueRayCreateClusterOperator": {
+        "number_of_workers", "min_workers", "worker_type", "object_store_memory_head", "object_store_memory_worker",
+        "spilling", "cluster_name", "lifetime", "tags", "overrides",
+    },
+    "operators.ray_clusters.GlueRayDeleteClusterOperator": {"cluster"},
     "operators.notebooks.GlueRayNotebookOperator": {
         "notebook", "executed_notebook", "parameters", "session_id", "role", "number_of_workers", "min_workers",
         "idle_timeout", "session_timeout", "pip", "tags", "py_modules", "working_dir", "staging", "cluster",
