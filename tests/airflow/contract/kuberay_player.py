@@ -66,7 +66,7 @@ class KubeRayPlayer:
 
     def _reconcile(self, place: tuple[str, str], rayjob: dict[str, Any]) -> None:
         spec, status = rayjob["spec"], rayjob.get("status") or {}
-        if spec.get("suspend"):  # the stand-in goes on from there by itself
+        if spec.get("suspend") or "deletionTimestamp" in rayjob["metadata"]:  # the stand-in goes on by itself
             self._stop(place)
             return
         if status.get("jobDeploymentStatus") in ("Complete", "Failed"):
@@ -90,9 +90,12 @@ class KubeRayPlayer:
         body = {"entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": runtime_env}
         answer = self._ray.post("/api/jobs/", json=body)
         answer.raise_for_status()
-        pod = self._kubernetes.run_pod("/".join(place))
         began = datetime.now(UTC)
-        self._jobs[place] = {"id": submission_id, "pod": pod, "printed": 0, "began": began}
+        self._jobs[place] = {"id": submission_id, "printed": 0, "began": began}
+        with self._kubernetes.lock:
+            if place not in self._kubernetes.rayjobs:  # deleted meanwhile
+                return
+            self._jobs[place]["pod"] = self._kubernetes.run_pod("/".join(place))
         self._say(rayjob, jobDeploymentStatus="Running", jobStatus="PENDING", startTime=_stamp(began))
 
     def _environments(self, namespace: str, spec: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
