@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_glueray.errors import SpecError
@@ -376,7 +376,15 @@ class TestArguments:
         assert (seen["name"], Path(seen["file"]).name) == ("__main__", "a script.py")
 
     @settings(max_examples=150, deadline=None)
-    @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=5))
+    @given(
+        st.lists(
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+            | st.text("$`{}()\"'\\!HOME \n\x7f"),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    @example(["$HOME", "`id`", "${HOME}"])
     def test_what_workers_of_a_shared_cluster_have(self, texts):
         """Each value as it is, or not at all: none is changed by YAML, by Go's quotes, by a shell or by Ray."""
         arguments = {f"a{at}": text for at, text in enumerate(texts)}
