@@ -158,6 +158,16 @@ class TestManifest:
 
         assert set(TRANSLATION) == given
 
+    def test_both_tables_are_in_the_docs(self):
+        docs = (
+            (Path(__file__).parents[2] / "docs" / "kuberay.md")
+            .read_text()
+            .replace("[Clusters](#clusters)", "IN_A_CLUSTER")
+        )
+
+        for name, text in (*TRANSLATION.items(), *IN_A_CLUSTER.items()):
+            assert f"| `{name}` | {text} |" in docs, name
+
     def test_what_is_not_used_is_noted(self):
         notes = [*notes_on(spec(role="R", logging={"S3": False}, max_concurrent_runs=3), RayJobSettings("i"))]
 
