@@ -57,6 +57,8 @@ def _render(arguments: argparse.Namespace) -> int:
         with redirect_stdout(sys.stderr):
             operator = _operator(arguments.dag_file, arguments.task_id, arguments.dag_id)
             context = _render_templates(operator)
+            if arguments.to != "kuberay" and getattr(operator, "cluster", None) == PLACES["cluster"]:
+                operator.cluster = ""  # what is to make it makes none there
             requests = list(_requests(operator, context, arguments.to))
     except GlueRayError as error:
         print(f"glueray render: {error}", file=sys.stderr)

@@ -112,6 +112,13 @@ class KubeRayConnectionHook(KubernetesHook):
         if trouble is not None and trouble.is_hopeless:
             return self._given_up(ref, thing, trouble)
         snapshot = self._snapshot_of(thing, trouble)._replace(ref=ref)
+        if trouble is not None:
+            self._waits[ref.id] = f"{trouble.reason}: {trouble.message}"
+        elif snapshot.state is RunState.RUNNING:
+            self._waits.pop(ref.id, None)
+        elif snapshot.state is RunState.TIMED_OUT and ref.id in self._waits:
+            # KubeRay's own deadline was sooner than ours, and takes the pods away that told it.
+            snapshot = snapshot._replace(message=f"{snapshot.message} It waited: {self._waits[ref.id]}".strip())
         if thing["metadata"].get("deletionTimestamp"):
             # When it is gone, only who has seen this can tell that it was stopped from that it was lost.
             self._remember(snapshot)
@@ -331,6 +338,12 @@ class KubeRayConnectionHook(KubernetesHook):
 
     @cached_property
     def _ends(self) -> dict[str, RunSnapshot]:
+        """What has become of runs whose things are gone, or will be."""
+        return {}
+
+    @cached_property
+    def _waits(self) -> dict[str, str]:
+        """What runs that have not got under way were last seen to wait for."""
         return {}
 
     @cached_property

@@ -20,6 +20,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from structlog.testing import capture_logs
 
+from airflow_provider_glueray.cli import main
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
 from airflow_provider_glueray.hooks import kuberay_connection
 from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
@@ -541,3 +542,20 @@ class TestGroup:
             assert (each.conn_id, each.deferrable, each.poll_seconds) == ("where", True, 3)
         assert (load.staging, load.number_of_workers) == ("s3://b-b/x", 5)
         assert load.cluster.operator is cluster.create
+
+    @pytest.mark.parametrize("to", ["kuberay", "glue", "ray"])
+    def test_a_step_can_be_rendered(self, tmp_path, capsys, to):
+        """For where there will be a cluster, and for where there will be none."""
+        (tmp_path / "load.py").write_text("print(1)\n")
+        (tmp_path / "night.py").write_text(
+            "from datetime import datetime\nfrom airflow.sdk import DAG\n"
+            "from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster\n"
+            "with DAG('night', schedule=None, start_date=datetime(2026, 1, 1)):\n"
+            "    with glue_ray_cluster(role='R', staging='s3://b-b/x') as cluster:\n"
+            "        cluster.script('load', 'load.py')\n"
+        )
+
+        assert main(["render", str(tmp_path / "night.py"), "cluster.load", "--to", to, "--json"]) == 0
+        requests = json.loads(capsys.readouterr().out)
+        if to == "kuberay":
+            assert requests["RayJob"]["spec"]["clusterSelector"] == {"ray.io/cluster": "the-cluster"}

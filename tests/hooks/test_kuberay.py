@@ -19,6 +19,7 @@ from airflow_provider_glueray.errors import (
     ConnectionMissing,
     JobConflict,
     RequestRefused,
+    RunTimedOut,
     ServiceFull,
     SpecError,
     StopError,
@@ -436,6 +437,23 @@ class TestFollowing:
 
         assert (outcome.snapshot.state, outcome.deadline_passed) == (RunState.STOPPED, True)
         assert cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["suspend"] is True
+
+    @pytest.mark.parametrize("whose", ["ours", "KubeRay's"])
+    def test_a_pod_that_is_never_scheduled(self, cluster, start, watch, whose):
+        """Whichever deadline strikes, the error says what the run has waited for."""
+        ref = start(timeout=60)
+        starting = {"jobDeploymentStatus": "Initializing", "startTime": START}
+        late = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "Passed.", "endTime": END}
+        cluster.play(ref.id, *[starting] * 3, *([late] if whose != "ours" else []))
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        text = "0/3 nodes are available: 3 Insufficient memory."
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
+        cluster.run_pod(ref.id, "ray-head", "Pending", conditions=[condition])
+        outcome = watch(ref, deadline=1_772_330_500.0 if whose == "ours" else None)
+        failure = failure_of(outcome)
+
+        assert isinstance(failure, RunTimedOut)
+        assert text in str(failure)
 
     def test_deleted_by_somebody(self, cluster, start, watch, monkeypatch):
         ref = start()
