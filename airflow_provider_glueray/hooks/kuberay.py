@@ -14,7 +14,8 @@ from typing import Any
 
 from airflow_provider_glueray.errors import ClusterEnded, SubmitError
 from airflow_provider_glueray.hooks.kuberay_answers import translated
-from airflow_provider_glueray.hooks.kuberay_connection import KubeRayConnectionHook, id_of, place_of
+from airflow_provider_glueray.hooks.kuberay_connection import id_of, place_of
+from airflow_provider_glueray.hooks.kuberay_life import KubeRayLifeHook
 from airflow_provider_glueray.kuberay_pods import (
     GROUP,
     JOB,
@@ -37,7 +38,7 @@ from airflow_provider_glueray.spec import RayJobSpec
 MOST_LISTED, MOST_SWEPT = 500, 50
 
 
-class KubeRayHook(KubeRayConnectionHook):
+class KubeRayHook(KubeRayLifeHook):
     """Talk to a Kubernetes cluster about RayJobs. Its connection: see :class:`KubeRayConnectionHook`."""
 
     kind, plural, label = "RayJob", PLURAL, RAYJOB

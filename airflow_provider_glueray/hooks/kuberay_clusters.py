@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_provider_glueray.hooks.kuberay_connection import KubeRayConnectionHook
+from airflow_provider_glueray.hooks.kuberay_life import KubeRayLifeHook
 from airflow_provider_glueray.kuberay_pods import MARK, RAYCLUSTER, label_of, rayjob_name
 from airflow_provider_glueray.raycluster import PLURAL, RayClusterSpec, cluster_snapshot, to_raycluster
 from airflow_provider_glueray.rayjob_status import Trouble
 from airflow_provider_glueray.runs import KUBERAY_CLUSTER, RunRef, RunSnapshot, RunState
 
 
-class KubeRayClusterHook(KubeRayConnectionHook):
+class KubeRayClusterHook(KubeRayLifeHook):
     """Talk to a Kubernetes cluster about RayClusters. Its connection: see :class:`KubeRayConnectionHook`."""
 
     kind, plural, label = "RayCluster", PLURAL, RAYCLUSTER

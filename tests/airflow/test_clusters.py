@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from airflow_provider_glueray.cli import main
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
-from airflow_provider_glueray.hooks import kuberay_connection
+from airflow_provider_glueray.hooks import kuberay_life
 from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
@@ -141,7 +141,7 @@ class TestCreate:
         ]
 
     def test_the_answer_is_lost(self, cluster, make, make_task, monkeypatch):
-        monkeypatch.setattr(kuberay_connection, "AGAIN_SECONDS", 0.01)
+        monkeypatch.setattr(kuberay_life, "AGAIN_SECONDS", 0.01)
         cluster.lost_answers = 1
         result = make_task(make(GlueRayCreateClusterOperator)).run()
 
@@ -176,7 +176,7 @@ class TestCreate:
     @MODES
     def test_no_node_has_room(self, cluster, make, make_task, monkeypatch, deferrable):
         """At its deadline it is deleted, and the error says what it has waited for."""
-        monkeypatch.setattr(kuberay_connection, "TROUBLE_AFTER", 0.0)
+        monkeypatch.setattr(kuberay_life, "TROUBLE_AFTER", 0.0)
         cluster.cluster_statuses = ({"observedGeneration": 1},)
         text = "0/3 nodes are available: 3 Insufficient memory."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
@@ -203,7 +203,7 @@ class TestCreate:
     )
     def test_what_no_waiting_mends(self, cluster, make, make_task, monkeypatch, statuses, event):
         """It fails at once, says why, and nothing of it stays."""
-        monkeypatch.setattr(kuberay_connection, "TROUBLE_AFTER", 0.0)
+        monkeypatch.setattr(kuberay_life, "TROUBLE_AFTER", 0.0)
         cluster.cluster_statuses = ()
 
         def go_wrong() -> None:

@@ -145,7 +145,8 @@ HOOK_VERBS = {
     },
     "hooks.kuberay.KubeRayHook": {"prepare", "submit", "find_runs", "latest_run"},
     "hooks.kuberay_clusters.KubeRayClusterHook": {"prepare", "find_runs", "list_clusters"},
-    "hooks.kuberay_connection.KubeRayConnectionHook": {"describe", "stop", "read_logs", "url", "logs_url", "get_conn"},
+    "hooks.kuberay_life.KubeRayLifeHook": {"describe", "stop"},
+    "hooks.kuberay_connection.KubeRayConnectionHook": {"read_logs", "url", "logs_url", "get_conn"},
     "hooks.ray_jobs.RayJobsHook": {
         "prepare", "find_runs", "latest_run", "describe", "read_logs", "stop", "url", "logs_url",
     },

@@ -28,7 +28,7 @@ from airflow_provider_glueray.errors import (
     failure_of,
 )
 from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.hooks import kuberay_connection, kuberay_logs
+from airflow_provider_glueray.hooks import kuberay_life, kuberay_logs
 from airflow_provider_glueray.hooks.kuberay import KubeRayHook
 from airflow_provider_glueray.runs import KUBERAY_JOB, SCRIPT, LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec
@@ -45,7 +45,7 @@ with_schema = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kubern
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
-WAITING_TOO_LONG = kuberay_connection.TROUBLE_AFTER + 5
+WAITING_TOO_LONG = kuberay_life.TROUBLE_AFTER + 5
 
 
 def spec(**fields: Any) -> RayJobSpec:
@@ -65,7 +65,7 @@ def hook(cluster, monkeypatch) -> KubeRayHook:
     """Return a hook on the cluster, through an Airflow connection."""
     connection = cluster.config(kuberay={"image": "ours/ray:2.4.0"})
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
-    monkeypatch.setattr(kuberay_connection, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(kuberay_life, "AGAIN_SECONDS", 0.01)
     return KubeRayHook()
 
 
