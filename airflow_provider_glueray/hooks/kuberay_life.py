@@ -121,15 +121,13 @@ class KubeRayLifeHook(KubeRayConnectionHook):
         :raises StopError: the cluster refused to stop a run that is still active.
         """
         found = self._list(refs)
-        troubles = self._troubles([found[ref.id] for ref in refs if ref.id in found])
         for ref in refs:
             thing = found.get(ref.id)
             if thing is None or self._snapshot_of(thing).is_over:
                 continue
-            trouble = troubles.get(ref.id)
-            why = f"{trouble.reason}: {trouble.message}" if trouble else NO_REASON
             try:
-                self._end(ref, thing, {STOPPED: why})
+                # What it waits for is not asked anew: who kills a task gives us five seconds.
+                self._end(ref, thing, {STOPPED: self._waits.get(ref.id, NO_REASON)})
             except SubmitError as error:
                 raise StopError(f"{ref.title} was not stopped: {error}") from error
 

@@ -531,7 +531,10 @@ class TestStop:
         cluster.age(ref.id, WAITING_TOO_LONG)
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
         cluster.run_pod(ref.id, "ray-head", "Pending", conditions=[condition])
+        hook.describe([ref])
+        before = cluster.calls.copy()
         hook.stop(ref)
+        assert cluster.calls - before == {"list rayjobs": 1, "patch rayjobs": 1}
         seen = [hook.describe([ref])[ref] for _ in range(3)][-1]
 
         assert (seen.state, cluster.pods) == (RunState.STOPPED, {})
