@@ -175,7 +175,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
 
 
 def _tell_state(snapshot: RunSnapshot) -> Tell:
-    kind = snapshot.ref.title.partition(" ")[0]
+    kind = snapshot.ref.title.partition(f" {snapshot.ref.id}")[0]
     text = f"{kind[0].upper()}{kind[1:]} is {snapshot.raw_state}"
     if not snapshot.recognised:
         text += f", a state this provider does not know, taken as {snapshot.state}"

@@ -67,7 +67,7 @@ def test_a_script_in_s3(new_hook, endpoint, make_spec, monkeypatch, start, follo
     assert "__main__ ['--a', 'b']" in lines
 
 
-def test_a_failure_has_the_end_of_its_log(hook, make_spec, start, follow_to_end):
+def test_a_failure_has_the_end_of_its_log(hook, make_spec, start, follow_to_end, told):
     """Exit 7: the state, Ray's words, and what was printed, in order and without a gap."""
     source = (
         "import sys\nfor n in range(200):\n    print('line', n, flush=True)\nsys.stdout.write('no end')\nsys.exit(7)\n"
@@ -76,6 +76,7 @@ def test_a_failure_has_the_end_of_its_log(hook, make_spec, start, follow_to_end)
 
     assert outcome.snapshot.state is RunState.FAILED
     assert "exit code 7" in outcome.snapshot.message
+    assert any(line.startswith("Ray job is FAILED: ") for line in told)
     shown = [line for line in lines if line.startswith("line") or line == "no end"]
     assert shown == [f"line {number}" for number in range(200)] + ["no end"]
     assert "exit code 7" in str(failure_of(outcome, hook.url(outcome.snapshot.ref)))
