@@ -103,6 +103,8 @@ class TestCreate:
         raycluster = cluster.rayclusters[place(result)]
         [workers] = raycluster["spec"]["workerGroupSpecs"]
         assert (workers["minReplicas"], workers["maxReplicas"]) == (1, 5)
+        # 48 hours: for a teardown that never comes.
+        assert workers["template"]["spec"]["activeDeadlineSeconds"] == 172_800
         labels = raycluster["metadata"]["labels"]
         assert (labels["glueray/dag"], labels["glueray/task"]) == ("walk", create.task_id)
         assert result.xcoms["_link_GlueRayRunLink"].endswith("/rayclusters/" + place(result)[1])
@@ -139,6 +141,19 @@ class TestCreate:
         assert [key for key, each in cluster.rayclusters.items() if "deletionTimestamp" not in each["metadata"]] == [
             place(second)
         ]
+
+    def test_a_retry_after_its_end_makes_another(self, cluster, make, make_task):
+        """Its pods have lived as long as they may, and there will be no new head."""
+        one = make_task(make(GlueRayCreateClusterOperator, retries=1))
+        first = one.run()
+        head = {"type": "HeadPodReady", "status": "False", "reason": "HeadPodNotFound"}
+        cluster.rayclusters[place(first)]["status"]["conditions"].append(head)
+        second = one.retry()
+
+        assert place(second) != place(first)
+        delete = make(GlueRayDeleteClusterOperator, cluster=first.xcoms["return_value"])
+        assert make_task(delete).run().state == "success"
+        assert list(cluster.rayclusters) == [place(second)]
 
     def test_the_answer_is_lost(self, cluster, make, make_task, monkeypatch):
         monkeypatch.setattr(kuberay_life, "AGAIN_SECONDS", 0.01)
