@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
+from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.kuberay_pods import (
     GROUP,
     HOPELESS,
@@ -42,6 +43,8 @@ from airflow_provider_glueray.spec import MDPU_PER_WORKER, Workers
 PLURAL = "rayclusters"
 #: Of the RayClusters in a namespace those that no RayJob has made for itself (kuberay/…/utils/constant.go).
 SHARED = "ray.io/originated-from-crd!=RayJob"
+#: Members of RayJobSettings that a cluster has no use for. In the connection they are for its runs.
+_OF_RUNS = ("submitter_pod", "ttl_seconds_after_finished", "keep_finished_days")
 #: KubeRay then makes no new head in the place of one that has ended (kuberay/…/raycluster_controller.go reconcilePods):
 #: a new one would know nothing of what the old one ran, and live on for ever.
 _NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
@@ -79,7 +82,11 @@ def to_raycluster(
 
     :param lifetime_seconds: after which Kubernetes ends its pods, whoever still knows of them: KubeRay has no such
         bound for a RayCluster. A worker that autoscaling has added late may take up to as long again.
+    :raises SpecError: the task has given a setting that only runs have.
     """
+    strange = [name for name in _OF_RUNS if name in spec.overrides.get("kuberay", {})]
+    if strange:
+        raise SpecError([f"overrides['kuberay'][{name!r}]: it is of runs, not of a cluster" for name in strange])
     name = rayjob_name(spec.name, mark)
     whose = {key: spec.tags[word] for argument, key in OWNERS.items() if (word := argument[2:]) in spec.tags}
     full = {MARK: mark, JOB: spec.name, **whose}

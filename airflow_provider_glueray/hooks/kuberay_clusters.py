@@ -38,11 +38,15 @@ class KubeRayClusterHook(KubeRayLifeHook):
         settings = self._settings(spec)
         seconds = math.ceil(lifetime) if lifetime else None
 
-        def create(mark: str) -> RunRef:
-            manifest = to_raycluster(spec, mark, settings=settings, lifetime_seconds=seconds)
-            ref = RunRef(KUBERAY_CLUSTER, spec.name, f"{settings.namespace}/{manifest['metadata']['name']}")
-            return self._create(ref, manifest)
+        def manifest(mark: str) -> dict[str, Any]:
+            return to_raycluster(spec, mark, settings=settings, lifetime_seconds=seconds)
 
+        def create(mark: str) -> RunRef:
+            ref = RunRef(KUBERAY_CLUSTER, spec.name, f"{settings.namespace}/{rayjob_name(spec.name, mark)}")
+            return self._create(ref, manifest(mark))
+
+        # Refused now, not when there is room at last.
+        manifest("")
         return create
 
     def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:

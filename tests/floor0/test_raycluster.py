@@ -96,6 +96,12 @@ class TestManifest:
         with pytest.raises(SpecError, match=words):
             manifest(**wrong)
 
+    def test_settings_that_only_runs_have(self):
+        """Of the task they are refused; of the connection they are for the runs."""
+        with pytest.raises(SpecError, match=r"overrides\['kuberay'\]\['keep_finished_days'\]: it is of runs"):
+            manifest(overrides={"kuberay": {"keep_finished_days": 3}})
+        assert manifest(kuberay={"keep_finished_days": 3})["kind"] == "RayCluster"
+
 
 class TestStates:
     def test_every_word_is_known(self):
