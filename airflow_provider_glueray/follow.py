@@ -241,3 +241,6 @@ class _Logs:
             yield Pause(quiet / 2)
             waited += quiet / 2
             silent = 0.0 if (yield from self.read()) else silent + quiet / 2
+        if self._sources and silent < quiet:
+            text = f"The log goes on {DRAIN_LIMIT:.0f} seconds after the run has ended; the rest is at the service only"
+            yield Tell(logging.WARNING, text)

@@ -271,3 +271,13 @@ def test_what_the_log_reports_is_carried_home():
 
     assert [report["rows"] for report in outcome.reports] == list(range(50, 150))
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))).reports == tuple(outcome.reports)
+
+
+@pytest.mark.parametrize(("pages", "goes_on"), [(3, False), (500, True)])
+def test_a_log_that_goes_on_after_its_run(pages, goes_on):
+    """It is read for a minute, and what is left over is not left out without a word."""
+    hand = Hand([seen("RUNNING"), seen("SUCCEEDED")], [["line"]] * pages)
+    hand.play(Policy())
+
+    told = [step.message for step in hand.of(Tell) if "goes on" in step.message]
+    assert told == ["The log goes on 60 seconds after the run has ended; the rest is at the service only"] * goes_on
