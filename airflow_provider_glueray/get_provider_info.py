@@ -50,12 +50,12 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "verify": {
                         "label": "Verify TLS",
-                        "description": "false to trust any certificate, or the path of a CA's.",
-                        "schema": {"type": ["string", "boolean", "null"]},
+                        "description": "Empty to verify, false to trust any certificate, or the path of a CA's.",
+                        "schema": {"type": ["string", "null"]},
                     },
                     "aws_conn_id": {
                         "label": "AWS connection",
-                        "description": "By which arguments and values of functions pass through S3.",
+                        "description": "By which functions and notebooks pass through S3.",
                         "schema": {"type": ["string", "null"], "default": "aws_default"},
                     },
                 },

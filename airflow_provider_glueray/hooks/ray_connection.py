@@ -145,17 +145,22 @@ class RayConnectionHook(BaseHook):
         headers = dict(extra.get("headers") or {})
         if self._connection.password:
             headers["Authorization"] = f"Bearer {self._connection.password}"
-        verify: Any = extra.get("verify", True)
-        if isinstance(verify, str):
-            import ssl
-
-            try:
-                verify = ssl.create_default_context(cafile=verify)
-            except OSError as error:
-                raise SpecError(
-                    [f"verify={extra['verify']!r}: it is not the path of a CA's certificate ({error})"]
-                ) from error
+        verify = self._verify(extra.get("verify"))
         return httpx.Client(base_url=self._base, headers=headers, timeout=TIMEOUT, verify=verify)
+
+    @staticmethod
+    def _verify(given: Any) -> Any:
+        """Read ``verify`` of the extra: nothing, false, or the path of a CA; the form has texts only."""
+        words = {"": True, "none": True, "true": True, "false": False}
+        text = "" if given is None else str(given).strip()
+        if text.lower() in words:
+            return words[text.lower()]
+        import ssl
+
+        try:
+            return ssl.create_default_context(cafile=text)
+        except OSError as error:
+            raise SpecError([f"verify={given!r}: it is not the path of a CA's certificate ({error})"]) from error
 
     @cached_property
     def storage(self) -> Any:

@@ -102,7 +102,8 @@ def test_tls(answering, forward, reply, new_cluster, at, make_spec, start, follo
     assert "hello" in lines
     with pytest.raises(SubmitError, match=r"certificate of https://\S+ is not trusted .* name its CA as 'verify'"):
         at(**fields).prepare(make_spec())
-    assert at(**fields, extra={"verify": False}).test_connection()[0] is True
+    for given, trusts in ((False, True), ("False", True), ("", False), (None, False), ("true", False)):
+        assert at(**fields, extra={"verify": given}).test_connection()[0] is trusts, given
 
 
 def certified(folder: Path) -> tuple[Path, ssl.SSLContext]:
