@@ -73,11 +73,10 @@ class Head:
 
     def kill(self) -> None:
         """End it and what it has started, without a word to anybody."""
-        processes.end_sessions([self.process.pid], patience_seconds=0)
-        self.process.wait(timeout=10)
+        self.remove(patience_seconds=0)
 
-    def remove(self) -> None:
-        processes.end_sessions([self.process.pid])
+    def remove(self, patience_seconds: float = 5.0) -> None:
+        processes.end_sessions([self.process.pid], patience_seconds)
         self.process.wait(timeout=10)
         shutil.rmtree(self.directory, ignore_errors=True)
 
