@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +36,7 @@ from airflow.sdk.serde import deserialize, serialize
 from airflow_provider_glueray.local import control
 
 START = datetime(2026, 11, 21, 2, tzinfo=UTC)
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 
 @dataclass
@@ -43,6 +47,19 @@ class Supervisor:
     store: dict[str, Any] = field(default_factory=dict)
     #: Called before each message is answered; a test makes the worker die there.
     before: Callable[[Any], None] = lambda message: None
+
+    def die_at(self, key: str) -> None:
+        """Let the worker die when it sends an XCom of this key."""
+
+        def die(message: Any) -> None:
+            if getattr(message, "key", "") == key:
+                raise ConnectionError("the worker is gone")
+
+        self.before = die
+
+    def revive(self) -> None:
+        """Let the next worker live."""
+        self.before = lambda message: None
 
     def send(self, msg: Any) -> Any:
         """Answer one message of the task runner."""
@@ -184,6 +201,46 @@ def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch)
     """Point the connection `aws_default` at the local endpoint."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(clean_endpoint.airflow_connection()))
     return clean_endpoint
+
+
+@pytest.fixture(scope="module")
+def play_examples(
+    endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """Return what runs example DAGs by `dag.test()`, in an Airflow of their own, over data that lies there."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
+        **endpoint.env(),
+        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(endpoint.airflow_connection()),
+    }
+
+    def run(*command: str, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    run(str(EXAMPLES / "datasets.py"), "reviews", "s3://glueray-local/reviews/raw", "--rows", "5000")
+    run(str(EXAMPLES / "datasets.py"), "movies", "s3://glueray-local/movies/raw")
+    run("-m", "airflow", "db", "migrate")
+
+    def play(dags: Mapping[str, Mapping[str, Any]], **more: str) -> dict[str, Any]:
+        """Run DAGs with the configurations of their runs; return the state and all XComs of each."""
+        asked = [f"{dag_id}:{json.dumps(conf)}" for dag_id, conf in dags.items()]
+        said = run(str(Path(__file__).with_name("play_dags.py")), *asked, **more)
+        (line,) = (line for line in said.splitlines() if line.startswith("PLAYED "))
+        return json.loads(line.removeprefix("PLAYED "))  # type: ignore[no-any-return]
+
+    return play
 
 
 @pytest.fixture

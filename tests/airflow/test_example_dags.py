@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import boto3
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "example_dags"
 NOTEBOOK = "customer_reviews_notebook"
 CONF = {
     "customer_reviews_nightly": {"marketplace": "US", "max_votes": 40, "workers": 3},
@@ -26,43 +19,13 @@ CONF = {
 
 
 @pytest.fixture(scope="module")
-def played(endpoint, tmp_path_factory) -> dict[bool, dict[str, Any]]:
+def played(play_examples) -> dict[bool, dict[str, Any]]:
     """Return what came of the DAGs, by whether they were deferred."""
-    home = tmp_path_factory.mktemp("airflow")
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
-        **endpoint.env(),
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(endpoint.airflow_connection()),
-    }
-
-    def run(*command: str, **more: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            env={**environment, **more},
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
-
-    run(str(EXAMPLES / "datasets.py"), "reviews", "s3://glueray-local/reviews/raw", "--rows", "5000")
-    run(str(EXAMPLES / "datasets.py"), "movies", "s3://glueray-local/movies/raw")
-    run("-m", "airflow", "db", "migrate")
-    player = str(Path(__file__).with_name("play_dags.py"))
-    outputs = {}
-    for deferrable in (False, True):
-        # Deferred, the notebook is run by `make demo`.
-        dags = {dag_id: conf for dag_id, conf in CONF.items() if not (deferrable and dag_id == NOTEBOOK)}
-        asked = [f"{dag_id}:{json.dumps(conf)}" for dag_id, conf in dags.items()]
-        outputs[deferrable] = run(player, *asked, AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=str(deferrable))
+    # Deferred, the notebook is run by `make demo`.
+    short = {dag_id: conf for dag_id, conf in CONF.items() if dag_id != NOTEBOOK}
     return {
-        mode: json.loads(next(line for line in text.splitlines() if line.startswith("PLAYED "))[7:])
-        for mode, text in outputs.items()
+        deferrable: play_examples(dags, AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=str(deferrable))
+        for deferrable, dags in ((False, CONF), (True, short))
     }
 
 

@@ -195,14 +195,9 @@ def test_a_retry_takes_the_value_of_the_run_that_ended(connected, make_step, mak
 
     step = make_step(slow, with_={"retries": 1})
     one = make_task(step)
-
-    def die(message):
-        if getattr(message, "key", "") == "_link_GlueRayRunLink":
-            raise ConnectionError("the worker is gone")
-
-    one.supervisor.before = die
+    one.supervisor.die_at("_link_GlueRayRunLink")
     one.run()
-    one.supervisor.before = lambda message: None
+    one.supervisor.revive()
     result = one.retry()
 
     assert result.state == "success", result.error

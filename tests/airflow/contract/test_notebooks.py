@@ -126,15 +126,10 @@ def test_a_retry_takes_up_the_run(place, make, make_task):
     """The worker dies while the cells run; they run once."""
     operator = make("import time\ntime.sleep(2)", "'done'", retries=1)
     one = make_task(operator)
-
-    def die(message):
-        if getattr(message, "key", "") == "_link_GlueRayRunLink":
-            raise ConnectionError("the worker is gone")
-
-    one.supervisor.before = die
+    one.supervisor.die_at("_link_GlueRayRunLink")
     one.run()
     begun = one.supervisor.store["glueray_run"]["run_id"]
-    one.supervisor.before = lambda message: None
+    one.supervisor.revive()
     result = one.retry()
 
     assert result.xcoms["glueray_value"] == "done"

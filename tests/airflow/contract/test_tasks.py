@@ -59,15 +59,10 @@ def test_a_retry_takes_up_the_run(place, make_step, make_task):
     """The worker dies when the run has begun; the next try follows that run, and there is no second one."""
     step = make_step("import time\ntime.sleep(2)\n", retries=1)
     one = make_task(step)
-
-    def die(message):
-        if getattr(message, "key", "") == "_link_GlueRayRunLink":
-            raise ConnectionError("the worker is gone")
-
-    one.supervisor.before = die
+    one.supervisor.die_at("_link_GlueRayRunLink")
     one.run()
     begun = one.supervisor.store["glueray_run"]["run_id"]
-    one.supervisor.before = lambda message: None
+    one.supervisor.revive()
     result = one.retry()
 
     assert result.state == "success", result.error
@@ -87,7 +82,7 @@ def test_a_lost_id_is_found_by_its_mark(place, make_step, make_task):
 
     one.supervisor.before = die
     one.run()
-    one.supervisor.before = lambda message: None
+    one.supervisor.revive()
     assert one.supervisor.store["glueray_run"]["run_id"] is None
     result = one.retry()
 
@@ -122,16 +117,11 @@ def test_the_connection_changes_between_two_tries(place, connected, make_step, m
         retries=1,
     )
     one = make_task(step)
-
-    def die(message):
-        if getattr(message, "key", "") == "_link_GlueRayRunLink":
-            raise ConnectionError("the worker is gone")
-
-    one.supervisor.before = die
+    one.supervisor.die_at("_link_GlueRayRunLink")
     one.run()
     old = RunRef(place.backend, f"walk-{step.task_id}", one.supervisor.store["glueray_run"]["run_id"])
     hook = one.running.hook
-    one.supervisor.before = lambda message: None
+    one.supervisor.revive()
     result = one.retry()
 
     assert result.state == "success", result.error
