@@ -41,7 +41,7 @@ _SPEC_FIELDS = tuple(
 
 
 class GlueRayJobOperator(GlueRayRunOperator):
-    """Run a Ray script where the connection leads: AWS Glue for Ray (``aws``), or a Ray cluster (``ray``).
+    """Run a Ray script where the connection leads: ``aws`` to Glue, ``ray`` to a cluster, ``kubernetes`` to KubeRay.
 
     Returns the run's id (XCom ``return_value``, in every mode). Also pushes ``glueray_run`` (which run) and
     ``glueray_usage`` (seconds, workers, M-DPU hours, estimated cost). A retry takes the run of the failed try

@@ -70,11 +70,12 @@ class Place:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Play a scene at every place, or at those of the kinds that its mark `only` names."""
+    """Play a scene at every place, or at those of the kinds that its mark `only` names, with `local` at no real one."""
     if "place" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only")
         kinds = only.args if only else TASKS
-        there = [name for name in PLACES if name.removeprefix("real-") in kinds]
+        places = BACKENDS if only and only.kwargs.get("local") else PLACES
+        there = [name for name in places if name.removeprefix("real-") in kinds]
         metafunc.parametrize("place", there, indirect=True)
 
 

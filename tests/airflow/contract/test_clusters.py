@@ -41,13 +41,13 @@ def test_steps_on_one_cluster(place, dag: DAG, make_task, tmp_path: Path):
     assert make_task(script).run().state == "success"
     assert make_task(called).run().xcoms["return_value"] == [2, "$x `y`", "cluster.add"]
     assert make_task(walk).run().xcoms["glueray_value"] == "2026-11-21!"
-    if place.backend == "kuberay-job":
+    if place.kubernetes is not None:
         rayjobs = list(place.kubernetes.rayjobs.values())
         assert len(rayjobs) == 3
         assert {each["spec"]["clusterSelector"]["ray.io/cluster"] for each in rayjobs} == {where.split("/")[1]}
     ended = make_task(cluster.delete).run_to_end()
     assert ended.state == "success", ended.error
-    if place.backend == "kuberay-job":
+    if place.kubernetes is not None:
         assert place.kubernetes.rayclusters == {}
 
 
@@ -63,6 +63,6 @@ def test_a_kill_in_a_shared_cluster(place, dag: DAG, make_task, tmp_path: Path):
     one.kill_when(lambda: "glueray_run" in one.supervisor.xcoms)
 
     assert isinstance(one.run().error, RunStopped)
-    if place.backend == "kuberay-job":
+    if place.kubernetes is not None:
         assert len(place.kubernetes.rayclusters) == 1
     assert make_task(cluster.delete).run().state == "success"

@@ -23,7 +23,7 @@ def on_glue(endpoint, play) -> dict[str, Any]:
     return play(endpoint.airflow_connection())  # type: ignore[no-any-return]
 
 
-@pytest.mark.only("ray", "kuberay")
+@pytest.mark.only("ray", "kuberay", local=True)
 def test_the_dag_stays(place, play, on_glue):
     """Every task succeeds, and the numbers are those of Glue."""
     played = play(place.conn)

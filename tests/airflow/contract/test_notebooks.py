@@ -163,7 +163,7 @@ def test_kill_and_deadline(place, make, make_task):
     assert statuses(late) == ["completed", "failed"]
 
 
-@JOBS
+@pytest.mark.only("ray", "kuberay", local=True)
 def test_settings_reach_the_run(place, make, make_task):
     """Those of the magics and those of the operator, which win."""
     operator = make(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from airflow_provider_glueray.backends import hook_kwargs, make_hook
@@ -218,11 +217,10 @@ def test_it_is_taken_up_again(bench):
     assert [line for line in seen + pages.printed() if line.startswith("line")] == [f"line {n}" for n in range(4)]
 
 
-def cpus_of_nodes(conn: dict[str, Any]) -> list[int]:
+def cpus_of_nodes(hook: Any) -> list[int]:
     """Return how many CPUs each node of a Ray cluster has."""
-    headers = {"Authorization": f"Bearer {conn.get('password')}"}
-    answer = httpx.get(f"{conn['host']}/nodes?view=summary", headers=headers, timeout=30)
-    return [int(node["raylet"]["resourcesTotal"]["CPU"]) for node in answer.json()["data"]["summary"]]
+    found = hook._content(hook._ask("GET", "/nodes?view=summary"))["data"]["summary"]
+    return [int(node["raylet"]["resourcesTotal"]["CPU"]) for node in found]
 
 
 def make_again(bench: Bench) -> Any:
@@ -239,7 +237,7 @@ def test_it_is_queued(bench):
         bench.hook.stop(ref)
         bench.wait(ref)
     elif bench.place.backend == "ray-job":
-        nodes = cpus_of_nodes(bench.place.conn)
+        nodes = cpus_of_nodes(bench.hook)
         whole = {"overrides": {"ray": {"entrypoint_num_cpus": max(nodes)}}}
         fillers = [bench.start(SLEEP, **whole) for _ in nodes]
         for each in fillers:

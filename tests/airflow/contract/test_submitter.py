@@ -27,7 +27,7 @@ ODD = "$HOME ${HOME} $(id) `id` 'one' \"two\" \\n \\\\ ü €uro #no !x *.py 100
 SOURCE = "import json, os, sys\nprint('SAW ' + json.dumps([os.environ['odd'], sys.argv[1:]]))\n"
 
 
-@pytest.mark.only("kuberay")
+@pytest.mark.only("kuberay", local=True)
 def test_arguments_pass_all_shells(place, connected):
     """In a shared cluster, where they travel in the runtime environment."""
     s3 = boto3.client(

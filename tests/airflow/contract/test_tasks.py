@@ -104,7 +104,7 @@ def test_a_clear_starts_anew_and_stops_the_old(place, make_step, make_task):
     assert hook.describe([ref])[ref].state is RunState.STOPPED
 
 
-@pytest.mark.only("glue", "ray")
+@pytest.mark.only("glue", "ray", local=True)
 def test_the_connection_changes_between_two_tries(place, connected, make_step, make_task, monkeypatch):
     """The run of the first try is stopped where it is, and the second try runs where the connection leads now."""
     is_ray = place.backend == "ray-job"
@@ -130,7 +130,7 @@ def test_the_connection_changes_between_two_tries(place, connected, make_step, m
     assert hook.describe([old])[old].state is RunState.STOPPED
 
 
-@pytest.mark.only("ray")
+@pytest.mark.only("ray", local=True)
 def test_the_connection_changes_and_the_old_place_is_gone(place, connected, make_step, make_task, monkeypatch, caplog):
     """That the old run could not be looked for is said, and the task goes on: it was somebody's decision."""
     step = make_step("print('now')\n", retries=1)
@@ -192,7 +192,7 @@ def test_a_sensor(place, dag, make_step, make_task, deferrable):
     assert make_task(sensor).run_to_end().xcoms["return_value"] == begun
 
 
-@pytest.mark.only("kuberay")
+@pytest.mark.only("kuberay", local=True)
 def test_what_the_rayjob_says(place, make_step, make_task):
     """Whose it is, and how long it may live without us; a killed one stays to be seen, suspended."""
     make_task(make_step("print()", arguments={"day": "{{ ds }}"})).run()
