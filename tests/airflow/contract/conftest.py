@@ -63,7 +63,7 @@ class Place:
     backend: str
     conn: dict[str, Any]
     staging: str = "s3://glueray-local/contract"
-    role: str = "GlueRayRole"
+    role: str | None = "GlueRayRole"
     kubernetes: Any = None
     player: Any = None
     session: str = ""
@@ -86,7 +86,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     if kind != request.param:
         conn = json.loads(os.environ[REAL[kind]])
         monkeypatch.setenv("AIRFLOW_CONN_WHERE", os.environ[REAL[kind]])
-        yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging"], conn["extra"].get("role", ""))
+        yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging"], conn["extra"].get("role"))
         return
     connected = request.getfixturevalue("connected")
     ray = connected.ray()
