@@ -194,8 +194,9 @@ class GlueConnectionHook(AwsBaseHook):
                 ) from error
             if conn_type in ("ray", "kubernetes"):
                 raise ConnectionMissing(
-                    f"The connection {self.aws_conn_id!r} is of type {conn_type!r}; sessions, statements and notebooks "
-                    "run on AWS Glue only, and S3 needs a connection of type 'aws'"
+                    f"The connection {self.aws_conn_id!r} is of type {conn_type!r}; sessions and statements run on AWS "
+                    "Glue only (elsewhere there are notebooks as jobs and glue_ray_cluster), and S3 needs a connection "
+                    "of type 'aws'"
                 )
         return super().conn_config
 

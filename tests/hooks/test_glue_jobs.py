@@ -293,7 +293,7 @@ class TestStart:
     def test_a_connection_to_something_else(self, monkeypatch):
         """Sessions go nowhere else, and functions need S3 wherever they run."""
         monkeypatch.setenv("AIRFLOW_CONN_RAY_EKS", '{"conn_type": "ray", "host": "ray-head"}')
-        with pytest.raises(ConnectionMissing, match="is of type 'ray'; sessions, statements and notebooks run on AWS"):
+        with pytest.raises(ConnectionMissing, match="is of type 'ray'; sessions and statements run on AWS"):
             GlueRayJobHook(aws_conn_id="ray_eks").folder("s3://b/k")
 
 
