@@ -20,9 +20,9 @@ from airflow_provider_glueray.operators.executed_notebook import ExecutedNoteboo
 from airflow_provider_glueray.operators.finish import no_useless_retry
 from airflow_provider_glueray.operators.glue_sessions import room_of
 from airflow_provider_glueray.operators.notebook_job import NotebookAsJob
-from airflow_provider_glueray.operators.notebook_session import NotebookInSession
+from airflow_provider_glueray.operators.notebook_session import SESSION_KEY, NotebookInSession
 from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import Record
+from airflow_provider_glueray.operators.series import STORE_KEY, Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
 from airflow_provider_glueray.runs import GLUE_JOB, GLUE_STATEMENT, SCRIPT, Outcome, RunRef
@@ -174,6 +174,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     def execute(self, context: Context) -> Any:
         """Run the notebook, or go on with it."""
         self._refuse_what_is_elsewhere()
+        self._leave_the_other_life(context)
         if not self._is_in_session:
             return super().execute(context)
         with no_useless_retry():
@@ -233,6 +234,14 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     def as_job(self) -> NotebookAsJob:
         """The notebook's life where it is one job."""
         return NotebookAsJob(self)
+
+    def _leave_the_other_life(self, context: Context) -> None:
+        """Stop what an earlier try ran the other way: its connection led elsewhere."""
+        key = STORE_KEY if self._is_in_session else SESSION_KEY
+        record = Record.load(context, key)
+        if record is not None:
+            self._submission_for(self.backend, key, None).leave(record)
+            context["task_state_store"].set(key, {})
 
     def _refuse_what_is_elsewhere(self) -> None:
         """Refuse a place to run in that the connection does not lead to."""

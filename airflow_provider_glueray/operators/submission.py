@@ -75,7 +75,7 @@ class Submission:
         """
         record = Record.load(context, self._key)
         if record and record.backend and (record.backend, record.door) != (self._backend, self._door):
-            self._stop_elsewhere(record)
+            self.leave(record)
             record = None
         if record and record.series < series_of(context):
             self._stop_survivors(record)
@@ -142,7 +142,7 @@ class Submission:
                 self._log.info("Stopping %s, from before the task was cleared", snapshot.ref.title)
                 self._hook.stop(snapshot.ref)
 
-    def _stop_elsewhere(self, record: Record) -> None:
+    def leave(self, record: Record) -> None:
         """Stop a run of before the connection was changed, by the way it was started; it cannot be taken up here."""
         ref = record.ref(record.backend)
         what = ref.title if ref else f"a run of {record.name} with the mark {record.mark}"

@@ -6,6 +6,7 @@ import itertools
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import nbformat
 import pytest
@@ -13,7 +14,9 @@ from airflow.sdk.exceptions import AirflowFailException
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, SpecError, StatementFailed
+from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
+from airflow_provider_glueray.sessions import RaySessionSpec
 
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 JOBS = pytest.mark.only("ray", "kuberay")
@@ -200,6 +203,23 @@ def test_before_anything_is_started(place, make, make_task, cells, more, words):
 
     assert isinstance(result.error, AirflowFailException)
     assert re.search(words, str(result.error)), str(result.error)
+
+
+@pytest.mark.only("ray", local=True)
+def test_the_connection_changes_from_glue(place, make, make_task):
+    """The session of an earlier try is stopped, and the notebook runs as a job."""
+    hook = GlueRaySessionHook()
+    session = hook.create(RaySessionSpec("GlueRayRole"), f"left-{uuid4().hex[:8]}", uuid4().hex)
+    one = make_task(make("40 + 2", retries=1))
+    one.supervisor.store["glueray_session"] = {
+        "series": 1, "mark": "m", "name": session.name, "submitted": 1.0, "run_id": session.id,
+        "backend": "glue-session", "door": {"aws_conn_id": "aws_default"},
+    }  # fmt: skip
+    result = one.run()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["glueray_value"] == 42
+    assert hook.session(session.id)["Status"] in ("STOPPING", "STOPPED")
 
 
 @pytest.mark.only("glue")
