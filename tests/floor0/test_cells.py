@@ -69,6 +69,7 @@ def test_an_exception_is_told_without_our_frames(run, codes, name, lines):
     frames = [line.split(", ", 1)[1] for line in said["error"][2] if line.startswith('  File "<Cell')]
     assert lines in (None, frames)
     assert not any("cells.py" in line for line in said["error"][2])
+    assert (name != "ValueError") or "    raise ValueError('odd')" in said["error"][2]
     assert run("'still here'")["value"] == '"still here"'
 
 
