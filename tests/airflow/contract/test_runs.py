@@ -178,10 +178,15 @@ def test_it_vanishes(bench, monkeypatch):
         ref = bench.start("print('quick')\n")
         bench.wait(ref)
     bench.forget(ref)
+    # Who sees a RayJob go knows how it had ended; this is about somebody who comes when it is gone.
+    end = time.monotonic() + 30
+    while (late := make_again(bench)).describe([ref])[ref].state is not RunState.LOST:
+        assert time.monotonic() < end
+        time.sleep(0.2)
     clock = iter(range(0, 10_000, int(LOST_PATIENCE / 2)))
     told = Pages()
     outcome = drive(
-        follow(ref, Policy(sources=())), bench.hook, ref, told, sleep=lambda _: None, clock=lambda: float(next(clock))
+        follow(ref, Policy(sources=())), late, ref, told, sleep=lambda _: None, clock=lambda: float(next(clock))
     )
 
     assert outcome.snapshot.state is RunState.LOST
