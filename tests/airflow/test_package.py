@@ -213,6 +213,14 @@ def test_public_names_stay():
         assert set(named(path).template_fields) <= words | SHARED_WORDS, path
 
 
+def test_a_ray_cluster_is_spoken_to_without_ray():
+    """The package need not be there."""
+    code = "import sys; sys.modules['ray'] = None; import airflow_provider_glueray.hooks.ray_jobs"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_form_of_a_ray_connection():
     """Airflow shows its fields without importing the hook; the button asks the hook."""
     manager = ProvidersManager()
