@@ -226,7 +226,8 @@ class GlueRayRunOperator(BaseOperator):
             self.hook,
             self.log,
             backend=backend,
-            door=self._hook_kwargs(),
+            # How the service is asked is not where it is, and need not have a JSON form.
+            door={key: value for key, value in self._hook_kwargs().items() if key not in ("verify", "config")},
             timeout=timeout,
             queue_timeout=self.queue_timeout,
             rest=self._rest,

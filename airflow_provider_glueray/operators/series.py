@@ -32,7 +32,7 @@ class Record:
     :param submitted: epoch seconds at which the start was first asked for.
     :param deadline: epoch seconds at which the run is to be stopped; None for never.
     :param backend: of the run, as in ``RunRef``; "" in records of before it was written.
-    :param door: arguments of the hook that has started the run.
+    :param door: those arguments of its hook that say where it is; JSON values.
     :param queued_since: epoch seconds since when the service has had no room; None when it is not waiting.
     """
 

@@ -31,7 +31,7 @@ class Submission:
     """One task's way to its run.
 
     :param backend: of the run, as in ``RunRef``.
-    :param door: arguments of the hook; with others, a run of an earlier try is elsewhere.
+    :param door: those arguments of the hook that say where runs are; with others, one of an earlier try is elsewhere.
     :param timeout: seconds that a run may take, None for ever.
     :param queue_timeout: seconds to wait while the service has no room.
     :param rest: waits the given seconds; it may instead leave the task, which then begins again.

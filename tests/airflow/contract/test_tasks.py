@@ -104,6 +104,23 @@ def test_a_clear_starts_anew_and_stops_the_old(place, make_step, make_task):
     assert hook.describe([ref])[ref].state is RunState.STOPPED
 
 
+@pytest.mark.only("glue")
+def test_how_the_service_is_asked_is_no_other_connection(place, make_step, make_task):
+    """A retry takes its run up though the settings of the client do not survive JSON, or have changed."""
+    config = {"proxies_config": {"proxy_client_cert": ("cert.pem", "key.pem")}}
+    step = make_step("import time\ntime.sleep(2)\n", retries=1, botocore_config=config)
+    one = make_task(step)
+    one.supervisor.die_at("_link_GlueRayRunLink")
+    one.run()
+    begun = one.supervisor.store["glueray_run"]["run_id"]
+    one.supervisor.revive()
+    step.verify = False
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["return_value"] == begun
+
+
 @pytest.mark.only("glue", "ray", local=True)
 def test_the_connection_changes_between_two_tries(place, connected, make_step, make_task, monkeypatch):
     """The run of the first try is stopped where it is, and the second try runs where the connection leads now."""
