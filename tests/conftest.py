@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -12,6 +13,12 @@ import pytest
 from airflow_provider_glueray.local import control
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sessions import RaySessionSpec
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Callable[[], int]:
+    """Return what gives a new number each time: files that share an endpoint may not each count for themselves."""
+    return itertools.count().__next__
 
 
 @pytest.fixture(scope="session")

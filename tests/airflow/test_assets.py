@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from airflow_provider_glueray.glueray_step.reports import read_report, report
 from airflow_provider_glueray.operators.assets import by_outlet
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
-NUMBERS = itertools.count()
 CLEAN = Asset("clean", uri="s3://my-bucket/clean/")
 REJECTED = Asset("s3://my-bucket/rejected")
 TELLS = """
@@ -30,15 +28,13 @@ report(asset="s3://my-bucket/elsewhere", rows=1)
 
 
 @pytest.fixture
-def make_step(dag: DAG, tmp_path: Path) -> Callable[..., GlueRayJobOperator]:
+def make_step(dag: DAG, tmp_path: Path, fresh: Callable[[], int]) -> Callable[..., GlueRayJobOperator]:
     """Return a factory of operators that run a script given as text."""
 
     def make(source: str, **kwargs: Any) -> GlueRayJobOperator:
         (tmp_path / "step.py").write_text(source)
         settings = {"role": "GlueRayRole", "staging": "s3://glueray-local/code", "deferrable": False, "dag": dag}
-        return GlueRayJobOperator(
-            task_id=f"told-{next(NUMBERS)}", script=str(tmp_path / "step.py"), **{**settings, **kwargs}
-        )
+        return GlueRayJobOperator(task_id=f"told-{fresh()}", script=str(tmp_path / "step.py"), **{**settings, **kwargs})
 
     return make
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 import json
 import sys
 import threading
@@ -42,7 +41,6 @@ def beside(name: str, path: Path) -> Any:
 kubernetes_api = beside("kubernetes_api", Path(__file__).parents[1] / "hooks" / "kubernetes_api.py")
 kuberay_player = beside("kuberay_player", Path(__file__).parent / "contract" / "kuberay_player.py")
 
-NUMBERS = itertools.count()
 MODES = pytest.mark.parametrize("deferrable", [False, True])
 #: Just now, because the longer a run has taken, the longer late lines of its log are waited for.
 START, END = ((datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ") for seconds in (20, 0))
@@ -60,11 +58,11 @@ def cluster(connected, monkeypatch) -> Iterator[Any]:
 
 
 @pytest.fixture
-def make(dag: DAG) -> Callable[..., Any]:
+def make(dag: DAG, fresh: Callable[[], int]) -> Callable[..., Any]:
     """Return a factory of operators with an id of their own."""
 
     def make(operator: type, **kwargs: Any) -> Any:
-        given = {"task_id": f"task-{next(NUMBERS)}", "dag": dag, "deferrable": False, "conn_id": "where"}
+        given = {"task_id": f"task-{fresh()}", "dag": dag, "deferrable": False, "conn_id": "where"}
         return operator(**{**given, "poll_seconds": 1, **kwargs})
 
     return make

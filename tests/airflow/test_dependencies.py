@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +16,9 @@ from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
-NUMBERS = itertools.count()
-
 
 @pytest.fixture
-def make_step(dag: DAG, tmp_path: Path) -> Callable[..., GlueRayJobOperator]:
+def make_step(dag: DAG, tmp_path: Path, fresh: Callable[[], int]) -> Callable[..., GlueRayJobOperator]:
     """Return a factory of operators whose files lie beside the DAG's, given as texts."""
     dag.fileloc = str(tmp_path / "dag.py")
 
@@ -29,7 +26,7 @@ def make_step(dag: DAG, tmp_path: Path) -> Callable[..., GlueRayJobOperator]:
         for name, text in {"step.py": "print('done')\n", **(files or {})}.items():
             (tmp_path / name).write_text(text)
         defaults = {
-            "task_id": f"needs-{next(NUMBERS)}",
+            "task_id": f"needs-{fresh()}",
             "script": "step.py",
             "role": "GlueRayRole",
             "staging": "s3://glueray-local/code",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -24,7 +23,6 @@ from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NUMBERS = itertools.count()
 STAGING = "s3://glueray-local/functions"
 #: A plain value of the file: it travels with the functions that use it.
 FACTOR = 3
@@ -36,12 +34,12 @@ def scaled(number: int) -> int:
 
 
 @pytest.fixture
-def make_step(dag: DAG) -> Callable[..., Any]:
+def make_step(dag: DAG, fresh: Callable[[], int]) -> Callable[..., Any]:
     """Return what makes a function a task and calls it with arguments; gives the operator."""
 
     def make(function: Callable[..., Any], *args: Any, with_: Mapping[str, Any] = {}, **kwargs: Any) -> Any:
         defaults = {
-            "task_id": f"f-{next(NUMBERS)}",
+            "task_id": f"f-{fresh()}",
             "role": "GlueRayRole",
             "staging": STAGING,
             "deferrable": False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.runs import RunRef
 
-NUMBERS = itertools.count()
 MODES = pytest.mark.parametrize("deferrable", [False, True])
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 
@@ -48,11 +46,11 @@ def session(live_session: RunRef) -> str:
 
 
 @pytest.fixture
-def make(dag, tmp_path: Path):
+def make(dag, tmp_path: Path, fresh):
     """Return a factory of operators that run a notebook with the given cells; texts are code."""
 
     def make(*cells: Any, **kwargs: Any) -> GlueRayNotebookOperator:
-        number = next(NUMBERS)
+        number = fresh()
         source = tmp_path / f"walk-{number}.ipynb"
         coded = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
         source.write_text(nbformat.writes(new_notebook(cells=coded)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,20 +18,19 @@ from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
 #: Each step has a job of its own, so that no test meets the runs of another.
-NUMBERS = itertools.count()
 GOOD = "import os\nprint('hello', os.environ['who-is'])\n"
 BAD = "print('before')\nraise ValueError('the input is odd')\n"
 
 
 @pytest.fixture
-def make_step(dag: DAG, tmp_path: Path) -> Callable[..., GlueRayJobOperator]:
+def make_step(dag: DAG, tmp_path: Path, fresh: Callable[[], int]) -> Callable[..., GlueRayJobOperator]:
     """Return a factory of operators that run a script given as text."""
 
     def make(source: str = GOOD, **kwargs: Any) -> GlueRayJobOperator:
         script = tmp_path / "step.py"
         script.write_text(source)
         defaults = {
-            "task_id": f"step-{next(NUMBERS)}",
+            "task_id": f"step-{fresh()}",
             "script": str(script),
             "role": "GlueRayRole",
             "staging": "s3://glueray-local/code",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +28,6 @@ from airflow_provider_glueray.operators.session_group import glue_ray_session
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor
 
-NUMBERS = itertools.count()
 ENDLESS = "import time\nwhile True: time.sleep(0.05)"
 MODES = pytest.mark.parametrize("deferrable", [False, True])
 
@@ -50,11 +48,11 @@ def hook(connected) -> GlueRaySessionHook:
 
 
 @pytest.fixture
-def make(dag):
+def make(dag, fresh):
     """Return a factory of operators with an id of their own."""
 
     def make(operator: type, **kwargs: Any) -> Any:
-        return operator(**{"task_id": f"task-{next(NUMBERS)}", "dag": dag, "deferrable": False, **kwargs})
+        return operator(**{"task_id": f"task-{fresh()}", "dag": dag, "deferrable": False, **kwargs})
 
     return make
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
+import random
 import shutil
 import tempfile
 import threading
@@ -29,7 +29,6 @@ from airflow_provider_glueray.spec import RayJobSpec
 
 #: `make test` makes the second.
 NEWEST, OLD = (Path(__file__).parents[2] / name for name in (".venv", ".venv-ray29"))
-NUMBERS = itertools.count()
 TOKEN = "a-token-of-the-tests"
 
 
@@ -41,6 +40,9 @@ class Head:
         self.url = f"http://127.0.0.1:{self.port}"
         self.venv, self.cpus = venv, cpus
         self.has_tokens = venv == NEWEST
+        # With 0, an old Ray registers a driver without its port, and the Jobs API may wait for it without an answer
+        # (ray-project/ray#40922; seen on 2.9.3). Which of these ports are free, Ray looks itself.
+        self.workers = random.randrange(20_000, 32_000, 200)
 
     def connection(self) -> dict[str, Any]:
         """Return the JSON of a connection to it."""
@@ -52,8 +54,9 @@ class Head:
             str(self.venv / "bin" / "ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.2",
             "--dashboard-host", "127.0.0.1", "--dashboard-port", str(self.port), "--port", str(self.gcs),
             "--ray-client-server-port", str(self.client), "--dashboard-agent-listen-port", str(self.agent),
-            "--min-worker-port", "0", "--max-worker-port", "0", "--num-cpus", str(self.cpus),
-            "--object-store-memory", "100000000", "--disable-usage-stats", "--temp-dir", str(self.directory), *options,
+            "--min-worker-port", str(self.workers), "--max-worker-port", str(self.workers + 199),
+            "--num-cpus", str(self.cpus), "--object-store-memory", "100000000", "--disable-usage-stats",
+            "--temp-dir", str(self.directory), *options,
         ]  # fmt: skip
         plain = processes.plain_environment()
         tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} if self.has_tokens else {}
@@ -136,11 +139,11 @@ def new_hook(new_cluster: dict[str, Any], at: Callable[..., RayJobsHook]) -> Ray
 
 
 @pytest.fixture
-def make_spec(tmp_path: Path) -> Callable[..., RayJobSpec]:
+def make_spec(tmp_path: Path, fresh: Callable[[], int]) -> Callable[..., RayJobSpec]:
     """Return a factory of specs for a script given as text."""
 
     def make(source: str = "print('hello')\n", **fields: Any) -> RayJobSpec:
-        script = tmp_path / f"step-{next(NUMBERS)}.py"
+        script = tmp_path / f"step-{fresh()}.py"
         script.write_text(source)
         return RayJobSpec(**{"name": "tried", "script": str(script), "role": None, **fields})
 
@@ -148,11 +151,11 @@ def make_spec(tmp_path: Path) -> Callable[..., RayJobSpec]:
 
 
 @pytest.fixture
-def start() -> Callable[..., RunRef]:
+def start(fresh: Callable[[], int]) -> Callable[..., RunRef]:
     """Return what starts a run."""
 
     def start(hook: RayJobsHook, spec: RayJobSpec, mark: str | None = None, **arguments: str) -> RunRef:
-        return hook.prepare(spec).start(mark or f"mark{os.getpid()}n{next(NUMBERS)}", arguments)
+        return hook.prepare(spec).start(mark or f"mark{os.getpid()}n{fresh()}", arguments)
 
     return start
 

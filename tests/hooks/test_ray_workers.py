@@ -65,8 +65,7 @@ def cpus(hook):
 
 
 def demands(hook):
-    """Return what the autoscaler has heard of and is not there, after it has had a look."""
-    time.sleep(3)
+    """Return what the autoscaler has heard of and is not there."""
     report = hook._content(hook._ask("GET", "/api/cluster_status"))["data"]["clusterStatus"]["loadMetricsReport"]
     return [*report["pgDemand"], *report["requestDemand"], *report["resourceDemand"]]
 
@@ -278,8 +277,8 @@ def test_an_autoscaler_brings_the_floor(make_head, at, make_spec, start, follow_
 
     # One that is stopped before its floor has come leaves nothing that would go on growing the cluster.
     larger = start(hook, make_spec("import time\ntime.sleep(600)\n", workers=Workers(9, 9)))
-    wait_for(lambda: "PENDING" in groups(hook))
+    wait_for(lambda: "PENDING" in groups(hook) and demands(hook))
     wait_for(lambda: stopped(hook, larger))
     assert follow_to_end(hook, larger)[0].snapshot.state is RunState.STOPPED
     wait_for(lambda: groups(hook) == ["REMOVED", "REMOVED"], 20)
-    assert not demands(hook)
+    wait_for(lambda: not demands(hook))

@@ -8,7 +8,6 @@ The local ones are always there. A real one is there when its environment variab
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import os
 import sys
@@ -23,7 +22,6 @@ from airflow.sdk import DAG
 
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
-NUMBERS = itertools.count()
 BACKENDS = {"glue": "glue-job", "ray": "ray-job", "kuberay": "kuberay-job", "session": "glue-statement"}
 #: Where a task may lead; a session is for statements only.
 TASKS = ("glue", "ray", "kuberay")
@@ -111,11 +109,11 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def make_step(dag: DAG, tmp_path: Path, place: Place) -> Callable[..., GlueRayJobOperator]:
+def make_step(dag: DAG, tmp_path: Path, place: Place, fresh: Callable[[], int]) -> Callable[..., GlueRayJobOperator]:
     """Return a factory of operators that run a script given as text, where the connection leads."""
 
     def make(source: str, **kwargs: Any) -> GlueRayJobOperator:
-        number = next(NUMBERS)
+        number = fresh()
         script = tmp_path / f"step{number}.py"
         script.write_text(source)
         settings = {"role": place.role, "staging": place.staging, "deferrable": False, "conn_id": "where", "dag": dag}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,18 @@ from airflow_provider_glueray.sessions import RaySessionSpec
 
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 JOBS = pytest.mark.only("ray", "kuberay")
-NUMBERS = itertools.count()
 MODES = pytest.mark.parametrize("deferrable", [False, True])
 
 
 @pytest.fixture
-def make(dag, tmp_path: Path, place):
+def make(dag, tmp_path: Path, place, fresh):
     """Return a factory of operators that run a notebook with the given cells; texts are code."""
 
     def make(*cells: Any, **kwargs: Any) -> GlueRayNotebookOperator:
         coded = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
         (tmp_path / "walk.ipynb").write_text(nbformat.writes(new_notebook(cells=coded)))
         given = {
-            "task_id": f"notebook-{next(NUMBERS)}", "notebook": tmp_path / "walk.ipynb",
+            "task_id": f"notebook-{fresh()}", "notebook": tmp_path / "walk.ipynb",
             "executed_notebook": tmp_path / "out.ipynb", "role": place.role, "staging": place.staging,
             "conn_id": "where", "deferrable": False, "poll_seconds": 2, "dag": dag,
         }  # fmt: skip

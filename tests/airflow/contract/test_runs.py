@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from pathlib import Path
@@ -23,7 +22,6 @@ from airflow_provider_glueray.statements import prepare
 
 pytestmark = pytest.mark.only("glue", "ray", "kuberay", "session")
 JOBS = pytest.mark.only("glue", "ray", "kuberay")
-NUMBERS = itertools.count()
 SLEEP = "import time\nprint('begun', flush=True)\ntime.sleep(120)\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -18,8 +17,6 @@ from structlog.testing import capture_logs
 from airflow_provider_glueray.errors import FunctionFailed, RunFailed, RunStopped, RunTimedOut
 from airflow_provider_glueray.runs import RunRef, RunState
 from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
-
-NUMBERS = itertools.count()
 
 
 def until_over(hook: Any, ref: RunRef) -> None:
@@ -198,11 +195,11 @@ def test_a_function(place, dag, make_task):
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_sensor(place, dag, make_step, make_task, deferrable):
+def test_a_sensor(place, dag, make_step, make_task, deferrable, fresh):
     step = make_step("import time\ntime.sleep(1)\n", wait_for_completion=False)
     begun = make_task(step).run().xcoms["return_value"]
     sensor = GlueRayJobSensor(
-        task_id=f"wait-{next(NUMBERS)}", job_name=f"walk-{step.task_id}", conn_id="where", deferrable=deferrable,
+        task_id=f"wait-{fresh()}", job_name=f"walk-{step.task_id}", conn_id="where", deferrable=deferrable,
         poke_interval=1, poll_seconds=1, dag=dag,
     )  # fmt: skip
 
