@@ -149,8 +149,9 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
             if snapshot.raw_state != last.raw_state:
                 yield _tell_state(snapshot)
             last = snapshot
-            yield from logs.read()
-            if snapshot.is_over if policy.until_over else snapshot.state.is_terminal:
+            ended = snapshot.is_over if policy.until_over else snapshot.state.is_terminal
+            yield from logs.read(to_end=ended)
+            if ended:
                 break
         deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
         if deadline_passed and not policy.owns_run:
@@ -169,7 +170,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         since = LogCursor(since_ms=int((last.started or began) * 1000))
         # The UI shows what stands between these two lines folded.
         yield Tell(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
-        yield from _Logs(FAILURE_SOURCES, since).read(most=100)
+        yield from _Logs(FAILURE_SOURCES, since).read(to_end=True, most=100)
         yield Tell(logging.INFO, "::endgroup::")
     return logs.outcome(last, deadline_passed=stop_asked is not None)
 
@@ -210,11 +211,14 @@ class _Logs:
         """Return how it ended, with what is remembered of the log."""
         return Outcome(last, self._tail.lines(), deadline_passed, self._reports)
 
-    def read(self, most: int | None = None) -> Generator[Step, Answer, bool]:
-        """Show what is new; with ``most``, only the last of it. Tell whether there was anything."""
+    def read(self, *, to_end: bool, most: int | None = None) -> Generator[Step, Answer, bool]:
+        """Show what is new; with ``most``, only the last of it. Tell whether there was anything.
+
+        :param to_end: whether the run is over.
+        """
         if not self._sources:
             return False
-        answer = yield ReadLogs(self._cursor, self._sources)
+        answer = yield ReadLogs(self._cursor._replace(to_end=to_end), self._sources)
         if answer.error is not None:
             if not self._complained:
                 self._complained = True
@@ -240,7 +244,7 @@ class _Logs:
         while self._sources and silent < quiet and waited < DRAIN_LIMIT:
             yield Pause(quiet / 2)
             waited += quiet / 2
-            silent = 0.0 if (yield from self.read()) else silent + quiet / 2
+            silent = 0.0 if (yield from self.read(to_end=True)) else silent + quiet / 2
         if self._sources and silent < quiet:
             text = f"The log goes on {DRAIN_LIMIT:.0f} seconds after the run has ended; the rest is at the service only"
             yield Tell(logging.WARNING, text)

@@ -271,10 +271,15 @@ class LogLine(NamedTuple):
 
 
 class LogCursor(NamedTuple):
-    """How far a log was read: from ``since_ms`` (epoch milliseconds) on, but not the events in ``seen``."""
+    """How far a log was read: from ``since_ms`` (epoch milliseconds) on, but not the events in ``seen``.
+
+    ``to_end`` asks for all there is: the run is over, so a line that has not ended will not, and nothing may be put
+    off. It belongs to one read and is not kept.
+    """
 
     since_ms: int = 0
     seen: frozenset[str] = frozenset()
+    to_end: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

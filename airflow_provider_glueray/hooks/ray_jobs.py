@@ -7,13 +7,14 @@ run. What is local is put into the cluster's own package store, under the hash o
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 from airflow_provider_glueray.errors import JobConflict, RequestRefused, StopError, SubmitError, SubmitUnknown
 from airflow_provider_glueray.hooks.ray_connection import RayConnectionHook, reason
-from airflow_provider_glueray.hooks.ray_log import Place, page_of, unmarked
+from airflow_provider_glueray.hooks.ray_log import END_LINES, LARGE, Place, mark_of, page_of, unmarked
 from airflow_provider_glueray.hooks.ray_packages import Package, packed
 from airflow_provider_glueray.ray_submission import (
     MARK,
@@ -154,29 +155,36 @@ class RayJobsHook(RayConnectionHook):
         return pages
 
     def _new_lines(self, ref: RunRef, cursor: LogCursor) -> LogPage:
-        place, is_over = Place.of(cursor), False
-        if not place.node or place.is_inside_line:
-            # Before the log: what is written after that has not been missed.
-            details = self._job(ref.id) or {}
-            place = place._replace(node=details.get("driver_node_id") or "")
-            is_over = bool(details) and _snapshot(details).state.is_terminal
+        place, end = Place.of(cursor), ""
+        if not place.node:
+            place = place._replace(node=(self._job(ref.id) or {}).get("driver_node_id") or "")
         if not place.node:
             return LogPage((), cursor)
+        try:
+            if place.shown >= LARGE and not cursor.to_end:
+                # Before the log: what is written between the two is new to the next read.
+                with self._log_of(ref, place.node, END_LINES) as pieces:
+                    end = mark_of(pieces)
+                if end and end == place.end:
+                    return LogPage((), cursor)
+            with self._log_of(ref, place.node) as pieces:
+                return page_of(pieces, place, to_end=cursor.to_end, end=end)
+        except SubmitError as error:
+            if _is_absent(str(error)):
+                return LogPage((), cursor)
+            raise
+
+    @contextmanager
+    def _log_of(self, ref: RunRef, node: str, lines: int = -1) -> Iterator[Iterable[bytes]]:
+        """Open the log of a run, or so many of its last lines."""
         marks = self._marks_logs
-        with self._open("GET", LOGS, params=_log_of(ref.id, place.node)) as answer:
+        with self._open("GET", LOGS, params=_driver_log(ref.id, node, lines=lines)) as answer:
             if not answer.is_success or "html" in answer.headers.get("content-type", ""):
                 answer.read()
                 self._refuse_strangers(answer)
-                if _is_absent(answer.text):
-                    return LogPage((), cursor)
                 raise SubmitError(f"Ray did not hand over the log of {ref.title}: {reason(answer)}")
             pieces = answer.iter_bytes()
-            try:
-                return page_of(unmarked(pieces) if marks else pieces, place, is_over=is_over)
-            except SubmitError as error:
-                if _is_absent(str(error)):
-                    return LogPage((), cursor)
-                raise
+            yield unmarked(pieces) if marks else pieces
 
     @cached_property
     def _marks_logs(self) -> bool:
@@ -186,7 +194,7 @@ class RayJobsHook(RayConnectionHook):
         """
         found = self._content(self._ask("GET", "/api/v0/nodes?limit=1"))["data"]["result"]["result"]
         for _ in range(PROBES):
-            answer = self._ask("GET", LOGS, params=_log_of("", found[0]["node_id"], NO_LOG))
+            answer = self._ask("GET", LOGS, params=_driver_log("", found[0]["node_id"], NO_LOG))
             # Ray 2.9 drops the words of an error now and then, and says nothing at all.
             if answer.is_success and answer.content:
                 return answer.content[:1] == b"0"
@@ -230,10 +238,10 @@ class RayJobsHook(RayConnectionHook):
         self.log.info("Uploaded %s as %s", package.parcel.name, package.uri)
 
 
-def _log_of(submission_id: str, node: str, name: str = "") -> dict[str, Any]:
-    """Return what to ask for a whole log; JOB_LOGS_PATH_TEMPLATE in ray/dashboard/modules/job/common.py names it."""
+def _driver_log(submission_id: str, node: str, name: str = "", lines: int = -1) -> dict[str, Any]:
+    """Return what to ask for a log; JOB_LOGS_PATH_TEMPLATE in ray/dashboard/modules/job/common.py names it."""
     return {
-        "node_id": node, "filename": name or f"job-driver-{submission_id}.log", "lines": -1, "format": "text",
+        "node_id": node, "filename": name or f"job-driver-{submission_id}.log", "lines": lines, "format": "text",
     }  # fmt: skip
 
 

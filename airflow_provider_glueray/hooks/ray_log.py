@@ -1,11 +1,12 @@
 """The log of a run on a Ray cluster, read on from where it was left.
 
 Floor 2. Ray has no way to ask for a log from a place on, so the bytes that were shown already are read again and
-dropped; docs/ray.md has what was measured of the ways there are.
+dropped, unless the end of the log is what it was; docs/ray.md has what was measured of the ways there are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ from airflow_provider_glueray.runs import SCRIPT, LogCursor, LogLine, LogPage
 LOG_BYTES = 8 * 1024 * 1024
 #: Seconds that one read may take.
 READ_SECONDS = 30.0
+#: Bytes of a log from which on its end is looked at first, and how many lines of it.
+LARGE, END_LINES = 256 * 1024, 100
 #: Before #46556 of ray-project/ray each piece of a log (BLOCK_SIZE of its log_agent.py) has this before it if all is
 #: well, and another byte if what follows are the words of an error.
 WELL, PIECE = b"1", 1 << 16
@@ -26,14 +29,15 @@ _ENDS = re.compile(r"\r\n|\n|\r")
 
 
 class Place(NamedTuple):
-    """How far a log was shown, in bytes, whether an unended line was left over, and where the log is.
+    """How far a log was shown, in bytes, where the log is, and what its end was then.
 
     :param node: the id of the driver's node; empty while it is not known.
+    :param end: by :func:`mark_of`; empty while more is left, or where it tells nothing.
     """
 
     shown: int = 0
-    is_inside_line: bool = False
     node: str = ""
+    end: str = ""
 
     @classmethod
     def of(cls, cursor: LogCursor) -> Place:
@@ -41,28 +45,48 @@ class Place(NamedTuple):
         text = next(iter(cursor.seen), "")
         if not text:
             return cls()
-        shown, is_inside_line, node = text.split("/")
-        return cls(int(shown), is_inside_line == "1", node)
+        shown, node, end = text.split("/")
+        return cls(int(shown), node, end)
 
     def to_cursor(self) -> LogCursor:
         """Write to a cursor."""
-        return LogCursor(seen=frozenset({f"{self.shown}/{int(self.is_inside_line)}/{self.node}"}))
+        return LogCursor(seen=frozenset({f"{self.shown}/{self.node}/{self.end}"}))
 
 
-def page_of(pieces: Iterable[bytes], place: Place, *, is_over: bool) -> LogPage:
+def mark_of(pieces: Iterable[bytes]) -> str:
+    """Return a mark of the last lines of a log: as long as it stays, the log has not grown.
+
+    Empty for lines that repeat themselves: with more of them the end would be the same; and for very long ones. A log
+    that says all of these lines once more, word for word, has the same mark too, so a run that is over is read without
+    asking for it.
+    """
+    end = bytearray()
+    for piece in pieces:
+        end += piece
+        if len(end) > LARGE:
+            return ""
+    begins = (found.end() for found in re.finditer(rb"\n", end))
+    if any(at < len(end) and end.startswith(end[at:]) for at in begins):
+        return ""
+    return hashlib.blake2b(end, digest_size=8).hexdigest()
+
+
+def page_of(pieces: Iterable[bytes], place: Place, *, to_end: bool, end: str = "") -> LogPage:
     """Return the lines after a place, whole ones only unless the run is over.
 
     :param pieces: of the whole log; no more of it is taken than is needed.
+    :param to_end: whether the run is over.
+    :param end: the mark of the log's end, as it was before.
     :raises SubmitError: the log did not come in time.
     """
     new, size, is_all = _after(pieces, place.shown)
     if size < place.shown:
         return LogPage((), place.to_cursor())  # an answer that was cut short says nothing of how the log ends
-    end = len(new) if is_all and is_over else max(new.rfind(b"\n"), new.rfind(b"\r", 0, max(len(new) - 1, 0))) + 1
-    if not end and not is_all:
-        end = _whole(new)  # a line longer than a read takes is shown in parts, or it would never be
-    lines = [LogLine(SCRIPT, text) for text in _texts(new[:end])]
-    return LogPage(lines, place._replace(shown=place.shown + end, is_inside_line=end < len(new)).to_cursor())
+    length = len(new) if is_all and to_end else max(new.rfind(b"\n"), new.rfind(b"\r", 0, max(len(new) - 1, 0))) + 1
+    if not length and not is_all:
+        length = _whole(new)  # a line longer than a read takes is shown in parts, or it would never be
+    lines = [LogLine(SCRIPT, text) for text in _texts(new[:length])]
+    return LogPage(lines, Place(place.shown + length, place.node, end if is_all else "").to_cursor())
 
 
 def _after(pieces: Iterable[bytes], shown: int) -> tuple[bytes, int, bool]:

@@ -91,6 +91,8 @@ def test_logs_are_read_after_each_look_and_until_quiet_after_the_end():
     assert outcome.snapshot.state is RunState.SUCCEEDED
     assert [line.text for step in hand.of(Show) for line in step.lines] == ["live", "late"]
     assert [step.cursor.since_ms for step in hand.of(ReadLogs)][:2] == [0, 1]
+    # From the end on nothing may be put off.
+    assert [step.cursor.to_end for step in hand.of(ReadLogs)] == [False] + [True] * (len(hand.of(ReadLogs)) - 1)
 
 
 def test_one_line_per_change_of_state():
@@ -130,7 +132,7 @@ def test_a_failed_run_shows_the_cluster_too():
     last = hand.of(ReadLogs)[-1]
 
     assert last.sources == ("worker-err", "worker-out", "runtime-env", "monitor")
-    assert last.cursor == LogCursor(since_ms=1_234_000)
+    assert last.cursor == LogCursor(since_ms=1_234_000, to_end=True)
     assert outcome.tail[-1] == "E: y"
     assert [step.message[:9] for step in hand.of(Tell)][-2:] == ["::group::", "::endgrou"]
 

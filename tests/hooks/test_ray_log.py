@@ -7,12 +7,15 @@ import random
 import re
 import time
 import tracemalloc
+from io import BytesIO
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from ray.dashboard.modules.log.log_agent import find_start_offset_last_n_lines_from_offset
 
 from airflow_provider_glueray.errors import SubmitError
-from airflow_provider_glueray.hooks import ray_log
-from airflow_provider_glueray.hooks.ray_log import PIECE, Place, page_of, unmarked
+from airflow_provider_glueray.hooks import ray_jobs, ray_log
+from airflow_provider_glueray.hooks.ray_log import END_LINES, PIECE, Place, mark_of, page_of, unmarked
 from airflow_provider_glueray.runs import LogCursor, RunRef, RunState
 
 #: Its first line comes in two halves, the second with half a character; one ends as on Windows, one is no UTF-8.
@@ -38,9 +41,9 @@ LINES = ["first and last", "höhe 😀", "50 %", "100 %", "not � text", "", *[
 LARGE = "for n in range(400_000):\n    print(f'line {n:08d} with some words that make it fifty')\n"
 
 
-def read_on(hook, ref, cursor=None):
-    """Read what is new, as a process that knows the cursor only."""
-    cursor = LogCursor.from_json(json.loads(json.dumps((cursor or LogCursor()).to_json())))
+def read_on(hook, ref, cursor=None, *, to_end=False):
+    """Read what is new, as a process that knows the cursor only, and whether the run is over."""
+    cursor = LogCursor.from_json(json.loads(json.dumps((cursor or LogCursor()).to_json())))._replace(to_end=to_end)
     page = hook.read_logs({ref: cursor}, ["script"])[ref]
     return [line.text for line in page.lines], page.cursor
 
@@ -50,9 +53,9 @@ def read_all(hook, ref, pause=0.25):
     lines, cursor = read_on(hook, ref)
     while True:
         is_over = hook.describe([ref])[ref].is_over
-        new, cursor = read_on(hook, ref, cursor)
+        new, cursor = read_on(hook, ref, cursor, to_end=is_over)
         lines += new
-        if is_over and not new and not Place.of(cursor).is_inside_line:
+        if is_over and not new:
             return lines
         time.sleep(pause)
 
@@ -77,7 +80,7 @@ def test_a_large_log(hook, make_spec, start, monkeypatch):
     pages, cursor, is_over = [], LogCursor(), False
     while not is_over or pages[-1]:
         is_over = hook.describe([ref])[ref].is_over
-        lines, cursor = read_on(hook, ref, cursor)
+        lines, cursor = read_on(hook, ref, cursor, to_end=is_over)
         pages.append(of_script(lines))
 
     assert max(sum(len(line) + 1 for line in page) for page in pages) <= 1_000_000
@@ -97,7 +100,7 @@ def test_a_log_that_is_not_there_yet(hook, make_spec):
     """Neither of a run that has not begun nor of one that nobody knows."""
     assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone")) == ([], LogCursor())
     node = hook._content(hook._ask("GET", "/api/v0/nodes"))["data"]["result"]["result"][0]["node_id"]
-    cursor = Place(0, False, node).to_cursor()
+    cursor = Place(0, node).to_cursor()
     assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone"), cursor) == ([], cursor)
 
 
@@ -176,7 +179,159 @@ def test_one_log_that_cannot_be_read_holds_up_no_other(
         read_on(hook, refs[0])
 
 
+def test_a_large_log_that_rests(hook, make_spec, start, monkeypatch):
+    """As long as nothing is written, only its end is asked for; when the run is over, all of it."""
+    monkeypatch.setattr(ray_jobs, "LARGE", 1_000)
+    asked, opened = [], hook._open
+
+    def count(method, path, **kwargs):
+        asked.append(kwargs["params"]["lines"])
+        return opened(method, path, **kwargs)
+
+    ref = start(hook, make_spec("import time\nfor n in range(2000):\n    print(n, flush=True)\ntime.sleep(600)\n"))
+    lines, cursor = read_on(hook, ref)
+    for _ in range(200):
+        new, cursor = read_on(hook, ref, cursor)
+        lines += new
+        if lines[-1:] == ["1999"] and Place.of(cursor).end:
+            break
+        time.sleep(0.2)
+    read_on(hook, ref, cursor)  # Ray's own words may stand between the two
+    monkeypatch.setattr(hook, "_open", count)
+    for _ in range(5):
+        assert read_on(hook, ref, cursor) == ([], cursor)
+    assert asked == [END_LINES] * 5
+
+    assert read_on(hook, ref, cursor, to_end=True)[0] == []
+    assert asked[5:] == [-1]
+    assert of_script(lines) == [str(n) for n in range(2000)]
+    monkeypatch.undo()
+    hook.stop(ref)
+
+
 # -- the same, without a cluster ------------------------------------------------------------------------------
+
+
+class Growing:
+    """What answers as Ray does for one log; its own function says where the last lines of it begin."""
+
+    def __init__(self, reply):
+        self.reply = reply
+        self.log = b""
+        self.whole = 0
+        #: What is written after each part that is handed over.
+        self.next = []
+
+    def answer(self, handler):
+        query = parse_qs(urlsplit(handler.path).query)
+        if "nodes" in handler.path:
+            self.reply(handler, 200, b'{"data": {"result": {"result": [{"node_id": "n"}]}}}')
+        elif query["filename"] == [ray_jobs.NO_LOG]:
+            self.reply(handler, 500, b"file is not found")
+        else:
+            lines = int(query["lines"][0])
+            self.whole += lines == -1
+            begin = 0 if lines == -1 else find_start_offset_last_n_lines_from_offset(BytesIO(self.log), -1, lines)
+            part = self.log[begin:]
+            self.log += self.next.pop(0) if self.next else b""
+            self.reply(handler, 200, part)
+
+
+@pytest.fixture
+def growing(reply, answering, at, monkeypatch):
+    """Return a log that a test writes, and what reads on in it: each time its end is looked at first."""
+    monkeypatch.setattr(ray_jobs, "LARGE", 0)
+    monkeypatch.setattr(ray_jobs, "END_LINES", 3)
+    served = Growing(reply)
+    hook, ref, cursor = (
+        at(host=answering(lambda handler: served.answer(handler))),
+        RunRef("ray-job", "tried", "r"),
+        Place(node="n").to_cursor(),
+    )
+
+    def read(*, to_end=False):
+        nonlocal cursor
+        lines, cursor = read_on(hook, ref, cursor, to_end=to_end)
+        return lines
+
+    return served, read
+
+
+@pytest.mark.parametrize("most", [12, 1_000_000])
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_the_end_looks_like(seed, most, growing, monkeypatch):
+    """Lines that repeat themselves, and halves: late perhaps, never twice, and all of them in the end."""
+    monkeypatch.setattr(ray_log, "LOG_BYTES", most)
+    served, read = growing
+    dice, lines, rests = random.Random(seed), [], 0
+    for _ in range(40):
+        served.log += b"".join(dice.choices([b"", b"tick\n", b"a\n", b"b\n", b"half "], k=dice.choice([0, 1, 5])))
+        lines += read()
+        while new := read():
+            assert most == 12
+            lines += new
+        whole = served.whole
+        assert read() == []
+        rests += served.whole == whole
+    while new := read(to_end=True):
+        lines += new
+
+    whole = served.log.decode().removesuffix("\n").split("\n")
+    assert rests
+    assert "".join(lines) == "".join(whole)
+    assert lines == whole or most == 12  # a line longer than a read comes in parts
+
+
+def test_lines_that_are_said_once_more(growing):
+    """As many as are looked at, word for word: shown with what comes next, or when the run is over."""
+    served, read = growing
+    served.log = b"a\nb\nc\n"
+    assert read() == ["a", "b", "c"]
+    served.log *= 2
+    assert read() == []
+    served.log += b"d\n"
+    assert read() == ["a", "b", "c", "d"]
+    served.log += b"b\nc\nd\n"
+    assert read() == []
+    assert read(to_end=True) == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_what_is_written_while_it_is_read(when, growing):
+    """After the end was looked at, or after the whole."""
+    served, read = growing
+    for line in ("a", "b", "c"):
+        served.log += f"{line}\n".encode()
+        served.next = [b""] * when + [f"more of {line}\n".encode()]
+        assert [*read(), *read()] == [line, f"more of {line}"]
+
+
+def test_more_than_one_read_takes(growing, monkeypatch):
+    """Nothing is put off because the end of the log is the same."""
+    monkeypatch.setattr(ray_log, "LOG_BYTES", 5)
+    served, read = growing
+    served.log = b"aaa\nbbb\nccc\n"
+    assert [read() for _ in range(4)] == [["aaa"], ["bbb"], ["ccc"], []]
+
+
+@pytest.mark.parametrize(
+    ("end", "tells"),
+    [
+        (b"a\nb\nc\n", True),
+        (b"only\n", True),
+        (b"a\nb\nno end", True),
+        (b"tick\ntick\n", False),
+        (b"a\nb\na\nb\n", False),
+        (b"a\nb\na\n", False),
+        (b"50 %\n5", False),
+        (b"a very long line" * 100_000, False),
+    ],
+)
+def test_what_an_end_tells(end, tells):
+    """Nothing, if the log could go on and end the same, or if it is as much as the log itself."""
+    dice = random.Random(0)
+    assert bool(mark_of(cut(end, dice))) == tells
+    assert mark_of(cut(end, dice)) == mark_of([end])
 
 
 def cut(content: bytes, dice: random.Random) -> list[bytes]:
@@ -196,7 +351,7 @@ def test_any_log_is_read_once(seed, most, monkeypatch):
     cursor, size, lines, new = LogCursor(), 0, [], []
     while size < len(log) or new:
         size = min(size + dice.randrange(30), len(log))
-        new, cursor = page_of(cut(log[:size], dice), Place.of(cursor), is_over=size == len(log))
+        new, cursor = page_of(cut(log[:size], dice), Place.of(cursor), to_end=size == len(log))
         lines += [line.text for line in new]
 
     whole = re.split(r"\r\n|\n|\r", log.decode())
@@ -209,17 +364,16 @@ def test_any_log_is_read_once(seed, most, monkeypatch):
 
 def test_a_line_is_whole_unless_it_is_longer_than_a_read():
     place = Place(node="n")
-    page = page_of([b"half"], place, is_over=False)
-    assert (page.lines, Place.of(page.cursor)) == ([], Place(0, True, "n"))
-    page = page_of([b"half a line\r"], Place.of(page.cursor), is_over=False)
-    assert (page.lines, Place.of(page.cursor)) == ([], Place(0, True, "n"))
-    page = page_of([b"half a line\r\n"], Place.of(page.cursor), is_over=False)
-    assert ([line.text for line in page.lines], Place.of(page.cursor)) == (["half a line"], Place(13, False, "n"))
+    for half in (b"half", b"half a line\r"):
+        page = page_of([half], place, to_end=False)
+        assert (page.lines, Place.of(page.cursor)) == ([], place)
+    page = page_of([b"half a line\r\n"], place, to_end=False)
+    assert ([line.text for line in page.lines], Place.of(page.cursor)) == (["half a line"], Place(13, "n"))
 
 
 def test_an_answer_that_is_too_short_changes_nothing():
-    place = Place(10, True, "n")
-    assert page_of([b"short"], place, is_over=True) == ((), place.to_cursor())
+    place = Place(10, "n")
+    assert page_of([b"short"], place, to_end=True) == ((), place.to_cursor())
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7])
