@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The shortest pause between two polls where there is no cluster to wait for: many statements are over in no time.
 LEAST_SECONDS = 0.3
+#: How long to wait for room, unless a task says otherwise.
+QUEUE_TIMEOUT = timedelta(hours=6)
 
 
 class GlueRayRunOperator(BaseOperator):
@@ -60,7 +62,7 @@ class GlueRayRunOperator(BaseOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_seconds: float = 10.0,
         timeout: timedelta | float | None = timedelta(hours=48),
-        queue_timeout: timedelta | float = timedelta(hours=6),
+        queue_timeout: timedelta | float = QUEUE_TIMEOUT,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -101,6 +101,24 @@ def test_a_clear_starts_anew_and_stops_the_old(place, make_step, make_task):
     assert hook.describe([ref])[ref].state is RunState.STOPPED
 
 
+@pytest.mark.only("glue", "ray", "kuberay", local=True)
+def test_what_means_nothing_here_is_said(place, make_step, make_task):
+    """The same settings everywhere: one line has those for other backends, one those of another way to wait or ask."""
+    kinds = ["glue", "kuberay", "ray"]
+    step = make_step("print('hello')\n", overrides={kind: {} for kind in kinds}, verify=True, queue_timeout=60)
+    with capture_logs() as logs:
+        result = make_task(step).run()
+
+    assert result.state == "success", result.error
+    said = [line["event"] % tuple(line.get("positional_args", ())) for line in logs]
+    others = ", ".join(kind for kind in kinds if kind != place.name)
+    assert f"Runs by {place.backend}; the overrides for {others} have no effect" in said
+    idle = {"glue": [], "ray": ["verify, queue_timeout"], "kuberay": ["verify"]}[place.name]
+    assert [
+        line.partition("no effect: ")[2] for line in said if line.startswith("Runs by") and "no effect:" in line
+    ] == idle
+
+
 @pytest.mark.only("glue")
 def test_how_the_service_is_asked_is_no_other_connection(place, make_step, make_task):
     """A retry takes its run up though the settings of the client do not survive JSON, or have changed."""
