@@ -10,6 +10,8 @@ import boto3
 import nbformat
 import pytest
 
+#: The first of them waits for seven DAGs, minutes on a machine that has other things to do.
+pytestmark = pytest.mark.timeout(1200)
 NOTEBOOK = "customer_reviews_notebook"
 CONF = {
     "customer_reviews_nightly": {"marketplace": "US", "max_votes": 40, "workers": 3},
