@@ -18,11 +18,11 @@ from airflow_provider_glueray.backends import KNOBS, default_conn_id, job_backen
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.assets import lineage_of, note_reports
 from airflow_provider_glueray.operators.finish import finish
-from airflow_provider_glueray.operators.runs import QUEUE_TIMEOUT, GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
 from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import GLUE_JOB, RAY_JOB, SCRIPT, Outcome, Prepared, RunRef
+from airflow_provider_glueray.runs import GLUE_JOB, SCRIPT, Outcome, Prepared, RunRef
 from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec, Workers
 
 if TYPE_CHECKING:
@@ -189,21 +189,12 @@ class GlueRayJobOperator(GlueRayRunOperator):
             strange = sorted(set(spec.overrides) - {KNOBS[self.backend]})
             if strange:
                 self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
-            if idle := self._without_effect():
+            if idle := self.without_effect():
                 self.log.info("Runs by %s; no effect: %s", self.backend, ", ".join(idle))
             prepared: Prepared = self.hook.prepare(spec, self.staging, self.timeout)
         if self.backend == GLUE_JOB and self.check_requirements and prepared.is_new:
             self._warn_of_requirements(spec)
         return prepared
-
-    def _without_effect(self) -> list[str]:
-        """Return what the task says of its waiting and its requests that means nothing where the connection leads."""
-        if self.backend == GLUE_JOB:
-            return []
-        given = [name for name in ("region_name", "verify", "botocore_config") if getattr(self, name) is not None]
-        # Ray refuses no run for want of room: it takes it and lets it wait.
-        waits = self.backend == RAY_JOB and self.queue_timeout != QUEUE_TIMEOUT.total_seconds()
-        return [*given, "queue_timeout"] if waits else given
 
     def more_arguments(self, mark: str) -> Mapping[str, str]:
         """Return the arguments that a run with this mark adds to those of the spec."""

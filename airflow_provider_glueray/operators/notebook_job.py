@@ -94,8 +94,8 @@ class NotebookAsJob:
         if not task.staging:
             raise SpecError(["staging=None: the cells of a notebook and what they say pass through an S3 prefix"])
         given = task.settings(play)
-        idle = [name for name in _OF_SESSIONS if given.pop(name, None) is not None]
-        if idle:
+        of_sessions = [name for name in _OF_SESSIONS if given.pop(name, None) is not None]
+        if idle := dict.fromkeys([*of_sessions, *task.without_effect()]):
             task.log.info("A notebook is one job here; no effect: %s", ", ".join(idle))
         script = place / f"{PurePath(task.notebook).stem}.py"
         script.write_text(_SCRIPT, encoding="utf-8")

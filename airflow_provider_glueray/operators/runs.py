@@ -25,7 +25,7 @@ from airflow_provider_glueray.operators.finish import announce, is_retried, no_u
 from airflow_provider_glueray.operators.series import STORE_KEY, Record
 from airflow_provider_glueray.operators.submission import Start, Submission
 from airflow_provider_glueray.rules import is_template
-from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef
+from airflow_provider_glueray.runs import KUBERAY_JOB, RAY_JOB, LogCursor, Outcome, RunRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -101,6 +101,15 @@ class GlueRayRunOperator(BaseOperator):
             sources=(),
             least_seconds=LEAST_SECONDS,
         )
+
+    def without_effect(self) -> list[str]:
+        """Return what the task says of its waiting and its requests that means nothing where the connection leads."""
+        if self.backend not in (RAY_JOB, KUBERAY_JOB):
+            return []
+        given = [name for name in ("region_name", "verify", "botocore_config") if getattr(self, name) is not None]
+        # Ray refuses no run for want of room: it takes it and lets it wait.
+        waits = self.backend == RAY_JOB and self.queue_timeout != QUEUE_TIMEOUT.total_seconds()
+        return [*given, "queue_timeout"] if waits else given
 
     # -- the life of a run ------------------------------------------------------------------------------------
 

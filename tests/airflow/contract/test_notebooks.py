@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from structlog.testing import capture_logs
 
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, SpecError, StatementFailed
 from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
@@ -182,6 +183,20 @@ def test_settings_reach_the_run(place, make, make_task):
         assert workers["maxReplicas"] == 4
         assert "object-store-memory" in rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
         assert '"team": "etl"' in rayjob["metadata"]["annotations"]["glueray/tags"]
+
+
+@pytest.mark.only("ray", "kuberay", local=True)
+def test_what_means_nothing_to_a_job_is_said(place, make, make_task):
+    """What is a session's, and another way to wait or ask, in one line and once."""
+    operator = make("%idle_timeout 7\n%region us-east-1", "1", verify=True, region_name="us-east-1", queue_timeout=60)
+    with capture_logs() as logs:
+        result = make_task(operator).run()
+
+    assert result.state == "success", result.error
+    said = [line["event"] % tuple(line.get("positional_args", ())) for line in logs]
+    (idle,) = (line.partition("no effect: ")[2] for line in said if line.startswith("A notebook is one job here"))
+    names = {"idle_timeout", "region_name", "verify", *(["queue_timeout"] if place.name == "ray" else [])}
+    assert sorted(idle.split(", ")) == sorted(names)
 
 
 @JOBS
