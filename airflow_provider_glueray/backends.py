@@ -1,36 +1,47 @@
-"""Which hook knows the runs of which backend.
+"""The registry: one row per backend says which hook knows its runs.
 
-Floor 3, although it names the doors of floor 2: it imports one only when it is asked for.
+Floor 3, although it names the hooks of floor 2: it imports one only when it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.runs import GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT, KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB
 
-_HOOKS = {
-    GLUE_JOB: ("glue_jobs", "GlueRayJobHook"),
-    GLUE_SESSION: ("glue_sessions", "GlueRaySessionHook"),
-    GLUE_STATEMENT: ("glue_sessions", "GlueRaySessionHook"),
-    RAY_JOB: ("ray_jobs", "RayJobsHook"),
-    KUBERAY_JOB: ("kuberay", "KubeRayHook"),
-    KUBERAY_CLUSTER: ("kuberay_clusters", "KubeRayClusterHook"),
+
+class Row(NamedTuple):
+    """What the package knows of a backend besides its hook.
+
+    :param hook: the class path of the hook.
+    :param conn_arg: the argument of the hook that takes the connection's id.
+    :param conn_type: the type of the connections that lead jobs there; empty for what is no job.
+    :param override: what it reads in ``overrides``.
+    :param has_client: whether its hook takes ``region_name``, ``verify`` and ``config``, as boto3's do.
+    """
+
+    hook: str
+    conn_arg: str = "conn_id"
+    conn_type: str = ""
+    override: str = ""
+    has_client: bool = False
+
+
+def _of_glue(hook: str, **kwargs: str) -> Row:
+    return Row(f"airflow_provider_glueray.hooks.{hook}", "aws_conn_id", has_client=True, **kwargs)
+
+
+BACKENDS: dict[str, Row] = {
+    GLUE_JOB: _of_glue("glue_jobs.GlueRayJobHook", conn_type="aws", override="glue"),
+    GLUE_SESSION: _of_glue("glue_sessions.GlueRaySessionHook"),
+    GLUE_STATEMENT: _of_glue("glue_sessions.GlueRaySessionHook"),
+    RAY_JOB: Row("airflow_provider_glueray.hooks.ray_jobs.RayJobsHook", "ray_conn_id", "ray", "ray"),
+    KUBERAY_JOB: Row("airflow_provider_glueray.hooks.kuberay.KubeRayHook", conn_type="kubernetes", override="kuberay"),
+    KUBERAY_CLUSTER: Row("airflow_provider_glueray.hooks.kuberay_clusters.KubeRayClusterHook"),
 }
-#: Where a job runs, by the type of its connection.
-_JOBS = {"aws": GLUE_JOB, "ray": RAY_JOB, "kubernetes": KUBERAY_JOB}
-#: What knobs each of them reads in ``overrides``.
-KNOBS = {GLUE_JOB: "glue", RAY_JOB: "ray", KUBERAY_JOB: "kuberay"}
-
-
-def default_conn_id() -> str:
-    """Return the connection that a whole deployment runs its jobs by, unless a task names another."""
-    from airflow.sdk import conf
-
-    return conf.get("glueray", "conn_id", fallback="aws_default")
 
 
 def job_backend(conn_id: str | None) -> str:
@@ -49,11 +60,12 @@ def job_backend(conn_id: str | None) -> str:
         conn_type = BaseHook.get_connection(conn_id).conn_type
     except AirflowNotFoundException:
         return GLUE_JOB
-    if conn_type not in _JOBS:
+    known = {row.conn_type: backend for backend, row in BACKENDS.items() if row.conn_type}
+    if conn_type not in known:
         raise SpecError(
-            [f"conn_id={conn_id!r}: a connection of type {conn_type!r} runs no Ray jobs; there are {', '.join(_JOBS)}"]
+            [f"conn_id={conn_id!r}: a connection of type {conn_type!r} runs no Ray jobs; there are {', '.join(known)}"]
         )
-    return _JOBS[conn_type]
+    return known[conn_type]
 
 
 def hook_kwargs(
@@ -64,20 +76,17 @@ def hook_kwargs(
     config: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the arguments of a backend's hook; the same ones build it in a worker and travel into the trigger."""
-    if backend == RAY_JOB:
-        return {"ray_conn_id": conn_id}
-    if backend in (KUBERAY_JOB, KUBERAY_CLUSTER):
-        return {"conn_id": conn_id}
-    rest = {"region_name": region_name, "verify": verify, "config": config}
-    return {"aws_conn_id": conn_id, **{key: value for key, value in rest.items() if value is not None}}
+    row = BACKENDS[backend]
+    client = {"region_name": region_name, "verify": verify, "config": config} if row.has_client else {}
+    return {row.conn_arg: conn_id, **{key: value for key, value in client.items() if value is not None}}
 
 
 def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
     """Return the hook of a backend; the same ``kwargs`` make it in a worker and in a trigger."""
-    module, name = _HOOKS[backend]
-    return getattr(import_module(f"airflow_provider_glueray.hooks.{module}"), name)(**kwargs)
+    module, _, name = BACKENDS[backend].hook.rpartition(".")
+    return getattr(import_module(module), name)(**kwargs)
 
 
 def sharing_key(backend: str) -> str:
     """Return what the runs of two backends have in common when one poll can answer for both: their hook."""
-    return ".".join(_HOOKS[backend])
+    return BACKENDS[backend].hook

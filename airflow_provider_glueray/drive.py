@@ -5,10 +5,10 @@ Floor 1: standard library and floor 0.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_provider_glueray import clock
 from airflow_provider_glueray.follow import Answer, Observe, Pause, ReadLogs, Show, Step, Steps, Stop, Tell
 from airflow_provider_glueray.runs import FAILURE_SOURCES, LogCursor, LogPage, Outcome, RunBackend, RunRef
 
@@ -26,26 +26,18 @@ class TaskLog(Protocol):
         """Write a record."""
 
 
-def drive(
-    steps: Steps,
-    backend: RunBackend,
-    ref: RunRef,
-    log: TaskLog,
-    *,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.time,
-) -> Outcome:
+def drive(steps: Steps, backend: RunBackend, ref: RunRef, log: TaskLog) -> Outcome:
     """Obey ``steps`` in this thread."""
 
     def act(step: Step) -> Any:
         match step:
             case Observe(after=after):
-                sleep(after)
+                clock.sleep(after)
                 return backend.describe([ref])[ref]
             case ReadLogs(cursor=cursor, sources=sources):
                 return backend.read_logs({ref: cursor}, sources)[ref]
             case Pause(seconds=seconds):
-                return sleep(seconds)
+                return clock.sleep(seconds)
             case Stop():
                 return backend.stop(ref)
             case Tell() | Show():
@@ -55,9 +47,9 @@ def drive(
         step = next(steps)
         while True:
             try:
-                answer = Answer(clock(), act(step))
+                answer = Answer(clock.now(), act(step))
             except Exception as error:  # what a failed step means is for `follow` to say
-                answer = Answer(clock(), error=error)
+                answer = Answer(clock.now(), error=error)
             step = steps.send(answer)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
@@ -70,7 +62,6 @@ async def adrive(
     log: TaskLog,
     *,
     turn: Callable[[LogCursor], Awaitable[None]] | None = None,
-    clock: Callable[[], float] = time.time,
 ) -> Outcome:
     """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits.
 
@@ -104,9 +95,9 @@ async def adrive(
         step = next(steps)
         while True:
             try:
-                answer = Answer(clock(), await act(step))
+                answer = Answer(clock.now(), await act(step))
             except Exception as error:
-                answer = Answer(clock(), error=error)
+                answer = Answer(clock.now(), error=error)
             step = steps.send(answer)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]

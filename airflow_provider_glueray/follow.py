@@ -23,17 +23,10 @@ from airflow_provider_glueray.runs import (
     RunSnapshot,
     RunState,
 )
+from airflow_provider_glueray.waits import Waits
 
-#: Seconds that a run may take to stop after its deadline before we give up on seeing it stopped.
-STOP_GRACE = 300.0
-#: Seconds after which a stop that had no effect is asked for again.
-STOP_AGAIN = 60.0
-#: Seconds for which a run must stay unknown to the service before it counts as lost: a list may lag behind a start.
-LOST_PATIENCE = 30.0
 #: The most reports that are remembered of one run; they travel through Airflow's database.
 MOST_REPORTS = 100
-#: The most seconds that late log lines are waited for, however many keep coming.
-DRAIN_LIMIT = 60.0
 
 
 class Policy(NamedTuple):
@@ -45,6 +38,7 @@ class Policy(NamedTuple):
     :param owns_run: whether to stop the run at the deadline. A sensor only watches.
     :param sources: the logs to show; empty for none.
     :param until_over: whether to go on with a session that has started, until it is over.
+    :param waits: how long to wait for everything else.
     """
 
     deadline: float | None = None
@@ -53,15 +47,17 @@ class Policy(NamedTuple):
     sources: tuple[str, ...] = (SCRIPT,)
     until_over: bool = False
     least_seconds: float = 1.0
+    waits: Waits = Waits()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**self._asdict(), "sources": list(self.sources)}
+        return {**self._asdict(), "sources": list(self.sources), "waits": self.waits.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Policy:
         """Rebuild from :meth:`to_json`."""
-        return cls(**{**value, "sources": tuple(value["sources"])})
+        waits = Waits.from_json(value.get("waits", {}))
+        return cls(**{**value, "sources": tuple(value["sources"]), "waits": waits})
 
 
 class Observe(NamedTuple):
@@ -135,7 +131,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         began = began or answer.now
         if answer.error is None and answer.value.state is RunState.LOST:
             lost_since = lost_since or answer.now
-            if answer.now - lost_since < LOST_PATIENCE:
+            if answer.now - lost_since < policy.waits.lost:
                 answer = answer._replace(error=LookupError(f"the service does not know it. {answer.value.message}"))
         elif answer.error is None:
             lost_since = None
@@ -156,16 +152,16 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
         if deadline_passed and not policy.owns_run:
             return logs.outcome(last, deadline_passed=True)
-        if deadline_passed and (stop_asked is None or answer.now - stop_asked >= STOP_AGAIN):
+        if deadline_passed and (stop_asked is None or answer.now - stop_asked >= policy.waits.stop_again):
             stop_asked = stop_asked or answer.now
             yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
             stopped = yield Stop()
             if stopped.error is not None:
                 yield Tell(logging.ERROR, f"Could not stop run {ref.id}: {stopped.error}")
-        if policy.deadline is not None and answer.now >= policy.deadline + STOP_GRACE:
+        if policy.deadline is not None and answer.now >= policy.deadline + policy.waits.stop_grace:
             return logs.outcome(last, deadline_passed=True)
         pause = _pause(answer.now - (last.started or began), failures, policy, answer.now, stop_asked)
-    yield from logs.drain(lasted=max(answer.now - (last.started or began), 0.0))
+    yield from logs.drain(max(answer.now - (last.started or began), 0.0), policy.waits)
     if last.state is not RunState.SUCCEEDED and policy.sources:
         since = LogCursor(since_ms=int((last.started or began) * 1000))
         # The UI shows what stands between these two lines folded.
@@ -234,17 +230,17 @@ class _Logs:
             yield Show(lines)
         return bool(lines)
 
-    def drain(self, lasted: float) -> Generator[Step, Answer, None]:
+    def drain(self, lasted: float, waits: Waits) -> Generator[Step, Answer, None]:
         """Read until quiet: Glue hands over what a script printed only after the run has ended.
 
-        The longer the run, the longer the patience: a twentieth of its time, 1 to 10 seconds.
+        The longer the run, the longer the patience: a twentieth of its time, ``waits.quiet`` to 10 seconds.
         """
-        quiet = min(max(lasted * 0.05, 1.0), 10.0)
+        quiet = max(min(lasted * 0.05, 10.0), waits.quiet)
         silent = waited = 0.0
-        while self._sources and silent < quiet and waited < DRAIN_LIMIT:
+        while self._sources and silent < quiet and waited < waits.drain:
             yield Pause(quiet / 2)
             waited += quiet / 2
             silent = 0.0 if (yield from self.read(to_end=True)) else silent + quiet / 2
         if self._sources and silent < quiet:
-            text = f"The log goes on {DRAIN_LIMIT:.0f} seconds after the run has ended; the rest is at the service only"
+            text = f"The log goes on {waits.drain:.0f} seconds after the run has ended; the rest is at the service only"
             yield Tell(logging.WARNING, text)

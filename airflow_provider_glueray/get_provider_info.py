@@ -104,6 +104,16 @@ def get_provider_info() -> dict[str, Any]:
                         "example": None,
                         "default": "0.44",
                     },
+                    "waits": {
+                        "description": (
+                            "Pauses and patience in seconds, as JSON; what is not named keeps its default, which fits "
+                            "a real service. The names are the fields of airflow_provider_glueray.waits.Waits."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": '{"quiet": 0.1, "least_poll": 0.2}',
+                        "default": "",
+                    },
                 },
             }
         },

@@ -164,7 +164,7 @@ class RunRef(NamedTuple):
     @property
     def title(self) -> str:
         """What to call the run in a sentence."""
-        return _TITLES[self.backend].format(id=self.id, name=self.name)
+        return _TITLES.get(self.backend, _TITLES[GLUE_JOB]).format(id=self.id, name=self.name)
 
     @property
     def is_in_cluster(self) -> bool:

@@ -5,14 +5,35 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
 
+# Before anything imports Airflow.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="glueray-airflow-"))
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
+# The pauses of the whole suite: none is there for the comfort of a real service.
+os.environ["AIRFLOW__GLUERAY__WAITS"] = json.dumps(
+    {"least_poll": 0.2, "least_poll_in_session": 0.1, "quiet": 0.1, "queue_first": 0.3, "look_again": 0.02}
+)
+
 from airflow_provider_glueray.local import control
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sessions import RaySessionSpec
+
+
+@pytest.fixture
+def set_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what changes some of the waits of the suite for a test."""
+
+    def change(**waits: float) -> None:
+        of_the_suite = json.loads(os.environ["AIRFLOW__GLUERAY__WAITS"])
+        monkeypatch.setenv("AIRFLOW__GLUERAY__WAITS", json.dumps({**of_the_suite, **waits}))
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ Floor 2. The hooks for jobs and for sessions stand on it; it knows neither.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
@@ -18,7 +17,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, HTTPClientError
 
-from airflow_provider_glueray import packaging
+from airflow_provider_glueray import clock, packaging, settings
 from airflow_provider_glueray.errors import ConnectionMissing, ScriptError, SpecError, SubmitUnknown
 from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, decode, table_of
 from airflow_provider_glueray.hooks.glue_answers import code_of, translated
@@ -27,8 +26,8 @@ from airflow_provider_glueray.runs import RunRef, RunSnapshot
 
 #: Errors after which a run may have been started all the same.
 UNCERTAIN = ("InternalServiceException", "OperationTimeoutException")
-#: Seconds between looks for a run whose start was not answered, and how many looks to take.
-LOOK_AGAIN_SECONDS, LOOKS = 2.0, 5
+#: How often to look for a run whose start was not answered.
+LOOKS = 5
 
 
 class _Staged(Protocol):
@@ -150,7 +149,7 @@ class GlueConnectionHook(AwsBaseHook):
                 found = find()
                 if found:
                     return found[0].ref
-                time.sleep(LOOK_AGAIN_SECONDS)
+                clock.sleep(settings.waits().look_again)
         raise SubmitUnknown(f"Glue did not answer three requests to start {what}, and nothing of it is to be seen")
 
     def _send_once(self, what: str, send: Callable[[Any], RunRef]) -> RunRef:

@@ -15,6 +15,7 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
+from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.errors import JobConflict, StopError, SubmitError, SubmitUnknown
 from airflow_provider_glueray.hooks.kuberay_answers import AlreadyThereError, translated
 from airflow_provider_glueray.hooks.kuberay_connection import KubeRayConnectionHook, id_of, place_of
@@ -22,10 +23,8 @@ from airflow_provider_glueray.kuberay_pods import GROUP, HOPELESS, MARK, NO_REAS
 from airflow_provider_glueray.rayjob_status import Trouble, trouble_of
 from airflow_provider_glueray.runs import RunRef, RunSnapshot, RunState
 
-#: Requests to start one run, and seconds between them.
-ATTEMPTS, AGAIN_SECONDS = 3, 2.0
-#: Seconds a thing may take to get under way before its pods are looked at.
-TROUBLE_AFTER = 15.0
+#: Requests to start one run.
+ATTEMPTS = 3
 
 
 class KubeRayLifeHook(KubeRayConnectionHook):
@@ -55,7 +54,7 @@ class KubeRayLifeHook(KubeRayConnectionHook):
                 if attempt == ATTEMPTS:
                     raise
                 self.log.warning("No answer to the start of %s (%s); asking again", ref.title, error)
-                time.sleep(AGAIN_SECONDS)
+                clock.sleep(settings.waits().look_again)
                 continue
             return ref
         raise AssertionError("the loop returns or raises")
@@ -179,7 +178,7 @@ class KubeRayLifeHook(KubeRayConnectionHook):
             metadata = thing["metadata"]
             age = time.time() - datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
             waits = self._snapshot_of(thing).state in (RunState.STARTING, RunState.QUEUED)
-            if waits and age >= TROUBLE_AFTER and not thing["spec"].get("suspend"):
+            if waits and age >= settings.waits().pending_reason and not thing["spec"].get("suspend"):
                 slow[metadata["namespace"]].append(thing)
         for namespace, those in slow.items():
             try:

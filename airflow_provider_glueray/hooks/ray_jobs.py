@@ -6,12 +6,12 @@ run. What is local is put into the cluster's own package store, under the hash o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.errors import JobConflict, RequestRefused, StopError, SubmitError, SubmitUnknown
 from airflow_provider_glueray.hooks.ray_connection import RayConnectionHook, reason
 from airflow_provider_glueray.hooks.ray_log import END_LINES, LARGE, Place, mark_of, page_of, unmarked
@@ -40,8 +40,8 @@ from airflow_provider_glueray.runs import (
 )
 from airflow_provider_glueray.spec import RayJobSpec
 
-#: Requests to start one run, and seconds between them.
-ATTEMPTS, AGAIN_SECONDS = 3, 2.0
+#: Requests to start one run.
+ATTEMPTS = 3
 #: Where logs are read; a name that nothing there has, and how often to ask for it.
 LOGS, NO_LOG, PROBES = "/api/v0/logs/file", "glueray-no-such.log", 5
 
@@ -97,7 +97,7 @@ class RayJobsHook(RayConnectionHook):
                 self.log.warning("No answer to the start of %s (%s); asking again", ref.title, error)
                 if attempt == ATTEMPTS:
                     raise
-                time.sleep(AGAIN_SECONDS)
+                clock.sleep(settings.waits().look_again)
                 continue
             if answer.is_success:
                 return ref

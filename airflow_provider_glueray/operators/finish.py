@@ -9,21 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_glueray.drive import TaskLog
 from airflow_provider_glueray.errors import GlueRayError, failure_of
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.runs import GLUE_JOB, Outcome, RunHook, RunRef, RunSnapshot
+from airflow_provider_glueray.settings import price_per_mdpu_hour
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 #: The most characters of a statement's output in the task log.
 MOST_SHOWN = 200_000
-#: US dollars per M-DPU-hour: a rate of 2024-11 for sessions in eu-west-1; that jobs cost the same is assumed.
-DEFAULT_PRICE = 0.44
 
 
 def announce(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) -> None:
@@ -50,8 +48,7 @@ def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> s
 
 def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
     """Push what a run has used as an XCom, and say it in the closing line."""
-    price = conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
-    used = snapshot.usage.to_json(price) if snapshot.usage else {}
+    used = snapshot.usage.to_json(price_per_mdpu_hour()) if snapshot.usage else {}
     context["ti"].xcom_push(key="glueray_usage", value=used)
     # What matters first: the log view cuts long lines off, and a run's id is long.
     text = f"Ended {snapshot.raw_state}"

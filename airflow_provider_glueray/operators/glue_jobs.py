@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.backends import KNOBS, default_conn_id, job_backend
+from airflow_provider_glueray.backends import BACKENDS, job_backend
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.assets import lineage_of, note_reports
 from airflow_provider_glueray.operators.finish import finish
@@ -23,6 +23,7 @@ from airflow_provider_glueray.operators.series import Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
 from airflow_provider_glueray.runs import GLUE_JOB, SCRIPT, Outcome, Prepared, RunRef
+from airflow_provider_glueray.settings import default_conn_id
 from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec, Workers
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
     def _ready(self, context: Context) -> Prepared:
         """Upload what is local and define the job, so that a run can be started."""
         with self.spec(context) as spec:
-            strange = sorted(set(spec.overrides) - {KNOBS[self.backend]})
+            strange = sorted(set(spec.overrides) - {BACKENDS[self.backend].override})
             if strange:
                 self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
             if idle := self.without_effect():
@@ -238,7 +239,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
         )
 
     def _policy(self, record: Record) -> Policy:
-        return Policy(deadline=record.deadline, poll_seconds=self.poll_seconds, sources=self.log_sources)
+        policy = super()._policy(record)
+        return policy._replace(sources=self.log_sources, least_seconds=policy.waits.least_poll)
 
     def _job_name(self) -> str:
         return self.job_name or f"{self.dag_id}-{self.task_id}"

@@ -6,7 +6,6 @@ is a statement.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
+from airflow_provider_glueray import clock
 from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunFailed, SessionEnded, StatementFailed, StopError, failure_of
 from airflow_provider_glueray.follow import Policy, follow
@@ -266,8 +266,8 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
             snapshot = self.hook.describe([ref])[ref]
             if snapshot.is_over:
                 return self._finish(Outcome(snapshot), context)
-            record = Record.new(context, new_mark(), ref.id, time.time())
-            record.deadline = time.time() + self.timeout if self.timeout else None
+            record = Record.new(context, new_mark(), ref.id, clock.now())
+            record.deadline = clock.now() + self.timeout if self.timeout else None
             if self.deferrable:
                 self._defer(record, ref)
             return self._finish(drive(follow(ref, self._policy(record)), self.hook, ref, self.log), context)

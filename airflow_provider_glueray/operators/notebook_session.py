@@ -6,13 +6,13 @@ triggerer may die at any moment: the next try asks what has run, and goes on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.errors import GlueRayError, RunFailed, SubmitError, failure_of
 from airflow_provider_glueray.notebooks import Cell
 from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 #: Seconds that a notebook's own session may take to be READY.
 START_SECONDS = 1800.0
-#: Seconds that a deferrable notebook waits for a cell in the worker before it defers.
-LINGER_SECONDS = 5.0
 #: Keys in the task state store: the notebook's own session, and its cells. Never rename.
 SESSION_KEY, CELL_KEY = "glueray_session", "glueray_cell_{number}"
 #: What magics may also set: who is asked, and how the session's id begins.
@@ -205,7 +203,7 @@ class NotebookInSession:
             record, ref = self._cell_submission.obtain(
                 context, lambda _: session_id, lambda: partial(self._send, play, cell, session_id), within=session_id
             )
-            play.note(cell, StatementOutput(started=time.time()), "running")
+            play.note(cell, StatementOutput(started=clock.now()), "running")
             outcome = self._wait_for(record, ref)
         known = Record.load(context, key)
         output = output_of(outcome, self._task.hook, known.mark if known else "")
@@ -232,12 +230,12 @@ class NotebookInSession:
         """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
         if self._task.deferrable:
             # Most cells are short, and a deferral costs the start of a worker.
-            end = time.monotonic() + LINGER_SECONDS
-            while time.monotonic() < end:
+            end = clock.now() + settings.waits().linger
+            while clock.now() < end:
                 snapshot = self._task.hook.describe([ref])[ref]
                 if snapshot.state.is_terminal:
                     return Outcome(snapshot)
-                time.sleep(0.5)
+                clock.sleep(0.5)
             self._task._defer(record, ref, kill=self._submission.ref if self._task.session_id is None else None)
         return self._task._drive(record, ref)
 

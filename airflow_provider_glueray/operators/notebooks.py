@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.backends import KNOBS, default_conn_id, job_backend
+from airflow_provider_glueray.backends import BACKENDS, job_backend
 from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
@@ -26,6 +26,7 @@ from airflow_provider_glueray.operators.series import STORE_KEY, Record
 from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.rules import check_fields, items_of
 from airflow_provider_glueray.runs import GLUE_JOB, GLUE_STATEMENT, SCRIPT, Outcome, RunRef
+from airflow_provider_glueray.settings import default_conn_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -245,7 +246,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def _refuse_what_is_elsewhere(self) -> None:
         """Refuse a place to run in that the connection does not lead to."""
-        strange = sorted(set(self.overrides) - {KNOBS.get(self.backend, "")})
+        strange = sorted(set(self.overrides) - {BACKENDS[self.backend].override})
         if strange:
             self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
         problems = []

@@ -5,7 +5,6 @@ Floor 3. The start of a cluster is a run, and lives like one (``operators/runs.p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.backends import default_conn_id, job_backend
+from airflow_provider_glueray import clock
+from airflow_provider_glueray.backends import job_backend
 from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import StopError, failure_of
 from airflow_provider_glueray.follow import Policy, follow
@@ -24,6 +24,7 @@ from airflow_provider_glueray.operators.submission import Start
 from airflow_provider_glueray.raycluster import RayClusterSpec
 from airflow_provider_glueray.rules import check_fields
 from airflow_provider_glueray.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
+from airflow_provider_glueray.settings import default_conn_id
 from airflow_provider_glueray.spec import Workers
 
 if TYPE_CHECKING:
@@ -187,8 +188,8 @@ class GlueRayDeleteClusterOperator(GlueRayRunOperator):
             if snapshot.is_over:
                 self._finish(Outcome(snapshot), context)
                 return
-            record = Record.new(context, new_mark(), ref.id, time.time())
-            record.deadline = time.time() + self.timeout if self.timeout else None
+            record = Record.new(context, new_mark(), ref.id, clock.now())
+            record.deadline = clock.now() + self.timeout if self.timeout else None
             if self.deferrable:
                 self._defer(record, ref)
             self._finish(drive(follow(ref, self._policy(record)), self.hook, ref, self.log), context)

@@ -6,7 +6,6 @@ Module level imports only Airflow's SDK and floors 0 and 1: the dag processor im
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
+from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.backends import hook_kwargs, make_hook
 from airflow_provider_glueray.drive import drive
-from airflow_provider_glueray.errors import RunStopped, RunTimedOut
-from airflow_provider_glueray.follow import STOP_GRACE, Policy, follow
+from airflow_provider_glueray.errors import GlueRayError, RunStopped, RunTimedOut
+from airflow_provider_glueray.follow import Policy, follow
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.operators.finish import announce, is_retried, no_useless_retry
 from airflow_provider_glueray.operators.series import STORE_KEY, Record
@@ -30,8 +30,6 @@ from airflow_provider_glueray.runs import KUBERAY_JOB, RAY_JOB, LogCursor, Outco
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: The shortest pause between two polls where there is no cluster to wait for: many statements are over in no time.
-LEAST_SECONDS = 0.3
 #: How long to wait for room, unless a task says otherwise.
 QUEUE_TIMEOUT = timedelta(hours=6)
 
@@ -95,11 +93,13 @@ class GlueRayRunOperator(BaseOperator):
 
     def _policy(self, record: Record) -> Policy:
         """Say how to follow the run."""
+        waits = settings.waits()
         return Policy(
             deadline=record.deadline,
             poll_seconds=self.poll_seconds,
             sources=(),
-            least_seconds=LEAST_SECONDS,
+            least_seconds=waits.least_poll_in_session,
+            waits=waits,
         )
 
     def without_effect(self) -> list[str]:
@@ -188,7 +188,7 @@ class GlueRayRunOperator(BaseOperator):
     def _rest(self, seconds: float) -> None:
         """Let a full service rest: deferred, the task begins again in ``execute_after_queueing``."""
         if not self.deferrable:
-            time.sleep(seconds)
+            clock.sleep(seconds)
             return
         from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
@@ -205,7 +205,7 @@ class GlueRayRunOperator(BaseOperator):
         bounds = [self.execution_timeout.total_seconds()] if self.execution_timeout else []
         if record.deadline is not None:
             # For the case that no triggerer is there to keep the deadline.
-            bounds.append(max(record.deadline - time.time(), 0.0) + 2 * STOP_GRACE)
+            bounds.append(max(record.deadline - clock.now(), 0.0) + 2 * settings.waits().stop_grace)
         self.defer(
             trigger=GlueRayRunTrigger(
                 run=ref.to_json(),
@@ -220,10 +220,14 @@ class GlueRayRunOperator(BaseOperator):
 
     def _stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
         """Leave no run behind when something other than the run has failed and nobody will come back."""
-        if is_retried(error, context) or self.hook.describe([ref])[ref].is_over:
+        if is_retried(error, context):
             return
-        self.log.warning("Stopping %s: the last try of its task has failed (%s)", ref.title, error)
-        self.hook.stop(ref)
+        try:
+            if not self.hook.describe([ref])[ref].is_over:
+                self.log.warning("Stopping %s: the last try of its task has failed (%s)", ref.title, error)
+                self.hook.stop(ref)
+        except GlueRayError as trouble:  # why the task failed is what people have to be told
+            self.log.error("Could not stop %s; if it runs, stop it by hand: %s", ref.title, trouble)  # noqa: TRY400
 
     # -- what it is made of -----------------------------------------------------------------------------------
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.backends import make_hook
 from airflow_provider_glueray.errors import RunStopped, ServiceFull, StopError
 from airflow_provider_glueray.operators.series import STORE_KEY, Record, new_mark, series_of
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Starts a run that carries the given mark; raises ``ServiceFull`` while there is no room for it.
 Start = Callable[[str], RunRef]
-#: Seconds between two attempts to get room: from the first to the longest, with jitter on top.
-QUEUE_FIRST, QUEUE_LONGEST = 5.0, 120.0
 
 
 class Submission:
@@ -88,7 +86,7 @@ class Submission:
             return record, self._ref_of(record)
         if record is None or record.run_id is not None:
             mark = new_mark()
-            record = Record.new(context, mark, name(mark), time.time())
+            record = Record.new(context, mark, name(mark), clock.now())
             record.backend, record.door = self._backend, self._door
         # Written before the request: if everything dies now, the next try finds the run by its mark.
         record.save(context, self._key)
@@ -157,13 +155,13 @@ class Submission:
 
     def _start(self, start: Start, record: Record, context: Context) -> RunRef:
         """Start the run, waiting for room: full is not failed."""
-        attempt = 0
+        attempt, waits = 0, settings.waits()
         while True:
             self._refuse_if_killed()
             try:
                 return start(record.mark)
             except ServiceFull as error:
-                now = time.time()
+                now = clock.now()
                 record.queued_since = record.queued_since or now
                 waited = now - record.queued_since
                 if waited >= self._queue_timeout:
@@ -173,7 +171,8 @@ class Submission:
                     raise self._no_room(waited, error) from error
                 record.save(context, self._key)
                 attempt += 1
-                pause = min(max(QUEUE_FIRST * 2 ** (attempt - 1), waited * 0.5), QUEUE_LONGEST)
+                longest = max(waits.queue_first * 2 ** (attempt - 1), waited * 0.5)
+                pause = min(longest, waits.queue_longest)
                 pause = min(pause * random.uniform(0.8, 1.2), self._queue_timeout - waited)
                 self._log.info("No room yet (%s); trying again in %.0f s", error, pause)
                 self._rest(pause)
@@ -186,7 +185,7 @@ class Submission:
     def _note(self, record: Record, ref: RunRef) -> None:
         record.name, record.run_id = ref.name, ref.id
         record.queued_since = None
-        record.deadline = time.time() + self._timeout if self._timeout else None
+        record.deadline = clock.now() + self._timeout if self._timeout else None
 
     def _runs_of(self, record: Record) -> list[RunSnapshot]:
         """Return the record's run, by its id or by its mark."""

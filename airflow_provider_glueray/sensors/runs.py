@@ -5,7 +5,6 @@ Floor 3. The same snapshots, trigger and verdict as the operators; only it never
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.backends import hook_kwargs, make_hook
 from airflow_provider_glueray.errors import ConnectionMissing, GlueRayError, RunFailed
-from airflow_provider_glueray.follow import LOST_PATIENCE, Policy
+from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.operators.finish import announce, no_useless_retry
 from airflow_provider_glueray.operators.series import Record, new_mark, series_of
@@ -91,7 +91,10 @@ class GlueRayRunSensor(BaseSensorOperator):
             return self.defer(trigger=pause, method_name=self.execute.__name__, timeout=self._left(context))
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
-        policy = Policy(poll_seconds=self.poll_seconds, owns_run=False, sources=())
+        waits = settings.waits()
+        policy = Policy(
+            poll_seconds=self.poll_seconds, owns_run=False, sources=(), least_seconds=waits.least_poll, waits=waits
+        )
         return self.defer(
             trigger=GlueRayRunTrigger(
                 run=ref.to_json(),
@@ -119,7 +122,8 @@ class GlueRayRunSensor(BaseSensorOperator):
                 self.log.warning("Could not look, trying again: %s", error)
                 return PokeReturnValue(is_done=False)
         # A run may be known to whoever started it a little before it is known to everybody.
-        unsure = snapshot is not None and snapshot.state is RunState.LOST and self._looked(context) < LOST_PATIENCE
+        is_lost = snapshot is not None and snapshot.state is RunState.LOST
+        unsure = is_lost and self._looked(context) < settings.waits().lost
         if snapshot is None or unsure or not snapshot.state.is_terminal:
             self.log.info(
                 "%s", f"{snapshot.ref.title} is {snapshot.raw_state}" if snapshot else "Nothing to wait for yet"
@@ -131,7 +135,7 @@ class GlueRayRunSensor(BaseSensorOperator):
         """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
         record = Record.load(context)
         if record is None or record.series < series_of(context):
-            record = Record.new(context, new_mark(), "", time.time())
+            record = Record.new(context, new_mark(), "", clock.now())
         if record.run_id is None:
             found = self._look()
             if found is not None:
@@ -153,7 +157,7 @@ class GlueRayRunSensor(BaseSensorOperator):
     def _looked(self, context: Context) -> float:
         """Return the seconds since the sensor's first look."""
         record = Record.load(context)
-        return time.time() - record.submitted if record else 0.0
+        return clock.now() - record.submitted if record else 0.0
 
     def _left(self, context: Context) -> timedelta:
         """Return what is left of the timeout, which runs from the sensor's first look."""

@@ -22,8 +22,6 @@ from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
 from airflow_provider_glueray.triggers.bookmark import Bookmark
 from airflow_provider_glueray.watcher import watching
 
-#: How long the scheduler may take to hear that a worker has ended.
-SCHEDULER_SECONDS = 3.0
 #: How long the last note of the place in the log may take.
 LAST_NOTE_SECONDS = 1.0
 
@@ -73,13 +71,14 @@ class GlueRayRunTrigger(BaseTrigger):
         ref = RunRef.from_json(self.run_json)
         self._bookmark = Bookmark(self.task_instance)
         cursor = await self._bookmark.find(LogCursor.from_json(self.cursor))
-        steps = follow(ref, Policy.from_json(self.policy), cursor)
+        policy = Policy.from_json(self.policy)
+        steps = follow(ref, policy, cursor)
         async with watching(self._key(), self._make_backend) as watcher:
             outcome = await adrive(steps, watcher, ref, self.log, turn=self._bookmark.turn)
         event = {**outcome.to_json(), "noted": self._bookmark.was_noted}
         self._bookmark = None
         if self.task_instance is not None:
-            await asyncio.sleep(began + _wind_up_seconds() - time.monotonic())
+            await asyncio.sleep(began + _wind_up_seconds(policy) - time.monotonic())
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def cleanup(self) -> None:
@@ -106,10 +105,10 @@ class GlueRayRunTrigger(BaseTrigger):
         return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]
 
 
-def _wind_up_seconds() -> float:
+def _wind_up_seconds(policy: Policy) -> float:
     """Return how long a deferral has to last.
 
     The worker that deferred the task may take a heartbeat to end. If the task is queued again before the scheduler
     has heard of that end, it takes the end for the second stretch's own, and the task for lost (Airflow 3.3).
     """
-    return conf.getint("workers", "min_heartbeat_interval", fallback=5) + SCHEDULER_SECONDS
+    return conf.getint("workers", "min_heartbeat_interval", fallback=5) + policy.waits.worker_end

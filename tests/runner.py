@@ -1,0 +1,235 @@
+"""Airflow's real task runner, without a database: a stand-in only for the supervisor at the other end.
+
+It uses private names of Airflow's task SDK, so it is the one place that does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from airflow.sdk.api.datamodels._generated import DagRun, TIRunContext
+from airflow.sdk.bases.operator import BaseOperator
+from airflow.sdk.execution_time import comms, task_runner
+from airflow.sdk.serde import deserialize, serialize
+
+# The runner makes one for each rendered field of each stretch, which takes longer than all the rest of most scenes.
+task_runner.TypeAdapter = functools.cache(task_runner.TypeAdapter)  # type: ignore[misc,assignment]
+
+START = datetime(2026, 11, 21, 2, tzinfo=UTC)
+
+
+@dataclass
+class Supervisor:
+    """What the supervisor keeps for one task: XComs, and a state store that survives retries and clears."""
+
+    xcoms: dict[str, Any] = field(default_factory=dict)
+    store: dict[str, Any] = field(default_factory=dict)
+    #: Called before each message is answered; a test makes the worker die there.
+    before: Callable[[Any], None] = lambda message: None
+
+    def die_at(self, key: str) -> None:
+        """Let the worker die when it sends an XCom of this key."""
+
+        def die(message: Any) -> None:
+            if getattr(message, "key", "") == key:
+                raise ConnectionError("the worker is gone")
+
+        self.before = die
+
+    def revive(self) -> None:
+        """Let the next worker live."""
+        self.before = lambda message: None
+
+    def send(self, msg: Any) -> Any:
+        """Answer one message of the task runner."""
+        self.before(msg)
+        match msg:
+            case comms.SetXCom():
+                self.xcoms[msg.key] = msg.value
+            case comms.GetXCom():
+                return comms.XComResult(key=msg.key, value=self.xcoms.get(msg.key))
+            case comms.SetTaskStateStore():
+                self.store[msg.key] = json.loads(json.dumps(msg.value))
+            case comms.GetTaskStateStore():
+                if msg.key in self.store:
+                    return comms.TaskStateStoreResult(value=self.store[msg.key])
+                return comms.ErrorResponse(error=comms.ErrorType.TASK_STORE_NOT_FOUND)
+            case comms.ValidateInletsAndOutlets():
+                return comms.InactiveAssetsResult(inactive_assets=[])
+            case comms.GetConnection():
+                return comms.ErrorResponse(error=comms.ErrorType.CONNECTION_NOT_FOUND)
+        return None
+
+
+@dataclass
+class Result:
+    """How one stretch of a task ended."""
+
+    state: str
+    error: BaseException | None
+    message: Any
+    xcoms: dict[str, Any]
+
+
+@dataclass
+class Task:
+    """One task of one DAG run, whose tries and clears a test plays through.
+
+    :param clock: of the test, by which triggers then wait; None for the real one.
+    """
+
+    operator: BaseOperator
+    supervisor: Supervisor = field(default_factory=Supervisor)
+    try_number: int = 1
+    max_tries: int | None = None
+    run_id: str = "scheduled__2026-11-21"
+    map_index: int = -1
+    clock: Any = None
+    _ti: Any = None
+
+    def run(self, next_method: str | None = None, next_kwargs: Any = None) -> Result:
+        """Run this try in this process, or resume it."""
+        if next_method is None:
+            self.supervisor.xcoms.clear()
+        if self.max_tries is None:
+            self.max_tries = self.operator.retries or 0
+        dag_run = DagRun(
+            dag_id=self.operator.dag_id, run_id=self.run_id, logical_date=START, data_interval_start=START,
+            data_interval_end=START, run_after=START, start_date=START, end_date=None, run_type="scheduled",
+            state="running", consumed_asset_events=[], partition_key=None,
+        )  # fmt: skip
+        server = TIRunContext(
+            dag_run=dag_run, max_tries=self.max_tries, should_retry=self.try_number <= self.max_tries,
+            next_method=next_method, next_kwargs=next_kwargs,
+        )  # fmt: skip
+        ti = task_runner.RuntimeTaskInstance.model_construct(
+            id=uuid4(), task_id=self.operator.task_id, dag_id=self.operator.dag_id, run_id=self.run_id,
+            try_number=self.try_number, dag_version_id=uuid4(), map_index=self.map_index, task=self.operator,
+            bundle_instance=None, _ti_context_from_server=server, max_tries=self.max_tries, start_date=START,
+            state="running", sentry_integration="",
+        )  # fmt: skip
+        task_runner.SUPERVISOR_COMMS = self.supervisor
+        log = structlog.get_logger("task")
+        self._ti = ti
+        context = ti.get_template_context()
+        state, message, error = task_runner.run(ti, context, log)
+        task_runner.finalize(ti, state, context, log, error)
+        return Result(state.value, error, message, dict(self.supervisor.xcoms))
+
+    @property
+    def running(self) -> Any:
+        """Return the operator that executes: the runner works on a copy of ours."""
+        return self._ti.task
+
+    @property
+    def context(self) -> Any:
+        """Return the context of the last stretch."""
+        return self._ti.get_template_context()
+
+    def kill_when(self, ready: Callable[[], Any]) -> None:
+        """Let Airflow kill the task while it runs, as soon as ``ready`` says so; returns at once."""
+
+        def wait() -> None:
+            end = time.monotonic() + 120
+            while not ready() and time.monotonic() < end:
+                time.sleep(0.1)
+            self.running.on_kill()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def retry(self) -> Result:
+        """Run the next try of the same series."""
+        self.try_number += 1
+        return self.run()
+
+    def clear(self) -> Result:
+        """Do what a click on Clear does, then run: a new series."""
+        self.max_tries = self.try_number + (self.operator.retries or 0)
+        return self.retry()
+
+    def run_to_end(self) -> Result:
+        """Run, and play the triggerer for as long as the task defers."""
+        return self.to_end(self.run())
+
+    def to_end(self, result: Result) -> Result:
+        """Play the triggerer for as long as the task defers."""
+        while result.state == "deferred":
+            result = self.resume(result)
+        return result
+
+    @staticmethod
+    def trigger_of(deferred: Result) -> Any:
+        """Rebuild the trigger as the triggerer would: from its class path and arguments."""
+        module, _, name = deferred.message.classpath.rpartition(".")
+        return getattr(import_module(module), name)(**deserialize(deferred.message.trigger_kwargs))
+
+    def resume(self, deferred: Result) -> Result:
+        """Fire the trigger of a deferred result, through its serialised form, and resume the task."""
+        trigger = self.trigger_of(deferred)
+        if self.clock is not None and hasattr(trigger, "moment"):  # a timer of Airflow's, which knows no other clock
+            # It looks once a second, so it is never early.
+            self.clock.sleep(max((trigger.moment - datetime.now(UTC)).total_seconds(), 0.0) + 1.0)
+            event = trigger.moment
+        else:
+            event = run_on(self.clock, fire(trigger))
+        kwargs = {**deserialize(deferred.message.next_kwargs or {}), "event": event}
+        return self.run(deferred.message.next_method, serialize(kwargs))
+
+
+async def fire(trigger: Any) -> Any:
+    """Run a trigger to its one event."""
+    async for event in trigger.run():
+        return event.payload
+    raise AssertionError("the trigger ended without an event")
+
+
+def run_on(clock: Any, main: Any) -> Any:
+    """Run a coroutine to its end, on a clock of the test if there is one."""
+    if clock is None:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=lambda: InstantLoop(clock)) as runner:
+        return runner.run(main)
+
+
+class InstantLoop(asyncio.SelectorEventLoop):
+    """An event loop that waits by a test's clock, and calls what belongs into a thread at once."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(_Instantly(clock))
+        self._clock = clock
+
+    def time(self) -> float:
+        return self._clock.now()  # type: ignore[no-any-return]
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class _Instantly(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
+    def __init__(self, clock: Any) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready and timeout:
+            self._clock.sleep(timeout)
+        return ready
