@@ -1,7 +1,9 @@
-# Four commands: demo, test, lint, bench. Each makes its own environment first; nothing else is needed.
+# Three sizes of the suite: `make check` takes a minute, `make test` ten, `make test-full` is for CI. Each target makes
+# its own environment first; nothing but git, make and Python 3.11 or newer is needed.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+UV := $(BIN)/uv
 # Amazon's deferrable operators need aiobotocore, which wants an older botocore than everything else here.
 PEER := .venv-peer
 # AWS's own Jupyter kernel, the last that knows Ray, for a test: what it imports, not all the servers it asks for.
@@ -13,19 +15,28 @@ RAY29 := .venv-ray29
 RAY29_PACKAGES := 'ray[default]==2.9.3' 'setuptools<80' 'click<8.2'
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
+# Two workers for two cores; the files of one directory level are kept together, since they share what they set up.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint bench clean
+.PHONY: demo check test test-full lint bench clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
 
-test: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+check: lint
+	$(PYTEST) -m 'not service and not full'
+
+test: $(VENV)/.ready
+	$(PYTEST) -m 'not full'
+
+test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.lint
 
 bench: $(VENV)/.ready $(PEER)/.ready
 	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
@@ -33,48 +44,30 @@ bench: $(VENV)/.ready $(PEER)/.ready
 clean:
 	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29)
 
+# uv is a package like any other: pip brings it, and it brings the rest in seconds.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "Making $(VENV) (a few minutes the first time)"
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --clear --python '>=3.11' $(VENV) && \
-	  uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[local]' --group dev; \
-	else \
-	  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")' && \
-	  python3 -m venv --clear $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --upgrade pip && \
-	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[local]' --group dev; \
-	fi
+	@echo "Making $(VENV) (a minute or two the first time)"
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@python3 -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[local]' --group dev
 	@touch $@
 
 $(PEER)/.ready: $(VENV)/.ready
 	@echo "Making $(PEER), to measure a peer in"
-	@$(BIN)/python -m venv --clear $(PEER)
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv pip install --quiet --compile-bytecode --python $(PEER)/bin/python $$($(BIN)/python -m benchmarks.peer); \
-	else \
-	  $(PEER)/bin/python -m pip install --quiet $$($(BIN)/python -m benchmarks.peer); \
-	fi
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(PEER)
+	@$(UV) pip install --quiet --compile-bytecode --python $(PEER)/bin/python $$($(BIN)/python -m benchmarks.peer)
 	@touch $@
 
 $(KERNEL)/.ready: $(VENV)/.ready
 	@echo "Making $(KERNEL), to test with AWS's own Jupyter kernel"
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --clear --python $(BIN)/python $(KERNEL) && \
-	  uv pip install --quiet --compile-bytecode --python $(KERNEL)/bin/python -c constraints.txt $(KERNEL_NEEDS) && \
-	  uv pip install --quiet --compile-bytecode --python $(KERNEL)/bin/python --no-deps $(KERNEL_PACKAGES); \
-	else \
-	  $(BIN)/python -m venv --clear $(KERNEL) && \
-	  $(KERNEL)/bin/python -m pip install --quiet -c constraints.txt $(KERNEL_NEEDS) && \
-	  $(KERNEL)/bin/python -m pip install --quiet --no-deps $(KERNEL_PACKAGES); \
-	fi
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(KERNEL)
+	@$(UV) pip install --quiet --compile-bytecode --python $(KERNEL)/bin/python -c constraints.txt $(KERNEL_NEEDS)
+	@$(UV) pip install --quiet --compile-bytecode --python $(KERNEL)/bin/python --no-deps $(KERNEL_PACKAGES)
 	@touch $@
 
 $(RAY29)/.ready: $(VENV)/.ready
 	@echo "Making $(RAY29), to test with an old Ray"
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --clear --python $(BIN)/python $(RAY29) && \
-	  uv pip install --quiet --compile-bytecode --python $(RAY29)/bin/python $(RAY29_PACKAGES); \
-	else \
-	  $(BIN)/python -m venv --clear $(RAY29) && $(RAY29)/bin/python -m pip install --quiet $(RAY29_PACKAGES); \
-	fi
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(RAY29)
+	@$(UV) pip install --quiet --compile-bytecode --python $(RAY29)/bin/python $(RAY29_PACKAGES)
 	@touch $@
