@@ -28,7 +28,6 @@ if "kubernetes_api" not in sys.modules:
     _api.loader.exec_module(sys.modules["kubernetes_api"])
 kubernetes_api = sys.modules["kubernetes_api"]
 
-with_schema = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kubernetes_api.NO_CRDS)
 MADE, NOW = "2026-03-01T02:00:00Z", 1_772_330_400.0 + 600
 UP = {"type": "RayClusterProvisioned", "status": "True"}
 NO_HEAD = {"type": "HeadPodReady", "status": "False", "reason": "HeadPodNotFound"}
@@ -50,7 +49,6 @@ def stored(deleted: str | None = None, annotations: dict[str, str] | None = None
 
 
 class TestManifest:
-    @with_schema
     @pytest.mark.parametrize("lifetime", [None, 1, 2**40])
     def test_kubernetes_would_take_it(self, lifetime):
         workers = Workers(5, 1, object_store_memory_head=20, object_store_memory_worker=30)

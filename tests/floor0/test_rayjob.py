@@ -47,7 +47,6 @@ kubernetes_api = importlib.util.module_from_spec(_api)
 sys.modules["kubernetes_api"] = kubernetes_api
 _api.loader.exec_module(kubernetes_api)
 
-with_schema = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kubernetes_api.NO_CRDS)
 NASTY = 'it\'s $HOME; `id` $(PATH) "1e-5" \\ 100% {x} é\n\tno'
 
 
@@ -78,7 +77,6 @@ def environment(rayjob: dict[str, Any], container: str) -> dict[str, str]:
 
 
 class TestManifest:
-    @with_schema
     @settings(max_examples=60, deadline=None)
     @given(
         st.builds(
@@ -205,7 +203,6 @@ class TestSettings:
         with pytest.raises(SpecError, match=words):
             manifest(kuberay=given)
 
-    @with_schema
     def test_pods(self):
         """Parts are laid over ours: containers by name, others beside them, and what is said of a size counts."""
         over = {
@@ -425,7 +422,6 @@ class TestArguments:
 class TestSharedCluster:
     """A run in a cluster that is there already."""
 
-    @with_schema
     def test_kubernetes_would_take_it(self):
         rayjob = manifest(cluster="etl/c", pip=["s3fs==2023.4.0"], arguments={"airflow_dag_id": "d"}, deadline=60)
 

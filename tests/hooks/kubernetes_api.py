@@ -1,10 +1,9 @@
 """An HTTP server that behaves like the API of a Kubernetes cluster with KubeRay, as far as the hook asks of it.
 
 RayJobs and RayClusters are validated as the real one does with ``fieldValidation=Strict``: against the published schema
-of KubeRay's custom resources, where a member that the schema does not have is refused; without these files, which are
-not part of this repository, anything is taken. No operator runs: a test says what the statuses of a thing are, one for
-each time it is listed. Only what is suspended, deleted or not valid goes its way by itself, as in
-kuberay/…/rayjob_controller.go, raycluster_controller.go and utils/validation.go.
+of KubeRay's custom resources, where a member that the schema does not have is refused. No operator runs: a test says
+what the statuses of a thing are, one for each time it is listed. Only what is suspended, deleted or not valid goes its
+way by itself, as in kuberay/…/rayjob_controller.go, raycluster_controller.go and utils/validation.go.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from urllib.parse import parse_qs, urlsplit
 import jsonschema
 import yaml
 
-#: KubeRay's published custom resource definitions; they are not part of this repository.
-CRDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "kuberay"
-NO_CRDS = f"KubeRay's custom resource definitions are not at {CRDS}"
+#: KubeRay's published custom resource definitions.
+_CRDS = Path(__file__).parents[1] / "data" / "kuberay"
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _ENDED = ("Complete", "Failed", "ValidationFailed")
@@ -39,7 +37,7 @@ _ENDED = ("Complete", "Failed", "ValidationFailed")
 @cache
 def schema_of(plural: str) -> dict[str, Any]:
     """Return the schema of a custom resource, in which what is not named is refused."""
-    with gzip.open(CRDS / f"ray.io_{plural}.yaml.gz") as file:
+    with gzip.open(_CRDS / f"ray.io_{plural}.yaml.gz") as file:
         definition = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     version = next(each for each in definition["spec"]["versions"] if each["name"] == "v1")
     schema = _closed(version["schema"]["openAPIV3Schema"])
@@ -70,8 +68,6 @@ def _validator(plural: str) -> Any:
 
 def problems_of(thing: Mapping[str, Any]) -> list[str]:
     """Return what the API server would refuse of a RayJob or a RayCluster."""
-    if not CRDS.is_dir():
-        return []
     validator = _validator(f"{thing['kind'].lower()}s")
     return [f"{error.json_path}: {error.message}"[:500] for error in validator.iter_errors(thing)]
 

@@ -40,8 +40,6 @@ kubernetes_api = importlib.util.module_from_spec(_api)
 sys.modules["kubernetes_api"] = kubernetes_api
 _api.loader.exec_module(kubernetes_api)
 
-with_schema = pytest.mark.skipif(not kubernetes_api.CRDS.is_dir(), reason=kubernetes_api.NO_CRDS)
-
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
@@ -193,7 +191,6 @@ class TestStart:
         with pytest.raises(ConnectionMissing, match="'nowhere'"):
             KubeRayHook("nowhere").prepare(spec())
 
-    @with_schema
     def test_a_member_that_kubernetes_does_not_know(self, start):
         """Strict: it would be dropped without a word else."""
         over = {"kuberay": {"head_pod": {"spec": {"nodeSelecter": {}}}}}
