@@ -13,6 +13,9 @@ KERNEL_NEEDS := boto3 importlib-metadata ipykernel requests tabulate
 # The oldest Ray that the hook for Ray clusters speaks to, for its tests.
 RAY29 := .venv-ray29
 RAY29_PACKAGES := 'ray[default]==2.9.3' 'setuptools<80' 'click<8.2'
+# The pip of Python 3.11.0, the first uv that knows manylinux_2_17 for aarch64, and the newest of both, for tests.
+TOOLS := .venv-tools
+TOOLS_PACKAGES := pip==22.3 pip uv==0.1.38 uv
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 # Two workers for two cores; the files of one directory level are kept together, since they share what they set up.
@@ -42,7 +45,7 @@ bench: $(VENV)/.ready $(PEER)/.ready
 	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29)
+	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29) $(TOOLS)
 
 # uv is a package like any other: pip brings it, and it brings the rest in seconds.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -70,4 +73,12 @@ $(RAY29)/.ready: $(VENV)/.ready
 	@echo "Making $(RAY29), to test with an old Ray"
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(RAY29)
 	@$(UV) pip install --quiet --compile-bytecode --python $(RAY29)/bin/python $(RAY29_PACKAGES)
+	@touch $@
+
+$(TOOLS)/.ready: $(VENV)/.ready
+	@echo "Making $(TOOLS), to test with old and new package installers"
+	@rm -rf $(TOOLS)
+	@for package in $(TOOLS_PACKAGES); do \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(TOOLS)/$$package $$package || exit 1; \
+	done
 	@touch $@

