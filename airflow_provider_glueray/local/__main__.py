@@ -34,6 +34,8 @@ from .server import OWN_AGENT, Application, make_endpoint
 from .session_api import SessionApi
 from .session_life import SessionHost
 
+#: A Region of each: moto keeps IAM per partition.
+_OTHER_PARTITIONS = ("cn-north-1", "us-gov-west-1")
 _logger = logging.getLogger("glueray.local")
 _client_lock = threading.Lock()
 
@@ -118,10 +120,11 @@ class Daemon:
             "Principal": {"Service": "glue.amazonaws.com"},
             "Action": "sts:AssumeRole",
         }
-        self.client("iam", REGION).create_role(
-            RoleName=ROLE_ARN.rpartition("/")[2],
-            AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-        )
+        for region in (REGION, *_OTHER_PARTITIONS):
+            self.client("iam", region).create_role(
+                RoleName=ROLE_ARN.rpartition("/")[2],
+                AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+            )
 
     def _record(self) -> None:
         """Write the state file, whole and for the owner's eyes only: it holds Ray's token."""

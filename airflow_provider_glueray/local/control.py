@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlencode
 
 from . import processes, runtimes
 
@@ -47,8 +48,14 @@ class EndpointError(RuntimeError):
 class Endpoint:
     """A running endpoint. As a context manager it stops at the end of the block."""
 
-    def __init__(self, state: dict[str, Any], path: Path, child: subprocess.Popen[bytes] | None = None) -> None:
-        self._state, self._path, self._child = state, path, child
+    def __init__(
+        self,
+        state: dict[str, Any],
+        path: Path,
+        child: subprocess.Popen[bytes] | None = None,
+        only_region: str | None = None,
+    ) -> None:
+        self._state, self._path, self._child, self._only_region = state, path, child, only_region
 
     @property
     def name(self) -> str:
@@ -75,12 +82,22 @@ class Endpoint:
         """The daemon's own log."""
         return self._path.with_suffix(".log")
 
+    @property
+    def region(self) -> str:
+        """The Region that `env` and `airflow_connection` lead to unless told otherwise."""
+        return self._only_region or REGION
+
+    def at(self, region: str) -> Endpoint:
+        """Return the same endpoint as one Region has it: its faults and counters are those of that Region alone."""
+        return Endpoint(self._state, self._path, self._child, region)
+
     def ray(self) -> dict[str, str]:
         """Return `address` (GCS), `dashboard` (URL of the Jobs API) and `token` of the Ray cluster."""
         return {key: str(self._state[key]) for key in ("address", "dashboard", "token")}
 
-    def env(self, region: str = REGION) -> dict[str, str]:
+    def env(self, region: str | None = None) -> dict[str, str]:
         """Return the environment which points any AWS SDK here; the credentials mean nothing."""
+        region = region or self.region
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -90,14 +107,14 @@ class Endpoint:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def airflow_connection(self, region: str = REGION) -> dict[str, Any]:
+    def airflow_connection(self, region: str | None = None) -> dict[str, Any]:
         """Return the JSON form of an Airflow `aws` connection, for AIRFLOW_CONN_AWS_DEFAULT."""
         return {
             "conn_type": "aws",
             "login": ACCESS_KEY,
             "password": SECRET_KEY,
             "extra": {
-                "region_name": region,
+                "region_name": region or self.region,
                 "endpoint_url": self.url,
                 "service_config": {service: {"endpoint_url": self.url} for service in _SERVICES},
             },
@@ -113,20 +130,24 @@ class Endpoint:
         return self._ask("GET", "status")
 
     def calls(self) -> dict[str, int]:
-        """Return how often each Glue and Logs operation was asked for."""
-        return self._ask("GET", "calls")
+        """Return how often each Glue and Logs operation was asked for, in all Regions or in that of `at`."""
+        return self._ask("GET", self._here("calls"))
 
     def reset_calls(self) -> None:
         """Forget all counts."""
-        self._ask("DELETE", "calls")
+        self._ask("DELETE", self._here("calls"))
 
     def faults(self, **changes: Any) -> dict[str, Any]:
-        """Change the given faults (see `faults.Faults`), return all; EndpointError for an unknown one."""
-        return self._ask("PUT", "faults", changes) if changes else self._ask("GET", "faults")
+        """Change the given faults (see `faults.Faults`), return all; EndpointError for an unknown one.
+
+        They hold in all Regions or, on what `at` returns, in that one.
+        """
+        faults = self._here("faults")
+        return self._ask("PUT", faults, changes) if changes else self._ask("GET", faults)
 
     def reset_faults(self) -> None:
         """Behave again."""
-        self._ask("DELETE", "faults")
+        self._ask("DELETE", self._here("faults"))
 
     def wait_ready(self, timeout_seconds: float = 120.0, say: Callable[[str], None] | None = None) -> None:
         """Return when every Ray node is alive, telling `say` how it goes; else EndpointError."""
@@ -171,6 +192,9 @@ class Endpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _here(self, what: str) -> str:
+        return what if self._only_region is None else f"{what}?{urlencode({'region': self._only_region})}"
 
     def _ask(self, method: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(

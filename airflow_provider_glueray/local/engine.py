@@ -107,10 +107,15 @@ class Engine(threading.Thread):
             return None
 
     def _force_states(self) -> None:
-        forced = self._faults.values()["force_state"]
+        for region in self._ledger.regions():
+            forced = self._faults.values(region)["force_state"]
+            if forced:
+                self._force_states_in(region, forced)
+
+    def _force_states_in(self, region: str, forced: Mapping[str, str | None]) -> None:
         for run_id, state in forced.items():
             run = self._ledger.runs.get(run_id)
-            if run is None or run.forced == state:
+            if run is None or run.region != region or run.forced == state:
                 continue
             run.forced = state
             if state in TERMINAL and run.phase is not Phase.DONE:
@@ -118,14 +123,14 @@ class Engine(threading.Thread):
                     self._pool.submit(self._cluster.stop_job, run.id)
                 self._done(run, str(state), None)
         for session in self._ledger.sessions.values():
-            if session.id in forced and session.forced != forced[session.id]:
+            if session.region == region and session.id in forced and session.forced != forced[session.id]:
                 session.forced = forced[session.id]
                 if session.forced in ENDED:
                     session.condemn(session.forced, None)
 
     def _admit(self) -> None:
-        quota = self._faults.values()["quota_mdpu"]
         for run in [run for run in self._ledger.active() if run.phase is Phase.QUEUED]:
+            quota = self._faults.values(run.region)["quota_mdpu"]
             full = self._ledger.full(run.job, run.region, run.workers, run.max_concurrent_runs, quota)
             if full is None:
                 run.phase, run.detail, run.admitted = Phase.PROVISIONING, None, time.time()
@@ -133,7 +138,7 @@ class Engine(threading.Thread):
 
     def _advance(self, run: Run, info: Mapping[str, Any] | None) -> None:
         if run.phase is Phase.PROVISIONING:
-            delay = self._faults.values()["provisioning_seconds"]
+            delay = self._faults.values(run.region)["provisioning_seconds"]
             if run.stop_requested:
                 self._done(run, "STOPPED", None)
             elif self._cluster.lost:

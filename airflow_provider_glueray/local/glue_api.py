@@ -77,7 +77,7 @@ class GlueApi:
     def _create_job(self, request: Request, region: str) -> Response:
         definition = {key: value for key, value in request.items() if key not in _NOT_DEFINITION}
         definition.setdefault("GlueVersion", _GLUE_VERSION)
-        if rules.is_ray(definition) and self._faults.values()["account_closed"]:
+        if rules.is_ray(definition) and self._faults.values(region)["account_closed"]:
             raise rules.invalid(rules.ACCOUNT_CLOSED)
         rules.check_job(definition)
         name = request["Name"]
@@ -142,7 +142,7 @@ class GlueApi:
         job = self._ledger.jobs.get((region, request["JobName"]))
         if job is None:
             raise GlueError("EntityNotFoundException", "Failed to start job run due to missing metadata")
-        faults = self._faults.values()
+        faults = self._faults.values(region)
         if rules.is_ray(job.definition) and faults["account_closed"]:
             raise rules.invalid(rules.ACCOUNT_CLOSED)
         sizes = ("WorkerType", "NumberOfWorkers", "AllocatedCapacity", "MaxCapacity")

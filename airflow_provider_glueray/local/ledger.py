@@ -169,6 +169,10 @@ class Ledger:
         """Return the runs which the engine still has to move, oldest first."""
         return [run for run in self.runs.values() if run.phase is not Phase.DONE]
 
+    def regions(self) -> set[str]:
+        """Return the Regions in which there are runs or sessions."""
+        return {run.region for run in self.runs.values()} | {region for region, _ in self.sessions}
+
     def full(self, job: str, region: str, workers: int, limit: int, quota: int) -> tuple[str, str] | None:
         """Say why one more run of `workers` workers does not fit: (error code, message), or None."""
         now = time.time()

@@ -14,9 +14,13 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import moto.glue.responses
 from botocore import xform_name
+from botocore.exceptions import UnknownRegionError
+from botocore.loaders import create_loader
+from botocore.regions import EndpointResolver
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -24,6 +28,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from .control import REGION
 from .faults import Faults
 from .glue_api import GlueApi
 from .pages import Pages
@@ -35,6 +40,8 @@ StartResponse = Callable[..., Any]
 #: The user agent of this endpoint's own clients: faults and counters leave it alone.
 OWN_AGENT = "glueray-local-internal"
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/(?P<region>[^/]+)/")
+#: The Regions there are, and what the names of new ones look like.
+_PLACES = EndpointResolver(create_loader().load_data("endpoints"))
 _logger = logging.getLogger(__name__)
 
 
@@ -71,7 +78,7 @@ class Application:
         if service not in {"AWSGlue", "Logs_20140328"} or OWN_AGENT in environ.get("HTTP_USER_AGENT", ""):
             return self._ask_moto(environ, start_response)
         body = _body(environ)
-        verdict = self._faults.judge(operation)
+        verdict = self._faults.judge(operation, _region(environ))
         if verdict.error is not None:
             return _send_error(start_response, verdict.error)
         if verdict.drop:
@@ -98,8 +105,7 @@ class Application:
                 return _send_error(start_response, GlueError("UnknownOperationException", message))
             return self._ask_moto(environ, start_response)
         try:
-            scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-            answer = face.call(operation, request, scope["region"] if scope else "us-east-1")
+            answer = face.call(operation, request, _region(environ))
         except GlueError as error:
             return _send_error(start_response, error)
         except Exception:
@@ -155,26 +161,31 @@ class Application:
 
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = _body(environ)
-        match environ["REQUEST_METHOD"], environ["PATH_INFO"].removeprefix("/_glueray/"):
+        asked = environ["PATH_INFO"].removeprefix("/_glueray/")
+        try:
+            region = _asked_region(environ) if asked in {"calls", "faults"} else None
+        except ValueError as error:
+            return _send(start_response, 400, {"message": str(error)})
+        match environ["REQUEST_METHOD"], asked:
             case "GET", "status":
                 return _send(start_response, 200, dict(self._status()))
             case "GET", "calls":
-                return _send(start_response, 200, self._faults.calls())
+                return _send(start_response, 200, self._faults.calls(region))
             case "DELETE", "calls":
-                self._faults.reset_calls()
+                self._faults.reset_calls(region)
                 return _send(start_response, 200, {})
             case "GET", "faults":
-                return _send(start_response, 200, self._faults.values())
+                return _send(start_response, 200, self._faults.values(region))
             case "DELETE", "faults":
-                self._faults.reset()
-                return _send(start_response, 200, self._faults.values())
+                self._faults.reset(region)
+                return _send(start_response, 200, self._faults.values(region))
             case "PUT", "faults":
                 try:
                     changes = json.loads(body)
-                    self._faults.put(changes)
+                    self._faults.put(changes, region)
                 except (ValueError, AttributeError) as error:
                     return _send(start_response, 400, {"message": str(error)})
-                return _send(start_response, 200, self._faults.values())
+                return _send(start_response, 200, self._faults.values(region))
             case "GET", path if (text := self._pages.page(path)) is not None:
                 return _send_text(start_response, text)
             case _:
@@ -192,6 +203,26 @@ def make_endpoint(application: Application, port: int) -> BaseWSGIServer:
         threaded=True,
         request_handler=QuietHandler,
     )
+
+
+def _region(environ: Environ) -> str:
+    """Return the Region that a request was signed for."""
+    scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return scope["region"] if scope else REGION
+
+
+def _asked_region(environ: Environ) -> str | None:
+    """Return the Region that a control path names; ValueError for one that cannot be: its faults would hit nobody."""
+    asked = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+    region: str | None = asked.pop("region", None)
+    if asked:
+        raise ValueError(f"unknown parameter '{next(iter(asked))}'; known is region")
+    if region is not None:
+        try:
+            _PLACES.get_partition_for_region(region)
+        except UnknownRegionError:
+            raise ValueError(f"'{region}' is not an AWS region") from None
+    return region
 
 
 def _body(environ: Environ) -> bytes:

@@ -62,7 +62,7 @@ class SessionApi:
             return self._operations[operation](request, region)
 
     def _create_session(self, request: Request, region: str) -> Response:
-        faults = self._faults.values()
+        faults = self._faults.values(region)
         if rules.is_ray(request) and faults["account_closed"]:
             raise rules.invalid(rules.SESSION_REFUSED)
         definition = _filled(request)

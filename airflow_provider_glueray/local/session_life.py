@@ -113,8 +113,8 @@ class Life(threading.Thread):
             self._wind_up(Over(FAILED, f"{type(error).__name__}: {error}"))
 
     def _provision(self) -> Kernel:
-        session, cluster, faults = self.session, self._host.cluster, self._host.faults
-        while not cluster.ready or time.time() < session.created + faults.values()["provisioning_seconds"]:
+        session, cluster = self.session, self._host.cluster
+        while not cluster.ready or time.time() < session.created + self._faults()["provisioning_seconds"]:
             self._check()
             session.wake.wait(_LOOK_SECONDS)
         self._directory.mkdir(parents=True)
@@ -135,6 +135,9 @@ class Life(threading.Thread):
         self._idle_since = time.time()
         return kernel
 
+    def _faults(self) -> dict[str, Any]:
+        return self._host.faults.values(self.session.region)
+
     def _check(self) -> None:
         """Raise Over if the session has to end."""
         session, now = self.session, time.time()
@@ -148,7 +151,7 @@ class Life(threading.Thread):
             raise Over(FAILED, f"The session's Python process has died: {self.kernel.death}")
         if session.ready is None:
             return
-        minute = self._host.faults.values()["minute_seconds"]
+        minute = self._faults()["minute_seconds"]
         if now > session.ready + session.timeout_minutes * minute:
             raise Over(TIMEOUT, f"Session timed out after {session.timeout_minutes} minutes")
         if session.open_statement is None and now > self._idle_since + session.idle_minutes * minute:
