@@ -1,14 +1,22 @@
-"""Fixtures for the whole suite: one local endpoint, shared, because Ray takes seconds to start."""
+"""Fixtures for the whole suite: one local endpoint, because Ray takes seconds to start.
+
+All workers of pytest-xdist share it, and each has an AWS region of its own there, hence jobs, sessions, faults and
+counters of its own. Shared are Ray, the bucket and what `status` counts.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import boto3
 import pytest
 
 # Before anything imports Airflow.
@@ -21,8 +29,12 @@ os.environ["AIRFLOW__GLUERAY__WAITS"] = json.dumps(
 )
 
 from airflow_provider_glueray.local import control
+from airflow_provider_glueray.rules import RAY_REGIONS
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sessions import RaySessionSpec
+
+#: The endpoint's name, and where the process that starts the workers keeps the folder of its state file.
+SHARED, HOME = "tests", pytest.StashKey[Path]()
 
 
 @pytest.fixture
@@ -42,17 +54,48 @@ def fresh() -> Callable[[], int]:
     return itertools.count().__next__
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist, in the process that starts it, where the endpoint of all of them is."""
+    node.config.stash.setdefault(HOME, Path(tempfile.mkdtemp(prefix="glueray-tests-")))
+    node.workerinput["glueray_home"] = str(node.config.stash[HOME])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the endpoint of the workers when the last one has ended, however it did."""
+    if HOME in config.stash:
+        control.forget(SHARED, config.stash[HOME])
+        shutil.rmtree(config.stash[HOME], ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control.Endpoint]:
-    """Return a running local endpoint with two Ray nodes; use `clean_endpoint` beside it to change faults."""
-    home = tmp_path_factory.mktemp("glueray")
-    with control.start(f"test-{os.getpid()}", port=0, home=home) as running:
-        yield running
+def regions(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return the region of this worker, and another one that no other worker uses either."""
+    number = int(getattr(request.config, "workerinput", {"workerid": "gw0"})["workerid"].removeprefix("gw"))
+    known = boto3.session.Session().get_available_regions("glue")
+    known = [*RAY_REGIONS, *(region for region in known if region not in RAY_REGIONS)]
+    assert number < len(known) // 2, f"there are no two regions for worker {number}"
+    return known[number], known[-1 - number]
+
+
+@pytest.fixture(scope="session")
+def endpoint(
+    request: pytest.FixtureRequest, regions: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[control.Endpoint]:
+    """Return a running local endpoint with two Ray nodes, in the region of this worker.
+
+    Use `clean_endpoint` beside it to change faults.
+    """
+    if hasattr(request.config, "workerinput"):
+        yield control.start(SHARED, port=0, home=Path(request.config.workerinput["glueray_home"])).at(regions[0])
+    else:
+        with control.start(SHARED, port=0, home=tmp_path_factory.mktemp("glueray")) as running:
+            yield running.at(regions[0])
 
 
 @pytest.fixture
 def clean_endpoint(endpoint: control.Endpoint) -> Iterator[control.Endpoint]:
-    """Return the shared endpoint without faults and with empty counters; both are reset again afterwards."""
+    """Return the endpoint without faults and with empty counters in its region; both are reset again afterwards."""
     for reset in (endpoint.reset_faults, endpoint.reset_calls):
         reset()
     yield endpoint

@@ -64,10 +64,10 @@ def check_shape(shape: Any, value: Any, path: str) -> None:
         assert value in shape.enum, (path, value)
 
 
-def make_client(endpoint: control.Endpoint, service: str, region: str = control.REGION, attempts: int = 1) -> Any:
+def make_client(endpoint: control.Endpoint, service: str, region: str | None = None, attempts: int = 1) -> Any:
     return boto3.client(
         service,
-        region_name=region,
+        region_name=region or endpoint.region,
         endpoint_url=endpoint.url,
         aws_access_key_id="local",
         aws_secret_access_key="local",

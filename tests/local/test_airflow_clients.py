@@ -25,9 +25,9 @@ import sys
 from unittest.mock import MagicMock
 from airflow.providers.amazon.aws.operators.glue import GlueJobOperator
 
-job = sys.argv[1]
+job, region = sys.argv[1:]
 operator = GlueJobOperator(
-    task_id="run", job_name="amazon", iam_role_name="GlueRayRole", region_name="us-east-1", job_poll_interval=1,
+    task_id="run", job_name="amazon", iam_role_name="GlueRayRole", region_name=region, job_poll_interval=1,
     script_location=f"s3://glueray-local/{job}.py", deferrable=False,
     create_job_kwargs={
         "GlueVersion": "4.0", "WorkerType": "Z.2X", "NumberOfWorkers": 2,
@@ -72,6 +72,6 @@ def test_the_glue_job_operator_runs_a_ray_job(
     glue: Any, make_job: Callable[..., str], run_with_airflow: Callable[..., list[str]]
 ) -> None:
     """Amazon's own operator creates, starts and waits for a Ray job."""
-    lines = run_with_airflow(OPERATOR, make_job("print('from airflow')"))
+    lines = run_with_airflow(OPERATOR, make_job("print('from airflow')"), glue.meta.region_name)
     (run_id,) = [line.split()[1] for line in lines if line.startswith("RUN ")]
     assert glue.get_job_run(JobName="amazon", RunId=run_id)["JobRun"]["JobRunState"] == "SUCCEEDED"

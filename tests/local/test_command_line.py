@@ -78,10 +78,10 @@ def test_env(named: list[str], endpoint: control.Endpoint, capsys: pytest.Captur
     assert exported == endpoint.env("eu-west-1")
     assert exported["AWS_ENDPOINT_URL"] == endpoint.url
     assert main(["local", "env", "--json", *named]) == 0
-    assert json.loads(capsys.readouterr().out) == endpoint.env()
+    assert json.loads(capsys.readouterr().out) == endpoint.env(control.REGION)
     assert main(["local", "env", "--airflow", "--json", *named]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "AIRFLOW_CONN_AWS_DEFAULT": endpoint.airflow_connection(),
+        "AIRFLOW_CONN_AWS_DEFAULT": endpoint.airflow_connection(control.REGION),
         "AIRFLOW_CONN_RAY_DEFAULT": endpoint.ray_connection(),
     }
 

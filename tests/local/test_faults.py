@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -105,3 +106,79 @@ def test_a_misspelt_fault_is_refused(clean_endpoint: control.Endpoint, changes: 
     with pytest.raises(control.EndpointError, match="fault"):
         clean_endpoint.faults(**changes)
     assert clean_endpoint.faults() == before
+
+
+@pytest.fixture
+def elsewhere(clean_endpoint: control.Endpoint, regions: tuple[str, str]) -> Iterator[control.Endpoint]:
+    """Return the endpoint as another region has it."""
+    there = clean_endpoint.at(regions[1])
+    yield there
+    there.reset_faults()
+    there.reset_calls()
+
+
+@pytest.fixture
+def glue_elsewhere(client: Callable[..., Any], elsewhere: control.Endpoint) -> Any:
+    return client("glue", region=elsewhere.region)
+
+
+def test_a_region_has_faults_and_counts_of_its_own(
+    glue: Any, glue_elsewhere: Any, clean_endpoint: control.Endpoint, elsewhere: control.Endpoint
+) -> None:
+    """What is put for one does not show in another, neither does what was asked there."""
+    elsewhere.faults(throttle_next={"ListJobs": 1}, throttle_rate=0.0, quota_mdpu=4)
+    glue.list_jobs()
+    assert code(glue_elsewhere.list_jobs) == "ThrottlingException"
+    glue_elsewhere.list_jobs()
+    assert (elsewhere.calls(), clean_endpoint.calls()) == ({"ListJobs": 2}, {"ListJobs": 1})
+    assert (elsewhere.faults()["quota_mdpu"], clean_endpoint.faults()["quota_mdpu"]) == (4, 50)
+    assert (elsewhere.faults()["throttle_next"], clean_endpoint.faults()["throttle_next"]) == ({"ListJobs": 0}, {})
+    clean_endpoint.reset_faults()
+    clean_endpoint.reset_calls()
+    assert (elsewhere.calls(), clean_endpoint.calls()) == ({"ListJobs": 2}, {})
+    assert elsewhere.faults()["quota_mdpu"] == 4
+    elsewhere.reset_calls()
+    assert elsewhere.calls() == {}
+
+
+def test_the_quota_of_a_region(
+    glue: Any, glue_elsewhere: Any, make_job: Callable[..., str], held: control.Endpoint, elsewhere: control.Endpoint
+) -> None:
+    """A small one there refuses what fits here, and a run that waits there is not let in by room here."""
+    elsewhere.faults(quota_mdpu=2, provisioning_seconds=3600)
+    job = make_job()
+    command = glue.get_job(JobName=job)["Job"]["Command"]
+    glue_elsewhere.create_job(Name=job, Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=2)
+    glue.start_job_run(JobName=job)
+    assert code(glue_elsewhere.start_job_run, JobName=job) == "ResourceNumberLimitExceededException"
+    waiting = glue_elsewhere.start_job_run(JobName=job, JobRunQueuingEnabled=True)["JobRunId"]
+    held.faults(quota_mdpu=100)
+    assert glue_elsewhere.get_job_run(JobName=job, RunId=waiting)["JobRun"]["JobRunState"] == "WAITING"
+    elsewhere.faults(force_state={waiting: "EXPIRED"})
+    deadline = time.monotonic() + 120
+    while glue_elsewhere.get_job_run(JobName=job, RunId=waiting)["JobRun"]["JobRunState"] != "EXPIRED":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for each in (glue, glue_elsewhere):
+        each.delete_job(JobName=job)
+
+
+def test_what_is_there_from_the_start_is_there_in_every_region(
+    client: Callable[..., Any], regions: tuple[str, str]
+) -> None:
+    """The bucket and the role."""
+    for region in (*regions, "cn-north-1"):
+        s3 = client("s3", region=region)
+        s3.put_object(Bucket=control.BUCKET, Key="from-elsewhere", Body=region.encode())
+        assert s3.get_object(Bucket=control.BUCKET, Key="from-elsewhere")["Body"].read() == region.encode()
+        role = client("iam", region=region).get_role(RoleName="GlueRayRole")["Role"]
+        assert role["Arn"].endswith(":iam::123456789012:role/GlueRayRole")
+
+
+def test_a_misspelt_region_is_refused(clean_endpoint: control.Endpoint) -> None:
+    """Its faults would hit nobody."""
+    for question in ("region=eu-west1", "region=", "regoin=eu-west-1"):
+        answer = httpx.put(f"{clean_endpoint.url}/_glueray/faults?{question}", json={"account_closed": True})
+        assert answer.status_code == 400, question
+    with pytest.raises(control.EndpointError, match="'eu-west1' is not an AWS region"):
+        clean_endpoint.at("eu-west1").calls()

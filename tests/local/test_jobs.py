@@ -119,15 +119,16 @@ def test_the_models_constraints_hold(glue: Any, changes: dict[str, Any], words: 
     assert words in message
 
 
-def test_a_name_is_taken_once(glue: Any, client: Callable[..., Any]) -> None:
+def test_a_name_is_taken_once(glue: Any, client: Callable[..., Any], regions: tuple[str, str]) -> None:
     """The same definition again already exists; a different one is a mismatch; other Regions are free."""
     glue.create_job(Name="taken", **RAY_JOB)
     assert refused(glue.create_job, Name="taken", **RAY_JOB)[0] == "AlreadyExistsException"
     other = {**RAY_JOB, "NumberOfWorkers": 3}
     assert refused(glue.create_job, Name="taken", **other)[0] == "IdempotentParameterMismatchException"
-    elsewhere = client("glue", region="eu-west-1")
+    elsewhere = client("glue", region=regions[1])
     assert refused(elsewhere.get_job, JobName="taken")[0] == "EntityNotFoundException"
     assert elsewhere.create_job(Name="taken", **other)["Name"] == "taken"
+    elsewhere.delete_job(JobName="taken")
     assert glue.delete_job(JobName="taken")["JobName"] == "taken"
     assert glue.delete_job(JobName="taken")["JobName"] == "taken"
 
@@ -171,7 +172,7 @@ def test_lists_page_and_batches_tell_what_is_missing(glue: Any, make_job: Callab
 
 def test_tags(glue: Any, make_job: Callable[..., str]) -> None:
     """Job ARNs can be tagged, read and untagged."""
-    arn = f"arn:aws:glue:us-east-1:123456789012:job/{make_job(Tags={'a': '1'})}"
+    arn = f"arn:aws:glue:{glue.meta.region_name}:123456789012:job/{make_job(Tags={'a': '1'})}"
     glue.tag_resource(ResourceArn=arn, TagsToAdd={"b": "2"})
     glue.untag_resource(ResourceArn=arn, TagsToRemove=["a"])
     assert glue.get_tags(ResourceArn=arn)["Tags"] == {"b": "2"}

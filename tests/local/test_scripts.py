@@ -101,7 +101,7 @@ def test_a_prefix_which_nothing_has_finds_nothing(logs: Any) -> None:
     )
     assert logs.filter_log_events(logGroupName="/mine", logStreamNamePrefix="b")["events"] == []
     assert len(logs.filter_log_events(logGroupName="/mine", logStreamNamePrefix="a")["events"]) == 1
-    arn = "arn:aws:logs:us-east-1:123456789012:log-group:/mine:*"
+    arn = f"arn:aws:logs:{logs.meta.region_name}:123456789012:log-group:/mine:*"
     assert len(logs.filter_log_events(logGroupIdentifier=arn, logStreamNamePrefix="a")["events"]) == 1
     with pytest.raises(logs.exceptions.ResourceNotFoundException):
         logs.filter_log_events(logGroupName="/absent", logStreamNamePrefix="a")

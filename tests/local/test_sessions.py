@@ -107,10 +107,12 @@ def test_what_is_absent_is_not_found(glue: Any, make_session: Callable[..., str]
         assert refused(call, SessionId=session, Id=-1)[0] == "EntityNotFoundException"
 
 
-def test_sessions_are_kept_by_region(client: Callable[..., Any], make_session: Callable[..., str]) -> None:
+def test_sessions_are_kept_by_region(
+    client: Callable[..., Any], make_session: Callable[..., str], regions: tuple[str, str]
+) -> None:
     """As the service does."""
     session = make_session()
-    elsewhere = client("glue", region="eu-west-1")
+    elsewhere = client("glue", region=regions[1])
     assert refused(elsewhere.get_session, Id=session)[0] == "EntityNotFoundException"
     assert session not in elsewhere.list_sessions()["Ids"]
 
@@ -155,11 +157,14 @@ def test_lists_and_tags(glue: Any, make_session: Callable[..., str]) -> None:
     assert [session["Id"] for page in (first, second) for session in page["Sessions"]] == sessions[::-1]
     assert "NextToken" not in second
 
-    arn = f"arn:aws:glue:us-east-1:123456789012:session/{sessions[0]}"
+    arn = f"arn:aws:glue:{glue.meta.region_name}:123456789012:session/{sessions[0]}"
     glue.tag_resource(ResourceArn=arn, TagsToAdd={"more": "yes"})
     glue.untag_resource(ResourceArn=arn, TagsToRemove=["n"])
     assert glue.get_tags(ResourceArn=arn)["Tags"] == {"team": "a", "more": "yes"}
-    assert refused(glue.get_tags, ResourceArn=arn.replace("us-east-1", "eu-west-1"))[0] == "EntityNotFoundException"
+    assert (
+        refused(glue.get_tags, ResourceArn=arn.replace(glue.meta.region_name, "sa-east-1"))[0]
+        == "EntityNotFoundException"
+    )
 
 
 def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: control.Endpoint) -> None:
@@ -205,7 +210,7 @@ def test_calls_are_counted_and_moto_sees_none_of_them(held: control.Endpoint, ma
     assert held.status()["sessions"]["PROVISIONING"] >= 1
     moto = boto3.client(
         "glue",
-        region_name=control.REGION,
+        region_name=held.region,
         endpoint_url=held.url,
         aws_access_key_id="local",
         aws_secret_access_key="local",
