@@ -49,9 +49,16 @@ def set_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def fresh() -> Callable[[], int]:
-    """Return what gives a new number each time: files that share an endpoint may not each count for themselves."""
-    return itertools.count().__next__
+def worker_number(request: pytest.FixtureRequest) -> int:
+    """Return which of the workers of pytest-xdist this is, from 0; 0 without it."""
+    given: dict[str, Any] = getattr(request.config, "workerinput", {"workerid": "gw0"})
+    return int(given["workerid"].removeprefix("gw"))
+
+
+@pytest.fixture(scope="session")
+def fresh(worker_number: int) -> Callable[[], int]:
+    """Return what gives a new number each time: neither files nor workers that share Ray may count for themselves."""
+    return itertools.count(worker_number * 1_000_000).__next__
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,13 +76,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def regions(request: pytest.FixtureRequest) -> tuple[str, str]:
+def regions(worker_number: int) -> tuple[str, str]:
     """Return the region of this worker, and another one that no other worker uses either."""
-    number = int(getattr(request.config, "workerinput", {"workerid": "gw0"})["workerid"].removeprefix("gw"))
     known = boto3.session.Session().get_available_regions("glue")
     known = [*RAY_REGIONS, *(region for region in known if region not in RAY_REGIONS)]
-    assert number < len(known) // 2, f"there are no two regions for worker {number}"
-    return known[number], known[-1 - number]
+    assert worker_number < len(known) // 2, f"there are no two regions for worker {worker_number}"
+    return known[worker_number], known[-1 - worker_number]
 
 
 @pytest.fixture(scope="session")

@@ -270,7 +270,7 @@ def test_a_deferral_timeout(hook, make, make_task, connected):
 def test_a_cell_that_prints_a_lot(hook, make, make_task, session, connected):
     """Bounded in the log and in the notebook; whole in a file beside it. In S3 as on disk."""
     s3 = boto3.client(
-        "s3", endpoint_url=connected.url, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+        "s3", endpoint_url=connected.url, region_name=connected.region, aws_access_key_id="x", aws_secret_access_key="x"
     )
     place = f"s3://glueray-local/notebooks/{uuid4().hex}/walk.ipynb"
     operator = make("print('x' * 50_000_000)\n5", session_id=session, executed_notebook=place)

@@ -68,7 +68,7 @@ class House:
         self.glue, self.s3 = (
             boto3.client(
                 service,
-                region_name=control.REGION,
+                region_name=endpoint.region,
                 endpoint_url=endpoint.url,
                 aws_access_key_id="local",
                 aws_secret_access_key="local",

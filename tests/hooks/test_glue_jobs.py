@@ -74,7 +74,7 @@ class TestDefinition:
     def test_what_others_set_stays(self, hook):
         """Foreign tags, arguments and settings survive our update."""
         hook.ensure_job(spec("shared", tags={"team": "etl"}))
-        arn = "arn:aws:glue:us-east-1:123456789012:job/shared"
+        arn = f"arn:aws:glue:{hook.conn_region_name}:123456789012:job/shared"
         hook.conn.tag_resource(ResourceArn=arn, TagsToAdd={"cost": "7", "team": "theirs"})
         job = hook.get_job("shared")
         keep = ("Role", "Command", "GlueVersion", "WorkerType", "NumberOfWorkers", "ExecutionProperty")
@@ -163,14 +163,16 @@ class TestStaging:
         script = tmp_path / "main.py"
         script.write_text("print(1)\n")
         local = spec("stage", script=str(script))
-        first = hook.stage(local, "s3://glueray-local/code/")
-        again = hook.stage(local, "s3://glueray-local/code/")
+        first = hook.stage(local, "s3://glueray-local/code-once/")
+        again = hook.stage(local, "s3://glueray-local/code-once/")
         script.write_text("print(2)\n")
-        changed = hook.stage(local, "s3://glueray-local/code/")
+        changed = hook.stage(local, "s3://glueray-local/code-once/")
 
         assert first.script == again.script != changed.script
         s3 = hook._client_for("s3")
-        keys = [item["Key"] for item in s3.list_objects_v2(Bucket="glueray-local", Prefix="code/main-")["Contents"]]
+        keys = [
+            item["Key"] for item in s3.list_objects_v2(Bucket="glueray-local", Prefix="code-once/main-")["Contents"]
+        ]
         assert sorted(f"s3://glueray-local/{key}" for key in keys) == sorted({first.script, changed.script})
 
     def test_skipped_when_there(self, hook, calls):

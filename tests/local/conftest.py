@@ -8,13 +8,17 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import pytest
 from botocore.config import Config
 
 from airflow_provider_glueray.local import control
+
+T = TypeVar("T")
+#: For what lasts seconds: a machine that is busy with other things must not make a test red.
+PATIENCE_SECONDS = 120.0
 
 RAY_JOB = {
     "Role": control.ROLE_ARN,
@@ -62,6 +66,15 @@ def check_shape(shape: Any, value: Any, path: str) -> None:
             check_shape(shape.value, item, f"{path}.{key}")
     elif shape.type_name == "string" and shape.enum and not path.endswith(_STATUS):
         assert value in shape.enum, (path, value)
+
+
+def until(seen: Callable[[], T], wanted: Callable[[T], Any] = bool) -> T:
+    """Look until what is seen is what is wanted, and return it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not wanted(last := seen()):
+        assert time.monotonic() < deadline, f"after {PATIENCE_SECONDS:.0f} s still {last}"
+        time.sleep(0.05)
+    return last
 
 
 def make_client(endpoint: control.Endpoint, service: str, region: str | None = None, attempts: int = 1) -> Any:
@@ -124,15 +137,12 @@ def make_job(glue: Any, s3: Any) -> Callable[..., str]:
 def wait_for(glue: Any) -> Callable[..., dict[str, Any]]:
     """Return a function which waits until a run shows one of the states, and returns the run."""
 
-    def wait(job: str, run: str, *states: str, seconds: float = 90) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while True:
-            found: dict[str, Any] = glue.get_job_run(JobName=job, RunId=run)["JobRun"]
-            if found["JobRunState"] in states:
-                return found
-            assert time.monotonic() < deadline, found
-            assert "CompletedOn" not in found, found
-            time.sleep(0.1)
+    def wait(job: str, run: str, *states: str) -> dict[str, Any]:
+        def arrived(found: dict[str, Any]) -> bool:
+            assert found["JobRunState"] in states or "CompletedOn" not in found, found
+            return found["JobRunState"] in states
+
+        return until(lambda: glue.get_job_run(JobName=job, RunId=run)["JobRun"], arrived)
 
     return wait
 
@@ -142,6 +152,17 @@ def held(clean_endpoint: control.Endpoint) -> control.Endpoint:
     """Return the endpoint with runs held in STARTING, so that Ray is not involved."""
     clean_endpoint.faults(provisioning_seconds=3600)
     return clean_endpoint
+
+
+@pytest.fixture
+def elsewhere(clean_endpoint: control.Endpoint, regions: tuple[str, str]) -> Iterator[control.Endpoint]:
+    """Return the endpoint as another region has it, without faults and with empty counters."""
+    there = clean_endpoint.at(regions[1])
+    for reset in (there.reset_faults, there.reset_calls):
+        reset()
+    yield there
+    for reset in (there.reset_faults, there.reset_calls):
+        reset()
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +177,12 @@ def ready_session(endpoint: control.Endpoint) -> Iterator[str]:
     glue.delete_session(Id=session)
 
 
-def wait_for_session(glue: Any, session: str, *states: str, seconds: float = 60) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while True:
-        found: dict[str, Any] = glue.get_session(Id=session)["Session"]
-        if found["Status"] in states:
-            return found
-        assert time.monotonic() < deadline, found
-        assert "CompletedOn" not in found, found
-        time.sleep(0.05)
+def wait_for_session(glue: Any, session: str, *states: str) -> dict[str, Any]:
+    def arrived(found: dict[str, Any]) -> bool:
+        assert found["Status"] in states or "CompletedOn" not in found, found
+        return found["Status"] in states
+
+    return until(lambda: glue.get_session(Id=session)["Session"], arrived)
 
 
 @pytest.fixture
@@ -203,15 +221,13 @@ def session_becomes(glue: Any) -> Callable[..., dict[str, Any]]:
 def statement_becomes(glue: Any) -> Callable[..., dict[str, Any]]:
     """Return a function which waits until a statement shows one of the states, and returns the statement."""
 
-    def wait(session: str, statement: int, *states: str, seconds: float = 60) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while True:
-            found: dict[str, Any] = glue.get_statement(SessionId=session, Id=statement)["Statement"]
-            if found["State"] in states:
-                return found
-            assert time.monotonic() < deadline, found
-            assert (found["CompletedOn"], "Output" in found) == (0, False), found
-            time.sleep(0.02)
+    def wait(session: str, statement: int, *states: str) -> dict[str, Any]:
+        def arrived(found: dict[str, Any]) -> bool:
+            unfinished = (found["CompletedOn"], "Output" in found) == (0, False)
+            assert found["State"] in states or unfinished, found
+            return found["State"] in states
+
+        return until(lambda: glue.get_statement(SessionId=session, Id=statement)["Statement"], arrived)
 
     return wait
 

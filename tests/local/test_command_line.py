@@ -101,7 +101,7 @@ def test_the_aws_cli(
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **clean_endpoint.env()}
 
     def run(*words: str) -> str:
-        done = subprocess.run([aws, *words], capture_output=True, text=True, env=environment, timeout=60, check=False)
+        done = subprocess.run([aws, *words], capture_output=True, text=True, env=environment, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

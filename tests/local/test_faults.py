@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,6 +10,8 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from airflow_provider_glueray.local import control
+
+from .conftest import until
 
 
 def code(call: Callable[..., Any], **request: Any) -> str:
@@ -109,15 +110,6 @@ def test_a_misspelt_fault_is_refused(clean_endpoint: control.Endpoint, changes: 
 
 
 @pytest.fixture
-def elsewhere(clean_endpoint: control.Endpoint, regions: tuple[str, str]) -> Iterator[control.Endpoint]:
-    """Return the endpoint as another region has it."""
-    there = clean_endpoint.at(regions[1])
-    yield there
-    there.reset_faults()
-    there.reset_calls()
-
-
-@pytest.fixture
 def glue_elsewhere(client: Callable[..., Any], elsewhere: control.Endpoint) -> Any:
     return client("glue", region=elsewhere.region)
 
@@ -155,10 +147,10 @@ def test_the_quota_of_a_region(
     held.faults(quota_mdpu=100)
     assert glue_elsewhere.get_job_run(JobName=job, RunId=waiting)["JobRun"]["JobRunState"] == "WAITING"
     elsewhere.faults(force_state={waiting: "EXPIRED"})
-    deadline = time.monotonic() + 120
-    while glue_elsewhere.get_job_run(JobName=job, RunId=waiting)["JobRun"]["JobRunState"] != "EXPIRED":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(
+        lambda: glue_elsewhere.get_job_run(JobName=job, RunId=waiting)["JobRun"]["JobRunState"],
+        lambda state: state == "EXPIRED",
+    )
     for each in (glue, glue_elsewhere):
         each.delete_job(JobName=job)
 

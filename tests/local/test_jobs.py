@@ -179,11 +179,15 @@ def test_tags(glue: Any, make_job: Callable[..., str]) -> None:
     assert refused(glue.get_tags, ResourceArn=arn + "x")[0] == "EntityNotFoundException"
 
 
-def test_what_is_not_ours_goes_to_moto_or_is_refused_cleanly(client: Callable[..., Any]) -> None:
-    """Databases are moto's; an operation nobody has is an AWS error, not a page of HTML."""
+def test_what_is_not_ours_goes_to_moto_or_is_refused_cleanly(
+    client: Callable[..., Any], regions: tuple[str, str]
+) -> None:
+    """Databases are moto's, which keeps them by region; an operation nobody has is an AWS error, not a page of HTML."""
     glue = client("glue")
     glue.create_database(DatabaseInput={"Name": "sales"})
     assert glue.get_database(Name="sales")["Database"]["Name"] == "sales"
+    elsewhere = client("glue", region=regions[1])
+    assert refused(elsewhere.get_database, Name="sales")[0] == "EntityNotFoundException"
     code, message = refused(glue.list_blueprints)
     assert (code, message) == (
         "UnknownOperationException",

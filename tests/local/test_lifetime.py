@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,30 @@ import pytest
 
 from airflow_provider_glueray.local import control, processes
 
+from .conftest import until
 
-def _until_gone(pids: list[int], seconds: float) -> list[int]:
-    deadline = time.monotonic() + seconds
-    while (left := [pid for pid in pids if processes.alive(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
+pytestmark = pytest.mark.full
+
+NODE_FAILS = """
+import ray, time
+ray.init("auto")
+other = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeName"] != "127.0.0.2"][0]
+where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other, soft=True)
+
+@ray.remote(scheduling_strategy=where)
+def f():
+    me = ray.get_runtime_context().get_node_id()
+    if me == other:
+        print("holding", flush=True)
+        time.sleep(600)
+    return me
+
+assert ray.get(f.remote()) != other
+"""
+
+
+def _until_gone(pids: list[int]) -> None:
+    until(lambda: [pid for pid in pids if processes.alive(pid)], lambda left: not left)
 
 
 def _client(endpoint: control.Endpoint, service: str) -> Any:
@@ -29,37 +48,30 @@ def _client(endpoint: control.Endpoint, service: str) -> Any:
     return boto3.client(service, **options, aws_access_key_id="local", aws_secret_access_key="local")
 
 
-def _run_for_ever(endpoint: control.Endpoint) -> None:
+def _start(endpoint: control.Endpoint, script: str) -> Callable[[], dict[str, Any]]:
+    """Start a run; return what looks at it."""
     s3, glue = _client(endpoint, "s3"), _client(endpoint, "glue")
-    s3.put_object(Bucket=control.BUCKET, Key="sleep.py", Body=b"import time; time.sleep(600)")
-    command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{control.BUCKET}/sleep.py"}
-    glue.create_job(Name="sleep", Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=1)
-    run = glue.start_job_run(JobName="sleep")["JobRunId"]
-    deadline = time.monotonic() + 60
-    while glue.get_job_run(JobName="sleep", RunId=run)["JobRun"]["JobRunState"] != "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(0.5)
+    s3.put_object(Bucket=control.BUCKET, Key="script.py", Body=script.encode())
+    command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{control.BUCKET}/script.py"}
+    glue.create_job(Name="job", Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=1)
+    run = glue.start_job_run(JobName="job")["JobRunId"]
+    return lambda: glue.get_job_run(JobName="job", RunId=run)["JobRun"]  # type: ignore[no-any-return]
 
 
 def _session_for_ever(endpoint: control.Endpoint, directory: Path) -> list[int]:
     """Return the pids of a kernel that is busy and of its child."""
     glue = _client(endpoint, "glue")
     glue.create_session(Id="loop", Role=control.ROLE_ARN, Command={"Name": "glueray"}, NumberOfWorkers=1)
-    deadline = time.monotonic() + 60
-    while glue.get_session(Id="loop")["Session"]["Status"] != "READY":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: glue.get_session(Id="loop")["Session"]["Status"], lambda status: status == "READY")
     code = (
         "import os, pathlib, ray, subprocess, time\nray.init('auto')\n"  # Ray's own SIGTERM handler is there, too
         "pids = os.getpid(), subprocess.Popen(['sleep', '600']).pid\n"
-        f"pathlib.Path('{directory}/pids').write_text(' '.join(map(str, pids)))\n"
+        f"pathlib.Path('{directory}/draft').write_text(' '.join(map(str, pids)))\n"
+        f"pathlib.Path('{directory}/draft').rename('{directory}/pids')\n"
         "while True:\n    time.sleep(1)"
     )
     glue.run_statement(SessionId="loop", Code=code)
-    while not (directory / "pids").exists() or not (directory / "pids").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until((directory / "pids").exists)
     return [int(pid) for pid in (directory / "pids").read_text().split()]
 
 
@@ -67,10 +79,10 @@ def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, t
     """It runs beside another endpoint; after SIGKILL, stop sweeps Ray, its files and the state file."""
     mine = control.start("crash", port=0, nodes=1, home=tmp_path)
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
-    _run_for_ever(mine)
+    _start(mine, f"import pathlib, time\npathlib.Path('{tmp_path}/begun').touch()\ntime.sleep(600)")
+    until((tmp_path / "begun").exists)
     kernel, child = _session_for_ever(mine, tmp_path)
-    recorded = json.loads(mine.log_path.with_suffix(".json").read_text())["sessions"]
-    assert kernel in recorded
+    until(lambda: json.loads(mine.log_path.with_suffix(".json").read_text())["sessions"], lambda ids: kernel in ids)
     inside = processes.in_sessions(state["sessions"])
     outside = processes.descendants_outside(state["sessions"])
     assert any(process.name().startswith("python") for process in outside)  # the driver has its own session
@@ -83,7 +95,7 @@ def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, t
     with pytest.raises(control.EndpointError, match="does not answer"):
         mine.calls()
     assert control.forget("crash", tmp_path)
-    assert _until_gone(family, 5) == []
+    _until_gone(family)
     assert not Path(state["root"]).exists()
     assert not mine.log_path.with_suffix(".json").exists()
     assert not control.forget("crash", tmp_path)
@@ -93,14 +105,32 @@ def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, t
 def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
     """A service manager may end the daemon at any time."""
     mine = control.start("early", port=0, nodes=2, home=tmp_path, wait=False)
-    time.sleep(1)
+    children = until(lambda: [child.pid for child in psutil.Process(mine.pid).children(recursive=True)])
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
-    children = [child.pid for child in psutil.Process(mine.pid).children(recursive=True)]
     mine.stop()
     mine.stop()
-    assert _until_gone(children, 5) == []
+    _until_gone(children)
     assert processes.in_sessions(state["sessions"]) == []
     assert not Path(state["root"]).exists()
+
+
+def test_a_node_can_fail(tmp_path: Path) -> None:
+    """Ray retries the lost task, the run succeeds and a new node takes the old one's place."""
+    with control.start("node", port=0, home=tmp_path) as mine:
+        look, logs = _start(mine, NODE_FAILS), _client(mine, "logs")
+
+        def said() -> list[str]:
+            group = "/aws-glue/ray/jobs/ray-worker-out-logs"
+            with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
+                return [event["message"] for event in logs.filter_log_events(logGroupName=group)["events"]]
+            return []
+
+        until(said, lambda lines: lines == ["holding"])  # worker lines arrive live
+        mine.faults(fail_node=True)
+        ended = until(look, lambda run: "CompletedOn" in run)
+        assert ended["JobRunState"] == "SUCCEEDED", ended
+        mine.wait_ready()
+        assert mine.faults()["fail_node"] is False
 
 
 def test_a_taken_port_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

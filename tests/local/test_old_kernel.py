@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,17 @@ from jupyter_client.manager import KernelManager
 
 from airflow_provider_glueray.local import control
 
+from .conftest import until
+
+pytestmark = pytest.mark.full
+
 #: `make test` makes it.
 VENV = Path(__file__).parents[2] / ".venv-kernel"
 #: Takes no connections: the kernel asks PyPI for its newest version, and would wait for ever where nobody answers.
 NOWHERE = "http://127.0.0.1:9"
 SETTINGS = """
 %profile glueray-local
-%region us-east-1
+%region {region}
 %iam_role arn:aws:iam::123456789012:role/GlueRayRole
 %glue_ray
 %worker_type Z.2X
@@ -64,7 +67,7 @@ class Notebook:
         self.manager = manager
         self.client = manager.blocking_client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=120)
 
     def run(self, code: str) -> Cell:
         shown: list[str] = []
@@ -73,7 +76,7 @@ class Notebook:
             content = message["content"]
             shown.append(content.get("text", "") + content.get("data", {}).get("text/plain", ""))
 
-        reply = self.client.execute_interactive(code, timeout=60, allow_stdin=False, output_hook=hear)
+        reply = self.client.execute_interactive(code, timeout=120, allow_stdin=False, output_hook=hear)
         return Cell(reply["content"], "".join(shown))
 
 
@@ -122,7 +125,7 @@ def notebook(clean_endpoint: control.Endpoint, tmp_path: Path) -> Iterator[Noteb
 
 def test_a_notebook_on_ray(notebook: Notebook, glue: Any, session_becomes: Callable[..., dict[str, Any]]) -> None:
     """Settings by magics, cells on Ray, an error, tags and the session's own magics."""
-    settings = notebook.run(SETTINGS)
+    settings = notebook.run(SETTINGS.format(region=glue.meta.region_name))
     assert "Installed kernel version: 1.0.5" in settings.shown
     assert "Setting new session type to glueray" in settings.shown
 
@@ -169,7 +172,7 @@ def test_what_the_kernel_makes_of_trouble(
     statement_becomes: Callable[..., dict[str, Any]],
 ) -> None:
     """It knows the refusal of a closed account and a session that timed out; its stop button cancels; its end stops."""
-    notebook.run(SETTINGS)
+    notebook.run(SETTINGS.format(region=clean_endpoint.region))
     clean_endpoint.faults(account_closed=True)
     assert "Glue Ray session type is not available in selected region." in notebook.run("print(1)").shown
     clean_endpoint.reset_faults()
@@ -178,10 +181,8 @@ def test_what_the_kernel_makes_of_trouble(
 
     # Nothing waits for the kernel's reply: its interrupted cell has none, at which ipykernel stumbles.
     notebook.client.execute("time.sleep(600)", allow_stdin=False)
-    asked, deadline = clean_endpoint.calls()["GetStatement"], time.monotonic() + 30
-    while clean_endpoint.calls()["GetStatement"] < asked + 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    asked = clean_endpoint.calls()["GetStatement"]
+    until(lambda: clean_endpoint.calls()["GetStatement"], lambda count: count >= asked + 2)
     notebook.manager.interrupt_kernel()
     statement_becomes(session, 1, "CANCELLED")
     assert notebook.run("print('here')").shown.rstrip() == "here"

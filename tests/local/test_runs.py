@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.local import control
+
+from .conftest import until
 
 pytestmark = pytest.mark.usefixtures("held")
 
@@ -20,6 +21,14 @@ def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
         call(**request)
     error = caught.value.response["Error"]
     return error["Code"], error["Message"]
+
+
+def started(glue: Any, **request: Any) -> str | None:
+    """Start a run; None while another one holds its place."""
+    try:
+        return str(glue.start_job_run(**request)["JobRunId"])
+    except glue.exceptions.ConcurrentRunsExceededException:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -76,19 +85,18 @@ def test_a_run_as_it_starts(glue: Any, make_job: Callable[..., str]) -> None:
     assert not {"CompletedOn", "ErrorMessage", "PreviousRunId"} & set(run)
 
 
-def test_one_run_at_a_time_unless_told_otherwise(glue: Any, make_job: Callable[..., str]) -> None:
-    """MaxConcurrentRuns is 1 by default and frees a little after the run ended."""
+def test_one_run_at_a_time_unless_told_otherwise(
+    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
+) -> None:
+    """MaxConcurrentRuns is 1 by default; the place is free again after the run has ended."""
     job = make_job()
     run = glue.start_job_run(JobName=job)["JobRunId"]
     code, message = refused(glue.start_job_run, JobName=job)
     assert (code, message) == ("ConcurrentRunsExceededException", f"Concurrent runs exceeded for {job}")
 
     glue.batch_stop_job_run(JobName=job, JobRunIds=[run])
-    while glue.get_job_run(JobName=job, RunId=run)["JobRun"]["JobRunState"] != "STOPPED":
-        time.sleep(0.01)
-    assert refused(glue.start_job_run, JobName=job)[0] == "ConcurrentRunsExceededException"
-    time.sleep(0.25)
-    again = glue.start_job_run(JobName=job, JobRunId=run)["JobRunId"]
+    wait_for(job, run, "STOPPED")
+    again = until(lambda: started(glue, JobName=job, JobRunId=run))
     retried = glue.get_job_run(JobName=job, RunId=again)["JobRun"]
     assert (retried["PreviousRunId"], retried["Attempt"]) == (run, 1)
 
@@ -119,14 +127,15 @@ def test_a_queued_run_waits_and_moves_up(
     )
     glue.batch_stop_job_run(JobName=job, JobRunIds=[first, third])
     assert glue.get_job_run(JobName=job, RunId=third)["JobRun"]["JobRunState"] == "STOPPED"
-    assert "StateDetail" not in wait_for(job, second, "STARTING", seconds=3)
+    assert "StateDetail" not in wait_for(job, second, "STARTING")
 
 
 def test_the_accounts_quota_counts_two_per_worker(
-    glue: Any, make_job: Callable[..., str], held: control.Endpoint, client: Callable[..., Any]
+    glue: Any, make_job: Callable[..., str], elsewhere: control.Endpoint, client: Callable[..., Any]
 ) -> None:
     """50 M-DPU per Region: the run which passes it is refused, or waits."""
-    region = client("glue", region="us-west-2")
+    elsewhere.faults(provisioning_seconds=3600)
+    region = client("glue", region=elsewhere.region)
     job = make_job()
     definition = glue.get_job(JobName=job)["Job"]
     keep = {"Role", "Command", "WorkerType", "GlueVersion"}
@@ -141,9 +150,11 @@ def test_the_accounts_quota_counts_two_per_worker(
     queued = region.start_job_run(JobName="more", JobRunQueuingEnabled=True)["JobRunId"]
     assert region.get_job_run(JobName="more", RunId=queued)["JobRun"]["JobRunState"] == "WAITING"
 
-    held.faults(quota_mdpu=62)
-    time.sleep(0.5)
-    assert region.get_job_run(JobName="more", RunId=queued)["JobRun"]["JobRunState"] == "STARTING"
+    elsewhere.faults(quota_mdpu=62)
+    until(
+        lambda: region.get_job_run(JobName="more", RunId=queued)["JobRun"]["JobRunState"],
+        lambda state: state == "STARTING",
+    )
     for name in ("big", "more", "rest"):
         region.delete_job(JobName=name)
 
@@ -168,7 +179,7 @@ def test_stop_reports_run_by_run(
     answer = glue.batch_stop_job_run(JobName=job, JobRunIds=[run, "jr_0"])
     assert answer["SuccessfulSubmissions"] == [{"JobName": job, "JobRunId": run}]
     assert answer["Errors"][0]["ErrorDetail"]["ErrorCode"] == "EntityNotFoundException"
-    assert "CompletedOn" in wait_for(job, run, "STOPPED", seconds=3)
+    assert "CompletedOn" in wait_for(job, run, "STOPPED")
     (error,) = glue.batch_stop_job_run(JobName=job, JobRunIds=[run])["Errors"]
     assert error["ErrorDetail"]["ErrorCode"] == "JobRunInTerminalStateException"
 
@@ -181,7 +192,7 @@ def test_states_which_nothing_local_makes_can_be_forced(
     job = make_job()
     run = glue.start_job_run(JobName=job)["JobRunId"]
     held.faults(force_state={run: state})
-    assert "CompletedOn" in wait_for(job, run, state, seconds=3)
+    assert "CompletedOn" in wait_for(job, run, state)
 
 
 def test_an_unknown_state_can_be_shown(
@@ -191,13 +202,16 @@ def test_an_unknown_state_can_be_shown(
     glue = client("glue")
     job = make_job()
     run = glue.start_job_run(JobName=job)["JobRunId"]
+
+    def shows(state: str) -> Any:
+        return until(
+            lambda: glue.get_job_run(JobName=job, RunId=run)["JobRun"], lambda found: found["JobRunState"] == state
+        )
+
     held.faults(force_state={run: "PAUSED"})
-    time.sleep(0.5)
-    shown = glue.get_job_run(JobName=job, RunId=run)["JobRun"]
-    assert (shown["JobRunState"], "CompletedOn" in shown) == ("PAUSED", False)
+    assert "CompletedOn" not in shows("PAUSED")
     held.faults(force_state={run: None})
-    time.sleep(0.5)
-    assert glue.get_job_run(JobName=job, RunId=run)["JobRun"]["JobRunState"] == "STARTING"
+    shows("STARTING")
 
 
 @pytest.fixture(autouse=True)

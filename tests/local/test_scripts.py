@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local.log_shipping import _system_group
+
+from .conftest import until
 
 PREFIX = "/aws-glue/ray/jobs/"
 SUCCEEDS = """
@@ -33,6 +36,7 @@ def where(i):
 logging.info("logged live")
 print("printed", os.environ["my-arg"], len(sys.argv))
 print("reserved", "min-workers" in os.environ)
+print("in", os.environ["AWS_DEFAULT_REGION"])
 print("remote", ray.get(where.remote(1))[0])
 print("€" * 100_000)
 """
@@ -60,9 +64,14 @@ def zipped(**files: str) -> bytes:
 
 
 def test_a_script_succeeds_and_its_logs_arrive(
-    glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
+    glue: Any,
+    logs: Any,
+    make_job: Callable[..., str],
+    wait_for: Callable[..., dict[str, Any]],
+    client: Callable[..., Any],
+    elsewhere: control.Endpoint,
 ) -> None:
-    """Arguments are in the driver's environment, prints come after the run, every group has its lines."""
+    """Arguments and region are in the driver's environment, prints come after the run, logs are in that region."""
     job = make_job(SUCCEEDS, DefaultArguments={"--min-workers": "1"})
     run_id = glue.start_job_run(JobName=job, Arguments={"--my-arg": "it's 1 = $HOME"})["JobRunId"]
     run = wait_for(job, run_id, "SUCCEEDED")
@@ -75,19 +84,25 @@ def test_a_script_succeeds_and_its_logs_arrive(
     script = [line for line in messages(logs, "script-log", stream) if "(where pid=" not in line]
     printed = script.index("printed it's 1 = $HOME 1")
     assert printed > next(number for number, line in enumerate(script) if "logged live" in line)
-    assert script[printed + 1 : printed + 3] == ["reserved False", "remote None"]
+    assert script[printed + 1 : printed + 4] == ["reserved False", f"in {glue.meta.region_name}", "remote None"]
     pieces = [line for line in script if line.startswith("€")]
     assert "".join(pieces) == "€" * 100_000
     assert max(len(piece.encode()) for piece in pieces) <= 256 * 1024 - 26
     assert messages(logs, "ray-worker-out-logs", stream) == ["worker says 1"]
     assert messages(logs, "ray-worker-err-logs", stream) == ["worker warns 1"]
-    groups = {group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]}
-    leaves = ["ray-monitor-log", "ray-gcs-logs", "ray-process-logs", "ray-raylet-logs", "ray-runtime-env-log"]
-    assert {PREFIX + leaf for leaf in leaves} <= groups
+    assert _script_log(client("logs", region=elsewhere.region), job, run_id) == []
     (worker,) = logs.describe_log_streams(logGroupName=PREFIX + "ray-worker-out-logs", logStreamNamePrefix=stream)[
         "logStreams"
     ]
     assert worker["logStreamName"].startswith(f"{stream}-127_0_0_")
+
+
+def test_ray_writes_the_files_that_are_looked_for(endpoint: control.Endpoint) -> None:
+    """There are some for every group of the cluster's own logs."""
+    state = json.loads(endpoint.log_path.with_suffix(".json").read_text())
+    head = Path(state["root"]) / "0" / "session_latest" / "logs"
+    groups = {"ray-monitor-log", "ray-gcs-logs", "ray-process-logs", "ray-raylet-logs", "ray-runtime-env-log"}
+    until(lambda: {_system_group(path.name) for path in head.iterdir()} - {None}, lambda seen: seen == groups)
 
 
 def test_a_prefix_which_nothing_has_finds_nothing(logs: Any) -> None:
@@ -129,19 +144,14 @@ def test_a_script_fails_with_its_reason(
 
 
 def test_stop_while_running(glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]) -> None:
-    """RUNNING, then STOPPING, then STOPPED; logging arrives while it runs, prints do not; asking twice is fine."""
+    """RUNNING, then STOPPED; logging arrives while it runs, prints do not."""
     job = make_job(SLEEPS)
     run = glue.start_job_run(JobName=job)["JobRunId"]
     wait_for(job, run, "RUNNING")
-    deadline = time.monotonic() + 30
-    while not any("awake" in line for line in _script_log(logs, job, run)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: any("awake" in line for line in _script_log(logs, job, run)))
     assert "printed early" not in _script_log(logs, job, run)
-    for _ in range(2):
-        assert glue.batch_stop_job_run(JobName=job, JobRunIds=[run])["Errors"] == []
-    wait_for(job, run, "STOPPING", seconds=2)
-    wait_for(job, run, "STOPPED", seconds=30)
+    assert glue.batch_stop_job_run(JobName=job, JobRunIds=[run])["Errors"] == []
+    wait_for(job, run, "STOPPED")
 
 
 def _script_log(logs: Any, job: str, run: str) -> list[str]:
@@ -262,32 +272,3 @@ def test_ray_data_reads_and_writes_the_endpoints_s3(
     wait_for(job, run, "SUCCEEDED")
     assert "rows 100" in _script_log(logs, job, run)
     assert s3.list_objects_v2(Bucket=control.BUCKET, Prefix="rows/")["KeyCount"] > 0
-
-
-def test_a_node_can_fail(
-    glue: Any,
-    logs: Any,
-    clean_endpoint: control.Endpoint,
-    make_job: Callable[..., str],
-    wait_for: Callable[..., Any],
-) -> None:
-    """Ray retries the lost task, the run succeeds and a new node takes the old one's place."""
-    job = make_job(
-        "import ray, time\nray.init('auto')\n"
-        "other = [n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeName'] != '127.0.0.2'][0]\n"
-        "where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other, soft=True)\n"
-        "@ray.remote(scheduling_strategy=where)\ndef f():\n"
-        "    me = ray.get_runtime_context().get_node_id()\n"
-        "    if me == other:\n        print('holding', flush=True)\n        time.sleep(60)\n"
-        "    return me\n"
-        "assert ray.get(f.remote()) != other"
-    )
-    run = glue.start_job_run(JobName=job)["JobRunId"]
-    deadline = time.monotonic() + 60
-    while _lines(logs, "ray-worker-out-logs", job, run) != ["holding"]:  # worker lines arrive live
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    clean_endpoint.faults(fail_node=True)
-    wait_for(job, run, "SUCCEEDED")
-    clean_endpoint.wait_ready()
-    assert clean_endpoint.faults()["fail_node"] is False

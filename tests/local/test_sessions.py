@@ -86,7 +86,7 @@ def test_an_id_is_taken_until_it_is_deleted(
     session = make_session()
     assert refused(glue.create_session, **request(Id=session))[0] == "AlreadyExistsException"
     assert glue.stop_session(Id=session)["Id"] == session
-    ended = session_becomes(session, "STOPPED", seconds=5)
+    ended = session_becomes(session, "STOPPED")
     assert ended["CompletedOn"] >= ended["CreatedOn"]
     assert refused(glue.create_session, **request(Id=session))[0] == "AlreadyExistsException"
     glue.delete_session(Id=session)
@@ -125,26 +125,10 @@ def test_illegal_states(
     code, message = refused(glue.run_statement, SessionId=session, Code="1")
     assert (code, "PROVISIONING" in message) == ("IllegalSessionStateException", True)
     glue.stop_session(Id=session)
-    session_becomes(session, "STOPPED", seconds=5)
+    session_becomes(session, "STOPPED")
     assert refused(glue.stop_session, Id=session)[0] == "IllegalSessionStateException"
     assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "IllegalSessionStateException"
     assert glue.list_statements(SessionId=session)["Statements"] == []
-
-
-def test_sessions_and_runs_share_the_quota(
-    glue: Any, make_session: Callable[..., str], make_job: Callable[..., str], held: control.Endpoint
-) -> None:
-    """In both directions; what has ended does not count."""
-    held.faults(quota_mdpu=10)
-    session = make_session(NumberOfWorkers=3)
-    code, message = refused(glue.create_session, **request(NumberOfWorkers=3))
-    assert (code, message.endswith("6 in use, 6 requested, quota 10")) == ("ResourceNumberLimitExceededException", True)
-    job = make_job(NumberOfWorkers=3)
-    assert refused(glue.start_job_run, JobName=job)[0] == "ResourceNumberLimitExceededException"
-    glue.delete_session(Id=session)
-    run = glue.start_job_run(JobName=job)["JobRunId"]
-    assert refused(glue.create_session, **request(NumberOfWorkers=3))[0] == "ResourceNumberLimitExceededException"
-    glue.batch_stop_job_run(JobName=job, JobRunIds=[run])
 
 
 def test_lists_and_tags(glue: Any, make_session: Callable[..., str]) -> None:
@@ -185,10 +169,10 @@ def test_a_session_can_be_shown_in_any_state(
     """One that it is not in, and one that ends it."""
     session = make_session()
     held.faults(force_state={session: "READY"})
-    session_becomes(session, "READY", seconds=5)
+    session_becomes(session, "READY")
     assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "IllegalSessionStateException"
     held.faults(force_state={session: "TIMEOUT"})
-    session_becomes(session, "TIMEOUT", seconds=5)
+    session_becomes(session, "TIMEOUT")
     assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "InvalidInputException"
 
 

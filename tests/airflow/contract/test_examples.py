@@ -56,7 +56,7 @@ def test_the_notebook_of_the_announcement(played, endpoint):
     report = played_once["xcoms"]["report"]["return_value"]
     credentials = endpoint.airflow_connection()
     s3 = boto3.client(
-        "s3", endpoint_url=endpoint.url, region_name="us-east-1",
+        "s3", endpoint_url=endpoint.url, region_name=endpoint.region,
         aws_access_key_id=credentials["login"], aws_secret_access_key=credentials["password"],
     )  # fmt: skip
     bucket, _, key = report["notebook"].removeprefix("s3://").partition("/")
@@ -80,7 +80,7 @@ def test_the_form_reaches_the_script(played, endpoint):
     ref = xcoms["clean"]["glueray_run"]
     credentials = endpoint.airflow_connection()
     glue = boto3.client(
-        "glue", endpoint_url=endpoint.url, region_name="us-east-1",
+        "glue", endpoint_url=endpoint.url, region_name=endpoint.region,
         aws_access_key_id=credentials["login"], aws_secret_access_key=credentials["password"],
     )  # fmt: skip
     run = glue.get_job_run(JobName=ref["name"], RunId=ref["id"])["JobRun"]

@@ -31,7 +31,7 @@ SOURCE = "import json, os, sys\nprint('SAW ' + json.dumps([os.environ['odd'], sy
 def test_arguments_pass_all_shells(place, connected):
     """In a shared cluster, where they travel in the runtime environment."""
     s3 = boto3.client(
-        "s3", endpoint_url=connected.url, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+        "s3", endpoint_url=connected.url, region_name=connected.region, aws_access_key_id="x", aws_secret_access_key="x"
     )
     s3.put_object(Bucket="glueray-local", Key="contract/odd.py", Body=SOURCE.encode())
     spec = RayJobSpec(
