@@ -6,6 +6,7 @@ counters of its own. Shared are Ray, the bucket and what `status` counts.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -92,11 +93,11 @@ def endpoint(
 
     Use `clean_endpoint` beside it to change faults.
     """
-    if hasattr(request.config, "workerinput"):
-        yield control.start(SHARED, port=0, home=Path(request.config.workerinput["glueray_home"])).at(regions[0])
-    else:
-        with control.start(SHARED, port=0, home=tmp_path_factory.mktemp("glueray")) as running:
-            yield running.at(regions[0])
+    shared = getattr(request.config, "workerinput", {}).get("glueray_home")
+    running = control.start(SHARED, port=0, home=Path(shared or tmp_path_factory.mktemp("glueray")), wait=False)
+    with contextlib.nullcontext() if shared else running:
+        running.wait_ready(240)  # also where another worker has started it
+        yield running.at(regions[0])
 
 
 @pytest.fixture
