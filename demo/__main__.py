@@ -5,68 +5,36 @@ Everything it starts it stops again. It ends with one line: `DEMO OK run=… sta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from airflow_provider_glueray.local import control
 from demo.airflow_home import Airflow, AirflowError
+from demo.nights import Night, Nightly, Watch, short
+from demo.progress import Progress
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 ROWS = int(os.environ.get("GLUERAY_DEMO_ROWS", "100000"))
-DAG_SECONDS = 600
-
-
-@dataclass
-class Nightly:
-    """One DAG of the demo and what came of it."""
-
-    step: str
-    run: dict[str, Any]
-    usage: dict[str, Any]
-    report: dict[str, Any]
-
-    def state(self) -> str:
-        """Ask the service, not Airflow, how the run, or the session, has ended."""
-        import boto3
-
-        glue = boto3.client("glue")
-        if self.run["backend"] == "glue-session":
-            return str(glue.get_session(Id=self.run["id"])["Session"]["Status"])
-        answer = glue.get_job_run(JobName=self.run["name"], RunId=self.run["id"])
-        return str(answer["JobRun"]["JobRunState"])
+NIGHTLIES = (
+    Nightly("customer_reviews_nightly", starts="clean", waits="clean"),
+    Nightly("movie_ratings_nightly", starts="start", waits="wait"),
+    Nightly("customer_reviews_session", starts="session.create", waits="session.stop"),
+    Nightly("customer_reviews_notebook", starts="walk", waits="walk"),
+)
 
 
 def main() -> int:
     """Run the demo; return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begun = time.monotonic()
+    progress = Progress()
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="glueray-demo-") as home,
-            control.start(f"demo-{os.getpid()}", port=0, home=Path(home)) as endpoint,
-        ):
-            os.environ.update(endpoint.env())
-            say("laying the input into S3")
-            lay_input()
-            say("starting Airflow: scheduler, triggerer, DAG processor, API server")
-            with Airflow(EXAMPLES, {"aws_default": endpoint.airflow_connection()}) as airflow:
-                nights = [
-                    run_night(airflow, "customer_reviews_nightly", starts="clean", waits="clean"),
-                    run_night(airflow, "movie_ratings_nightly", starts="start", waits="wait"),
-                    run_night(airflow, "customer_reviews_session", starts="session.create", waits="session.stop"),
-                    run_night(airflow, "customer_reviews_notebook", starts="walk", waits="walk"),
-                ]
-            state = show_table(nights)
-            show_rows(nights[0].report["output"])
-            say("stopping Ray and the endpoint")
+        nights, state = run_demo(progress)
     except (AirflowError, control.EndpointError, subprocess.CalledProcessError) as error:
         print(f"DEMO FAILED: {error}", file=sys.stderr)
         return 1
@@ -76,14 +44,44 @@ def main() -> int:
     first = nights[0]
     print(
         f"DEMO OK run={first.run['id']} state={state} rows_in={first.report['rows_in']} "
-        f"rows_out={first.report['rows_out']} seconds={time.monotonic() - begun:.0f}"
+        f"rows_out={first.report['rows_out']} seconds={progress.seconds:.0f}"
     )
     return 0
 
 
-def say(text: str) -> None:
-    """Show what is being done."""
-    print(f"demo: {text}", flush=True)
+def run_demo(progress: Progress) -> tuple[list[Night], str]:
+    """Start everything, run the DAGs, show what came of them, stop everything; return also the first run's state."""
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="glueray-demo-")))
+        progress.say("starting Ray and the endpoint")
+        with progress.waiting_for("the endpoint to answer"):
+            # Its URL is all that the others need to begin; Ray comes up meanwhile.
+            endpoint = control.start(f"demo-{os.getpid()}", port=0, home=home, wait=False)
+        stack.callback(stop, endpoint, progress, "Ray and the endpoint")
+        os.environ.update(endpoint.env())
+        progress.say("starting Airflow: scheduler, triggerer, DAG processor, API server")
+        airflow = Airflow(EXAMPLES, {"aws_default": endpoint.airflow_connection()})
+        stack.callback(stop, airflow, progress, "Airflow")
+        airflow.start()
+        progress.say("laying the input into S3")
+        with progress.waiting_for("the input to be laid into S3"):
+            lay_input()
+        with progress.waiting_for("Ray's nodes"):
+            endpoint.wait_ready()
+        with progress.waiting_for("Airflow to be healthy"):
+            airflow.wait_until_healthy()
+        progress.say("unpausing the DAGs")
+        nights = Watch(airflow, NIGHTLIES, progress).run_all()
+        state = show_table(nights)
+        show_rows(nights[0].report["output"])
+    return nights, state
+
+
+def stop(what: Airflow | control.Endpoint, progress: Progress, name: str) -> None:
+    """Stop one of the two, and say so."""
+    progress.say(f"stopping {name}")
+    with progress.waiting_for(f"{name} to stop"):
+        what.stop()
 
 
 def lay_input() -> None:
@@ -95,55 +93,7 @@ def lay_input() -> None:
         subprocess.run([sys.executable, str(EXAMPLES / "datasets.py"), *arguments], check=True)
 
 
-def run_night(airflow: Airflow, dag_id: str, *, starts: str, waits: str) -> Nightly:
-    """Unpause a nightly DAG, so that the scheduler makes its latest scheduled run, and wait for that."""
-    wait_for_dag(airflow, dag_id)
-    airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
-    end = time.monotonic() + DAG_SECONDS
-    seen: dict[str, str] = {}
-    while time.monotonic() < end:
-        runs = airflow.call("GET", f"/dags/{dag_id}/dagRuns", order_by="-run_after", limit=1)["dag_runs"]
-        if runs:
-            run_id = runs[0]["dag_run_id"]
-            tasks = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
-            for task in airflow.call("GET", tasks)["task_instances"]:
-                if task["state"] and seen.get(task["task_id"]) != task["state"]:
-                    seen[task["task_id"]] = task["state"]
-                    say(f"{dag_id} / {task['task_id']}: {task['state']}")
-            if runs[0]["state"] == "success":
-                wanted = ((starts, "glueray_run"), (waits, "glueray_usage"), ("report", "return_value"))
-                return Nightly(
-                    f"{dag_id}.{starts}",
-                    *(airflow.call("GET", f"{tasks}/{task}/xcomEntries/{key}")["value"] for task, key in wanted),
-                )
-            if runs[0]["state"] == "failed":
-                failed = next((name for name, state in seen.items() if state == "failed"), starts)
-                raise AirflowError(f"{dag_id} failed in {failed}:\n{task_log(airflow, tasks, failed)}")
-        time.sleep(0.5)
-    raise AirflowError(f"{dag_id} was not done after {DAG_SECONDS} s; its tasks: {seen}\n{airflow.log_tail()}")
-
-
-def wait_for_dag(airflow: Airflow, dag_id: str) -> None:
-    """Wait until the DAG processor has read the DAG."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        errors = airflow.call("GET", "/importErrors")["import_errors"]
-        if errors:
-            raise AirflowError(f"{errors[0]['filename']} cannot be imported:\n{errors[0]['stack_trace']}")
-        if any(dag["dag_id"] == dag_id for dag in airflow.call("GET", "/dags")["dags"]):
-            return
-        time.sleep(0.5)
-    raise AirflowError(f"The DAG processor did not find {dag_id} within 60 s:\n{airflow.log_tail()}")
-
-
-def task_log(airflow: Airflow, tasks: str, task: str) -> str:
-    """Return the end of a task's log."""
-    answer = airflow.call("GET", f"{tasks}/{task}/logs/1")
-    lines = [str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in answer["content"]]
-    return "\n".join(lines[-40:])
-
-
-def show_table(nights: list[Nightly]) -> str:
+def show_table(nights: list[Night]) -> str:
     """Print one line per step; return the state of the first."""
     head = ("step", "run or session", "state", "seconds", "workers", "M-DPU-hours", "rows in", "rows out")
     form = "{:<40} {:<14} {:<10} {:>7} {:>7} {:>11} {:>8} {:>8}"
@@ -152,7 +102,7 @@ def show_table(nights: list[Nightly]) -> str:
         print(
             form.format(
                 night.step,
-                night.run["id"][:13] + "…",
+                short(night.run),
                 night.state(),
                 f"{night.usage['seconds']:.0f}",
                 night.usage["workers"],
