@@ -91,7 +91,7 @@ class Watch:
                     f"not done after {ALL_SECONDS} s: {left}; {self.waited_for()}\n{self._airflow.log_tail()}"
                 )
             time.sleep(LOOK_SECONDS)
-            open_dags -= self._look()
+            open_dags -= self.look()
             self._progress.remind(self.waited_for)
         return [self._night(nightly) for nightly in self._nightlies]
 
@@ -112,7 +112,7 @@ class Watch:
                 return f"{'session' if _is_session(run) else 'run'} {short(run)} is {state_of(run)}"
         return state
 
-    def _look(self) -> set[str]:
+    def look(self) -> set[str]:
         """Tell what has changed since the last look; return the DAGs whose runs have succeeded."""
         runs = {
             run["dag_id"]: run for run in self._airflow.call("GET", "/dags/~/dagRuns", order_by="run_after")["dag_runs"]
