@@ -1,1 +1,1 @@
-"""`make demo`: both example DAGs, by a real Airflow, on the local endpoint."""
+"""`make demo`: the nightly example DAGs at the same time, by a real Airflow, on the local endpoint."""

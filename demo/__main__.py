@@ -20,7 +20,8 @@ from demo.nights import Night, Nightly, Watch, short
 from demo.progress import Progress
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
-ROWS = int(os.environ.get("GLUERAY_DEMO_ROWS", "100000"))
+#: Of these, 60 % are in the category that two of the DAGs read: two files, for two workers.
+ROWS = int(os.environ.get("GLUERAY_DEMO_ROWS", "50000"))
 NIGHTLIES = (
     Nightly("customer_reviews_nightly", starts="clean", waits="clean"),
     Nightly("movie_ratings_nightly", starts="start", waits="wait"),
@@ -97,7 +98,8 @@ def show_table(nights: list[Night]) -> str:
     """Print one line per step; return the state of the first."""
     head = ("step", "run or session", "state", "seconds", "workers", "M-DPU-hours", "rows in", "rows out")
     form = "{:<40} {:<14} {:<10} {:>7} {:>7} {:>11} {:>8} {:>8}"
-    print("\n" + form.format(*head))
+    print(f"\n{len(nights)} DAGs at the same time, on {os.cpu_count()} CPUs:")
+    print(form.format(*head))
     for night in nights:
         print(
             form.format(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from airflow_provider_glueray.local import processes
 
 #: Airflow takes a twentieth of it on two cores that have nothing else to do.
 START_SECONDS = 300
@@ -101,9 +104,7 @@ class Airflow:
         """Kill every process of it and delete its home: nothing in there is worth an orderly end."""
         self._client.close()
         if self._process is not None:
-            end = time.monotonic() + KILL_SECONDS
-            while _kill_group(self._process) and time.monotonic() < end:
-                time.sleep(0.1)
+            kill_session(self._process)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
@@ -151,11 +152,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> bool:
-    """Kill a process and those that it has started; tell whether one of them was there."""
-    process.poll()
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+def kill_session(leader: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a session, and all in that session; each task of Airflow has a group of its own."""
+    end = time.monotonic() + KILL_SECONDS
+    while (left := processes.in_sessions([leader.pid])) and time.monotonic() < end:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        leader.poll()
+        time.sleep(0.1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import psutil
 import pytest
 
 from airflow_provider_glueray.local import control
-from demo.airflow_home import Airflow, AirflowError
+from demo.airflow_home import Airflow, AirflowError, kill_session
 
 T = TypeVar("T")
 
@@ -181,9 +180,7 @@ class House:
     def stop(self) -> None:
         """Stop what `make_whole` has started."""
         for process in self._started:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=PATIENCE)
+            kill_session(process)
 
 
 @dataclass(frozen=True)
