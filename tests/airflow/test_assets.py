@@ -44,10 +44,9 @@ def events_of(result: Any) -> dict[str, Any]:
     return {event["dest_asset_key"]["name"]: event["extra"] for event in result.message.outlet_events}
 
 
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_reports_become_extra_of_asset_events(connected, make_step, make_task, deferrable):
-    """Rows and bytes of one asset add up; what is no outlet is left out; the same in both modes."""
-    result = make_task(make_step(TELLS, outlets=[CLEAN, REJECTED], deferrable=deferrable)).run_to_end()
+def test_reports_become_extra_of_asset_events(connected, make_step, make_task):
+    """Rows and bytes of one asset add up; what is no outlet is left out."""
+    result = make_task(make_step(TELLS, outlets=[CLEAN, REJECTED])).run()
 
     assert result.state == "success", result.error
     events = events_of(result)

@@ -21,7 +21,6 @@ from structlog.testing import capture_logs
 
 from airflow_provider_glueray.cli import main
 from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
-from airflow_provider_glueray.hooks import kuberay_life
 from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
@@ -63,7 +62,7 @@ def make(dag: DAG, fresh: Callable[[], int]) -> Callable[..., Any]:
 
     def make(operator: type, **kwargs: Any) -> Any:
         given = {"task_id": f"task-{fresh()}", "dag": dag, "deferrable": False, "conn_id": "where"}
-        return operator(**{**given, "poll_seconds": 1, **kwargs})
+        return operator(**{**given, "poll_seconds": 0.2, **kwargs})
 
     return make
 
@@ -154,7 +153,6 @@ class TestCreate:
         assert list(cluster.rayclusters) == [place(second)]
 
     def test_the_answer_is_lost(self, cluster, make, make_task, monkeypatch):
-        monkeypatch.setattr(kuberay_life, "AGAIN_SECONDS", 0.01)
         cluster.lost_answers = 1
         result = make_task(make(GlueRayCreateClusterOperator)).run()
 
@@ -187,9 +185,9 @@ class TestCreate:
         assert all("deletionTimestamp" in each["metadata"] for each in cluster.rayclusters.values())
 
     @MODES
-    def test_no_node_has_room(self, cluster, make, make_task, monkeypatch, deferrable):
+    def test_no_node_has_room(self, cluster, make, make_task, set_waits, deferrable):
         """At its deadline it is deleted, and the error says what it has waited for."""
-        monkeypatch.setattr(kuberay_life, "TROUBLE_AFTER", 0.0)
+        set_waits(pending_reason=0)
         cluster.cluster_statuses = ({"observedGeneration": 1},)
         text = "0/3 nodes are available: 3 Insufficient memory."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
@@ -198,7 +196,7 @@ class TestCreate:
             cluster.run_pod("/".join(next(iter(cluster.rayclusters))), "ray-head", "Pending", conditions=[condition])
 
         later(lambda: cluster.rayclusters, schedule)
-        result = make_task(make(GlueRayCreateClusterOperator, timeout=3, deferrable=deferrable)).run_to_end()
+        result = make_task(make(GlueRayCreateClusterOperator, timeout=1, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
         assert text in str(result.error)
@@ -214,9 +212,9 @@ class TestCreate:
             ([], {"reason": "InvalidRayClusterSpec", "message": "headGroupSpec should have at least one container"}),
         ],
     )
-    def test_what_no_waiting_mends(self, cluster, make, make_task, monkeypatch, statuses, event):
+    def test_what_no_waiting_mends(self, cluster, make, make_task, set_waits, statuses, event):
         """It fails at once, says why, and nothing of it stays."""
-        monkeypatch.setattr(kuberay_life, "TROUBLE_AFTER", 0.0)
+        set_waits(pending_reason=0)
         cluster.cluster_statuses = ()
 
         def go_wrong() -> None:
@@ -284,9 +282,9 @@ class TestDelete:
         assert isinstance(result.error, StopError)
         assert 'cannot delete resource "rayclusters"' in str(result.error)
 
-    def test_one_that_will_not_go(self, cluster, make, make_task, monkeypatch):
+    def test_one_that_will_not_go(self, cluster, make, make_task, monkeypatch, set_waits):
         """It is waited for as long as was said; a retry asks again."""
-        monkeypatch.setattr("airflow_provider_glueray.follow.STOP_GRACE", 1.0)
+        set_waits(stop_grace=1)
         monkeypatch.setattr(cluster, "_go_away", lambda store, place: None)
         made = make_task(make(GlueRayCreateClusterOperator)).run()
         result = make_task(make(GlueRayDeleteClusterOperator, cluster=made.xcoms["return_value"], timeout=1)).run()
@@ -384,7 +382,7 @@ class TestRuns:
     @MODES
     def test_a_deadline_deletes_it(self, cluster, make_step, make_task, shared, deferrable):
         self.play(cluster, RUNNING)
-        result = make_task(make_step(cluster=shared, timeout=4, deferrable=deferrable)).run_to_end()
+        result = make_task(make_step(cluster=shared, timeout=1, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
         assert cluster.rayjobs == {}

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
 from airflow_provider_glueray.decorators import glue_ray
-from airflow_provider_glueray.errors import FunctionFailed, RunStopped, ScriptError, SpecError
+from airflow_provider_glueray.errors import FunctionFailed, ScriptError, SpecError
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 
 if TYPE_CHECKING:
@@ -56,9 +56,8 @@ def echo(*args, **kwargs):
     return {"args": list(args), "kwargs": kwargs, "types": types}
 
 
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_the_body_runs_on_the_cluster(connected, make_step, make_task, deferrable):
-    """What it uses of its file comes along; its value is the XCom, the same in both modes."""
+def test_the_body_runs_on_the_cluster(connected, make_step, make_task):
+    """What it uses of its file comes along; its value is the XCom."""
 
     def squares(numbers: list[int], *, ds: str | None = None) -> Mapping[str, Any]:
         import ray
@@ -72,7 +71,7 @@ def test_the_body_runs_on_the_cluster(connected, make_step, make_task, deferrabl
         nodes = len([node for node in ray.nodes() if node["Alive"]])
         return {"day": ds, "squares": ray.get([square.remote(each) for each in numbers]), "nodes": nodes}
 
-    result = make_task(make_step(squares, [1, 2, 3], with_={"deferrable": deferrable})).run_to_end()
+    result = make_task(make_step(squares, [1, 2, 3], with_={"deferrable": True})).run_to_end()
 
     assert result.state == "success", result.error
     assert result.xcoms["return_value"] == {"day": "2026-11-21", "squares": [3, 12, 27], "nodes": 2}
@@ -152,14 +151,13 @@ def test_what_one_returns_the_next_one_takes(connected, make_step, make_task):
     assert second.xcoms["return_value"] == {"kinds": {"dataset": "ray", "modin": "modin"}, "rows": 100, "sum": 6}
 
 
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_an_exception_comes_back_whole(connected, make_step, make_task, deferrable):
+def test_an_exception_comes_back_whole(connected, make_step, make_task):
     """With the remote traceback: the line of the function, and not our own frames."""
 
     def fails(number):
         raise ValueError(f"{number} is odd")
 
-    result = make_task(make_step(fails, 7, with_={"deferrable": deferrable})).run_to_end()
+    result = make_task(make_step(fails, 7)).run()
 
     assert isinstance(result.error, FunctionFailed)
     assert (result.error.error_name, result.error.error_value) == ("ValueError", "7 is odd")
@@ -180,42 +178,6 @@ def test_leaving_is_no_value(connected, make_step, make_task):
 
     assert isinstance(result.error, FunctionFailed)
     assert result.error.error_name == "SystemExit"
-
-
-def test_a_retry_takes_the_value_of_the_run_that_ended(connected, make_step, make_task):
-    """The worker dies after the run has begun; the next try brings its value, and no second run starts."""
-
-    def slow():
-        import time
-
-        time.sleep(2)
-        return "done"
-
-    step = make_step(slow, with_={"retries": 1})
-    one = make_task(step)
-    one.supervisor.die_at("_link_GlueRayRunLink")
-    one.run()
-    one.supervisor.revive()
-    result = one.retry()
-
-    assert result.state == "success", result.error
-    assert result.xcoms["return_value"] == "done"
-    assert connected.calls()["StartJobRun"] == 1
-
-
-def test_a_kill_stops_the_run(connected, make_step, make_task):
-    """As with any other run."""
-
-    def sleeps():
-        import time
-
-        time.sleep(120)
-
-    one = make_task(make_step(sleeps))
-    one.kill_when(lambda: "glueray_run" in one.supervisor.xcoms)
-    result = one.run()
-
-    assert isinstance(result.error, RunStopped)
 
 
 def test_a_large_value_stays_in_the_staging_area(connected, make_step, make_task):

@@ -20,14 +20,13 @@ from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.runs import RunRef
 
-MODES = pytest.mark.parametrize("deferrable", [False, True])
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 
 
 @pytest.fixture(autouse=True)
-def defer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def defer_at_once(set_waits: Any) -> None:
     """So that a test which is deferred is deferred for every cell."""
-    monkeypatch.setattr("airflow_provider_glueray.operators.notebook_session.LINGER_SECONDS", 0.0)
+    set_waits(linger=0)
 
 
 class WorkerDied(BaseException):
@@ -95,8 +94,7 @@ def said(logs: list[dict[str, Any]]) -> list[str]:
     return [line["event"] % tuple(line.get("positional_args", ())) for line in logs]
 
 
-@MODES
-def test_a_whole_notebook(hook, make, make_task, deferrable):
+def test_a_whole_notebook(hook, make, make_task):
     """Parameters in; outputs, times and the value out; the session has the magics' settings and is stopped."""
     operator = make(
         new_markdown_cell("# A walk"),
@@ -106,7 +104,6 @@ def test_a_whole_notebook(hook, make, make_task, deferrable):
         "class Table:\n    def _repr_html_(self): return '<table/>'\nTable()",
         "%%time\nreturn_value = {'day': day, 'limit': limit * 2}",
         parameters={"day": "{{ ds }}", "limit": 21},
-        deferrable=deferrable,
     )
     with capture_logs() as logs:
         result = make_task(operator).run_to_end()
@@ -130,10 +127,10 @@ def test_a_whole_notebook(hook, make, make_task, deferrable):
     assert_stopped(hook, operator)
 
 
-def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session, monkeypatch):
+def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session, set_waits):
     """A deferral costs more than they take; only what is long is handed to the triggerer."""
-    monkeypatch.setattr("airflow_provider_glueray.operators.notebook_session.LINGER_SECONDS", 5.0)
-    operator = make("1", "import time; time.sleep(8)\n2", "3", session_id=session, deferrable=True)
+    set_waits(linger=2)
+    operator = make("1", "import time; time.sleep(5)\n2", "3", session_id=session, deferrable=True)
     task = make_task(operator)
     result = task.run()
 
@@ -142,10 +139,9 @@ def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session
     assert (result.state, statuses(operator)) == ("success", ["completed"] * 3)
 
 
-@MODES
-def test_a_cell_that_fails(hook, make, make_task, deferrable):
+def test_a_cell_that_fails(hook, make, make_task):
     """The error shows the cell; the executed notebook has all that has run, and the error; nothing is left up."""
-    operator = make("1 + 1", "print('so far')\nraise ValueError('odd')", "3", deferrable=deferrable, retries=1)
+    operator = make("1 + 1", "print('so far')\nraise ValueError('odd')", "3", deferrable=True, retries=1)
     result = make_task(operator).run_to_end()
 
     assert result.state == "up_for_retry"
@@ -161,11 +157,10 @@ def test_a_cell_that_fails(hook, make, make_task, deferrable):
     assert_stopped(hook, operator)
 
 
-@MODES
-def test_in_a_session_of_others(hook, make, make_task, session, deferrable):
+def test_in_a_session_of_others(hook, make, make_task, session):
     """Two notebooks share what is in it, and leave it up."""
-    first = make("shared = 40", session_id=session, role=None, deferrable=deferrable)
-    second = make("%number_of_workers 9\nshared + 2", session_id=session, role=None, deferrable=deferrable)
+    first = make("shared = 40", session_id=session, role=None)
+    second = make("%number_of_workers 9\nshared + 2", session_id=session, role=None)
 
     assert make_task(first).run_to_end().state == "success"
     assert make_task(second).run_to_end().xcoms["glueray_value"] == 42
@@ -173,10 +168,9 @@ def test_in_a_session_of_others(hook, make, make_task, session, deferrable):
     assert sessions_of(hook, second) == []
 
 
-@MODES
-def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task, deferrable):
+def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task):
     """In the same session, with what is in it; no cell runs twice, and all outputs are in the notebook."""
-    operator = make("ran = []", "ran.append(2)", "ran.append(3)", "ran", retries=2, deferrable=deferrable)
+    operator = make("ran = []", "ran.append(2)", "ran.append(3)", "ran", retries=2, deferrable=True)
     task = make_task(operator)
 
     def die(message: Any) -> None:

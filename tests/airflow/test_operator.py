@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -13,7 +11,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
+from airflow_provider_glueray.errors import ServiceFull, SpecError
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
@@ -47,23 +45,6 @@ def runs_of(step: GlueRayJobOperator) -> list[Any]:
     """Return every run of a step's job, newest first."""
     pages = GlueRayJobHook()._run_pages(f"{step.dag_id}-{step.task_id}")
     return [run for page in pages for run in page]
-
-
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_the_same_result_in_every_mode(connected, make_step, make_task, deferrable):
-    """Sync and deferred give the same XComs: the run's id, which run, what it used, the links."""
-    result = make_task(make_step(deferrable=deferrable)).run_to_end()
-
-    assert result.state == "success"
-    run_id = result.xcoms["return_value"]
-    assert run_id.startswith("jr_")
-    assert result.xcoms["glueray_run"]["id"] == run_id
-    assert result.xcoms["glueray_usage"]["workers"] == 2
-    assert result.xcoms["glueray_usage"]["estimated_cost_usd"] > 0
-    assert result.xcoms["_link_GlueRayRunLink"].endswith(run_id)
-    assert set(result.xcoms) == {
-        "return_value", "glueray_run", "glueray_usage", "_link_GlueRayRunLink", "_link_GlueRayLogsLink",
-    }  # fmt: skip
 
 
 def test_the_run_carries_dag_task_and_run(connected, make_step, make_task):
@@ -115,102 +96,8 @@ def test_folders_are_packed(connected, make_step, make_task, tmp_path, dag):
     assert "both have a module 'tools'" in str(make_task(clash).run().error)
 
 
-def test_links_are_there_while_the_run_is_running(connected, make_step, make_task):
-    """The links are pushed right after the start, before anything is waited for."""
-    deferred = make_task(make_step(deferrable=True)).run()
-
-    assert deferred.state == "deferred"
-    assert "_link_GlueRayRunLink" in deferred.xcoms
-    assert "_link_GlueRayLogsLink" in deferred.xcoms
-
-
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_a_script_that_raises(connected, make_step, make_task, deferrable):
-    """The traceback's tail stands in the exception, and a retry is left to the task."""
-    result = make_task(make_step(BAD, deferrable=deferrable, retries=1)).run_to_end()
-
-    assert result.state == "up_for_retry"
-    assert isinstance(result.error, RunFailed)
-    assert "ValueError: the input is odd" in str(result.error)
-    assert "Traceback" in str(result.error)
-    assert result.xcoms["glueray_usage"]["seconds"] >= 0
-
-
-def test_fire_and_forget(connected, make_step, make_task):
-    """Without waiting the id is returned at once, even when deferrable."""
-    connected.faults(provisioning_seconds=30)
-    step = make_step(wait_for_completion=False, deferrable=True)
-    result = make_task(step).run()
-
-    assert result.state == "success"
-    assert runs_of(step)[0]["JobRunState"] == "STARTING"
-    GlueRayJobHook().stop(GlueRayJobHook().latest_run(f"walk-{step.task_id}").ref)
-
-
 class TestNeverTwoRuns:
-    """Retries take the run up again; clears start anew; lost answers and dead workers start nothing twice."""
-
-    class WorkerDied(BaseException):
-        """Stands for SIGKILL: nothing after it runs."""
-
-    def die_when_storing_the_run_id(self, message: Any) -> None:
-        if type(message).__name__ == "SetTaskStateStore" and message.value["run_id"]:
-            raise self.WorkerDied
-
-    def test_a_crash_between_start_and_store(self, connected, make_step, make_task):
-        """The run whose id was never stored is found by its mark."""
-        step = make_step(retries=1)
-        task = make_task(step)
-        task.supervisor.before = self.die_when_storing_the_run_id
-        assert isinstance(task.run().error, self.WorkerDied)
-        task.supervisor.before = lambda message: None
-        result = task.retry()
-
-        assert result.state == "success"
-        assert len(runs_of(step)) == 1
-
-    def test_a_retry_takes_a_succeeded_run(self, connected, make_step, make_task):
-        """A run that succeeded while nobody looked is not run again."""
-        step = make_step(retries=1, wait_for_completion=False)
-        task = make_task(step)
-        first = task.run().xcoms["return_value"]
-        step.wait_for_completion = True
-        result = task.retry()
-
-        assert result.xcoms["return_value"] == first
-        assert len(runs_of(step)) == 1
-
-    def test_a_retry_after_a_failed_run_starts_a_new_one(self, connected, make_step, make_task):
-        """What failed is done again."""
-        step = make_step(BAD, retries=1)
-        task = make_task(step)
-        task.run()
-        task.retry()
-
-        assert len(runs_of(step)) == 2
-
-    def test_a_clear_starts_anew_and_stops_the_survivor(self, connected, make_step, make_task):
-        """A cleared task does not return the old run's result, and the old run does not stay behind."""
-        connected.faults(provisioning_seconds=60)
-        step = make_step(retries=1, wait_for_completion=False, max_concurrent_runs=2)
-        task = make_task(step)
-        first = task.run().xcoms["return_value"]
-        second = task.clear().xcoms["return_value"]
-
-        assert first != second
-        states = {run["Id"]: run["JobRunState"] for run in runs_of(step)}
-        assert states[first] in ("STOPPING", "STOPPED")
-        assert states[second] == "STARTING"
-        GlueRayJobHook().stop(GlueRayJobHook().latest_run(f"walk-{step.task_id}").ref)
-
-    def test_a_clear_of_a_success_runs_again(self, connected, make_step, make_task):
-        """Airflow 3.3 keeps the store through a clear; the result in it is not taken for the new series."""
-        step = make_step(retries=0)
-        task = make_task(step)
-        first = task.run().xcoms["return_value"]
-        second = task.clear().xcoms["return_value"]
-
-        assert first != second
+    """What the service answers, or does not; the rest is in ``tests/task/test_life.py``."""
 
     def test_a_lost_answer(self, connected, make_step, make_task):
         """The service did start the run but the answer never came: it is found, not started again."""
@@ -228,24 +115,11 @@ class TestFull:
 
     def test_it_waits_for_room(self, connected, make_step, make_task, monkeypatch):
         """A concurrency limit means waiting in the worker, then running."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 1.0)
         connected.faults(error_next={"StartJobRun": ["ConcurrentRunsExceededException", 2]})
         result = make_task(make_step()).run()
 
         assert result.state == "success"
         assert connected.calls()["StartJobRun"] == 3
-
-    def test_it_waits_deferred(self, connected, make_step, make_task, monkeypatch):
-        """Deferrable, the wait costs no worker."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 1.0)
-        connected.faults(error_next={"StartJobRun": ["ResourceNumberLimitExceededException", 1]})
-        task = make_task(make_step(deferrable=True))
-        first = task.run()
-        assert "DateTimeTrigger" in first.message.classpath
-        second = task.resume(first)
-
-        assert "GlueRayRunTrigger" in second.message.classpath
-        assert task.resume(second).state == "success"
 
     def test_it_gives_up_with_the_numbers(self, connected, make_step, make_task):
         """After the queue timeout the error says how long it waited and what the run needs."""
@@ -254,89 +128,6 @@ class TestFull:
 
         assert isinstance(result.error, ServiceFull)
         assert "needs 4 M-DPU" in str(result.error)
-
-    def test_a_kill_while_waiting_for_room_starts_nothing(self, connected, make_step, make_task, monkeypatch):
-        """Between the kill and the death of the process there is time enough to start a run; it is not used."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 1.0)
-        connected.faults(error_next={"StartJobRun": ["ConcurrentRunsExceededException", 1]})
-        step = make_step()
-        task = make_task(step)
-        monkeypatch.setattr(
-            "airflow_provider_glueray.operators.runs.time.sleep", lambda seconds: task.running.on_kill()
-        )
-        result = task.run()
-
-        assert isinstance(result.error, StopError)
-        assert runs_of(step) == []
-
-
-class TestKillAndDeadline:
-    """Nothing keeps running that nobody waits for."""
-
-    @pytest.mark.parametrize("deferrable", [False, True])
-    def test_the_deadline_stops_the_run(self, connected, make_step, make_task, deferrable):
-        """The timeout is absolute, and the run is stopped at the service."""
-        connected.faults(provisioning_seconds=60)
-        step = make_step(timeout=timedelta(seconds=2), deferrable=deferrable)
-        result = make_task(step).run_to_end()
-
-        assert isinstance(result.error, RunTimedOut)
-        assert runs_of(step)[0]["JobRunState"] == "STOPPED"
-
-    def test_on_kill_stops_the_run(self, connected, make_step, make_task):
-        """Killed in the worker: the run is stopped and the task fails."""
-        connected.faults(provisioning_seconds=60)
-        step = make_step()
-        task = make_task(step)
-        task.kill_when(lambda: GlueRayJobHook().get_job(f"walk-{step.task_id}") and runs_of(step))
-        result = task.run()
-
-        assert isinstance(result.error, RunStopped)
-        assert runs_of(step)[0]["JobRunState"] == "STOPPED"
-
-    def test_on_kill_while_the_answer_is_missing(self, connected, make_step, make_task):
-        """A kill before the id is known finds the run by its mark."""
-        connected.faults(provisioning_seconds=60)
-        step = make_step(wait_for_completion=False)
-        task = make_task(step)
-        task.run()
-        task.running._submission._record.run_id = None
-        task.running.on_kill()
-
-        assert runs_of(step)[0]["JobRunState"] in ("STOPPING", "STOPPED")
-
-    def test_the_trigger_stops_the_run_on_kill(self, connected, make_step, make_task):
-        """A deferred task that a user kills leaves no run behind; a restarted triggerer stops nothing."""
-        connected.faults(provisioning_seconds=60)
-        step = make_step(deferrable=True)
-        task = make_task(step)
-        trigger = task.trigger_of(task.run())
-        asyncio.run(trigger.cleanup())
-        assert runs_of(step)[0]["JobRunState"] == "STARTING"
-        asyncio.run(trigger.on_kill())
-
-        assert runs_of(step)[0]["JobRunState"] in ("STOPPING", "STOPPED")
-
-    def test_a_deferral_timeout_stops_the_run(self, connected, make_step, make_task):
-        """Airflow never calls execute_complete then, but it does resume the task."""
-        connected.faults(provisioning_seconds=60)
-        step = make_step(deferrable=True)
-        task = make_task(step)
-        task.run()
-        result = task.run("__fail__", {"error": "Trigger timeout"})
-
-        assert isinstance(result.error, RunTimedOut)
-        assert runs_of(step)[0]["JobRunState"] in ("STOPPING", "STOPPED")
-
-    def test_a_broken_trigger_is_waited_for_in_the_worker(self, connected, make_step, make_task):
-        """A triggerer that fails does not fail the run."""
-        step = make_step(deferrable=True)
-        task = make_task(step)
-        first = task.run()
-        result = task.run("__fail__", {"error": "Trigger failure", "traceback": ["oh"]})
-
-        assert result.state == "success"
-        assert result.xcoms["return_value"] == first.xcoms["glueray_run"]["id"]
 
 
 class TestBadInput:

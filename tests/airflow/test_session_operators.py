@@ -79,10 +79,9 @@ def until_ended(hook: GlueRaySessionHook, session_id: str) -> str:
 
 
 class TestCreate:
-    @MODES
-    def test_a_session_is_made_and_stopped(self, hook, make, make_task, deferrable):
+    def test_a_session_is_made_and_stopped(self, hook, make, make_task):
         """Its id is the result; links are there at once; it says whose it is; a stop reports what it used."""
-        task = make_task(make_create(make, number_of_workers=3, tags={"team": "data"}, deferrable=deferrable))
+        task = make_task(make_create(make, number_of_workers=3, tags={"team": "data"}, deferrable=True))
         result = task.run_to_end()
 
         assert result.state == "success"
@@ -94,9 +93,7 @@ class TestCreate:
         assert result.xcoms["_link_GlueRayRunLink"].endswith(f"/_glueray/sessions/{made['Id']}")
         assert result.xcoms["_link_GlueRayLogsLink"].endswith("/log")
 
-        stop = make(
-            GlueRayStopSessionOperator, session_id=made["Id"], deferrable=deferrable, poll_seconds=1, delete=True
-        )
+        stop = make(GlueRayStopSessionOperator, session_id=made["Id"], deferrable=True, poll_seconds=1, delete=True)
         ended = make_task(stop).run_to_end()
         assert (ended.state, ended.xcoms["return_value"]) == ("success", "STOPPED")
         assert ended.xcoms["glueray_usage"]["workers"] == 3
@@ -191,12 +188,11 @@ class TestCreate:
 
 
 class TestStatement:
-    @MODES
-    def test_value_and_print(self, hook, make, make_task, session, deferrable):
+    def test_value_and_print(self, hook, make, make_task, session):
         """The value is the result, JSON as it is; what was printed is in the log; templates are rendered."""
         code = "print('working on {{ ds }}')\n{'rows': 3, 'day': '{{ ds }}'}"
         with capture_logs() as logs:
-            result = make_task(make_statement(make, session, code, deferrable=deferrable)).run_to_end()
+            result = make_task(make_statement(make, session, code, deferrable=True)).run_to_end()
 
         assert result.state == "success"
         assert result.xcoms["return_value"] == {"rows": 3, "day": "2026-11-21"}
@@ -212,11 +208,10 @@ class TestStatement:
 
         assert result.xcoms["return_value"] == "scheduled__2026-11-21"
 
-    @MODES
-    def test_an_exception(self, hook, make, make_task, session, deferrable):
+    def test_an_exception(self, hook, make, make_task, session):
         """With its name, its words and the lines of the author."""
         code = "print('before')\nraise KeyError('missing column')"
-        result = make_task(make_statement(make, session, code, deferrable=deferrable, retries=1)).run_to_end()
+        result = make_task(make_statement(make, session, code, deferrable=False, retries=1)).run_to_end()
 
         assert result.state == "up_for_retry"
         assert isinstance(result.error, StatementFailed)
@@ -255,12 +250,10 @@ class TestStatement:
         task.clear()
         assert len(hook.statements(session)) == before + 2
 
-    @MODES
-    def test_a_busy_session_is_waited_for(self, hook, make, make_task, session, monkeypatch, deferrable):
+    def test_a_busy_session_is_waited_for(self, hook, make, make_task, session, monkeypatch):
         """So is one that is not READY yet: full is not failed."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 0.5)
         other = hook.run_statement(session, "import time; time.sleep(1.5)", "m-other")
-        result = make_task(make_statement(make, session, "5", deferrable=deferrable)).run_to_end()
+        result = make_task(make_statement(make, session, "5", deferrable=True)).run_to_end()
 
         assert result.xcoms["return_value"] == 5
         assert hook.describe([other])[other].state.is_terminal
@@ -280,7 +273,6 @@ class TestStatement:
 
     def test_a_session_that_has_ended(self, hook, make, make_task, connected, monkeypatch):
         """Reported as such; made again once if that is wanted, for all who come after, and stopped with the first."""
-        monkeypatch.setattr("airflow_provider_glueray.operators.submission.QUEUE_FIRST", 0.5)
         session = make_task(make_create(make, idle_timeout=1)).run().xcoms["return_value"]
         connected.faults(minute_seconds=0.1)
         assert until_ended(hook, session) == "TIMEOUT"
@@ -338,14 +330,11 @@ def test_a_group(dag):
 
 
 class TestSensor:
-    @MODES
-    def test_a_session_and_a_statement(self, hook, make, make_task, session, deferrable):
+    def test_a_session_and_a_statement(self, hook, make, make_task, session):
         """READY and done; what cannot be any more fails."""
         ref = hook.run_statement(session, "import time; time.sleep(1); print('from elsewhere')", "m")
-        ready = make(GlueRaySessionSensor, session_id=session, deferrable=deferrable, poll_seconds=1)
-        done = make(
-            GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=deferrable, poll_seconds=1
-        )
+        ready = make(GlueRaySessionSensor, session_id=session, deferrable=True, poll_seconds=1)
+        done = make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=True, poll_seconds=1)
 
         assert make_task(ready).run_to_end().xcoms["return_value"] == session
         with capture_logs() as logs:

@@ -1,4 +1,4 @@
-"""Many deferred runs in one event loop, through the real trigger and hook, on the local endpoint."""
+"""The real trigger and hook on the local endpoint; how many share their polls is in ``tests/task/test_crowd.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_glueray.backends import hook_kwargs
 from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.hooks.glue_logs import GROUPS
-from airflow_provider_glueray.runs import GLUE_JOB, LogCursor, Outcome, RunState
+from airflow_provider_glueray.runs import GLUE_JOB, LogCursor, Outcome
 from airflow_provider_glueray.spec import RayJobSpec
 from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
@@ -34,68 +34,6 @@ async def outcome_of(waiting: GlueRayRunTrigger) -> Outcome:
     async for event in waiting.run():
         return Outcome.from_json(event.payload)
     raise AssertionError("no event")
-
-
-def looks(calls: dict[str, int]) -> int:
-    """Return how often anybody looked at a run."""
-    return calls.get("GetJobRun", 0) + calls.get("GetJobRuns", 0)
-
-
-def wait_for(count: int, endpoint, refs) -> dict[str, int]:
-    """Follow ``count`` runs in one loop until they have ended, and return the calls it took."""
-
-    async def wait() -> list[Outcome]:
-        followed = [asyncio.create_task(outcome_of(trigger(ref, poll_seconds=2))) for ref in refs[:count]]
-        await asyncio.sleep(8)
-        await asyncio.to_thread(endpoint.faults, force_state={ref.id: "SUCCEEDED" for ref in refs[:count]})
-        return await asyncio.gather(*followed)
-
-    endpoint.reset_calls()
-    outcomes = asyncio.run(wait())
-    assert {outcome.snapshot.state for outcome in outcomes} == {RunState.SUCCEEDED}
-    assert [outcome.snapshot.ref for outcome in outcomes] == list(refs[:count])
-    return endpoint.calls()
-
-
-def test_two_hundred_deferred_runs_cost_the_calls_of_one(connected):
-    """Status and logs both: a poll of 200 runs of one job is one call, as is that of a single run."""
-    connected.faults(provisioning_seconds=600, quota_mdpu=10_000)
-    hook = GlueRayJobHook()
-    spec = RayJobSpec(name="crowd", script="s3://glueray-local/none.py", role="GlueRayRole", max_concurrent_runs=300)
-    hook.ensure_job(spec)
-    alone = wait_for(1, connected, [hook.submit(spec, "alone")])
-    many = wait_for(200, connected, [hook.submit(spec, f"m{i}") for i in range(200)])
-
-    # A run more or less, where a second passes between two looks; 200 times as many is what others need.
-    assert looks(many) <= looks(alone) + 4, (alone, many)
-    assert many["FilterLogEvents"] <= alone["FilterLogEvents"] + 8, (alone, many)
-
-
-def test_the_deadline_holds_in_the_triggerer(connected):
-    """It is absolute, travels with the trigger and stops the run at the service."""
-    connected.faults(provisioning_seconds=600)
-    hook = GlueRayJobHook()
-    spec = RayJobSpec(name="late", script="s3://glueray-local/none.py", role="GlueRayRole")
-    hook.ensure_job(spec)
-    ref = hook.submit(spec, "m")
-    outcome = asyncio.run(outcome_of(trigger(ref, deadline=time.time() + 2)))
-
-    assert outcome.deadline_passed
-    assert outcome.snapshot.raw_state == "STOPPED"
-
-
-def test_throttled_polls_are_survived(connected):
-    """Polls that fail are not runs that fail."""
-    hook = GlueRayJobHook()
-    connected.faults(provisioning_seconds=600)
-    spec = RayJobSpec(name="throttled", script="s3://glueray-local/none.py", role="GlueRayRole")
-    hook.ensure_job(spec)
-    ref = hook.submit(spec, "m")
-    connected.faults(force_state={ref.id: "SUCCEEDED"}, error_next={"GetJobRun": ["AccessDeniedException", 2]})
-    outcome = asyncio.run(outcome_of(trigger(ref, poll_seconds=1)))
-
-    assert outcome.snapshot.state is RunState.SUCCEEDED
-    assert connected.calls()["GetJobRun"] >= 3
 
 
 def test_the_links_lead_somewhere(connected, dag, make_task, tmp_path):

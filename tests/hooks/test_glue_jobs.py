@@ -27,7 +27,7 @@ from airflow_provider_glueray.errors import (
     SubmitError,
     SubmitUnknown,
 )
-from airflow_provider_glueray.hooks import glue_connection, glue_logs
+from airflow_provider_glueray.hooks import glue_logs
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.runs import LOG_SOURCES, LogCursor, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
@@ -269,7 +269,6 @@ class TestStart:
 
     def test_no_trace_of_a_run(self, hook, clean_endpoint, calls, monkeypatch):
         """An error after which nothing is found is tried again, a bounded number of times."""
-        monkeypatch.setattr(glue_connection, "LOOK_AGAIN_SECONDS", 0)
         hook.ensure_job(spec("silent"))
         clean_endpoint.faults(error_next={"StartJobRun": ["InternalServiceException", 99]})
         with pytest.raises(SubmitUnknown):
@@ -279,7 +278,6 @@ class TestStart:
 
     def test_an_error_and_then_success(self, hook, clean_endpoint, monkeypatch):
         """One internal error does not fail the step."""
-        monkeypatch.setattr(glue_connection, "LOOK_AGAIN_SECONDS", 0)
         hook.ensure_job(spec("moody"))
         clean_endpoint.faults(error_next={"StartJobRun": ["OperationTimeoutException", 1]})
         ref = hook.submit(spec("moody"), "m")

@@ -28,10 +28,11 @@ from airflow_provider_glueray.errors import (
     failure_of,
 )
 from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.hooks import kuberay_life, kuberay_logs
+from airflow_provider_glueray.hooks import kuberay_logs
 from airflow_provider_glueray.hooks.kuberay import KubeRayHook
 from airflow_provider_glueray.runs import KUBERAY_JOB, SCRIPT, LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.waits import Waits
 
 _api = importlib.util.spec_from_file_location("kubernetes_api", Path(__file__).parent / "kubernetes_api.py")
 assert _api is not None
@@ -43,7 +44,7 @@ _api.loader.exec_module(kubernetes_api)
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
-WAITING_TOO_LONG = kuberay_life.TROUBLE_AFTER + 5
+WAITING_TOO_LONG = Waits().pending_reason + 5
 
 
 def spec(**fields: Any) -> RayJobSpec:
@@ -63,7 +64,6 @@ def hook(cluster, monkeypatch) -> KubeRayHook:
     """Return a hook on the cluster, through an Airflow connection."""
     connection = cluster.config(kuberay={"image": "ours/ray:2.4.0"})
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
-    monkeypatch.setattr(kuberay_life, "AGAIN_SECONDS", 0.01)
     return KubeRayHook()
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_glueray.errors import ClusterEnded, JobConflict, RequestRefused, StopError
-from airflow_provider_glueray.hooks import kuberay_life
 from airflow_provider_glueray.hooks.kuberay import KubeRayHook
 from airflow_provider_glueray.hooks.kuberay_clusters import KubeRayClusterHook
 from airflow_provider_glueray.raycluster import RayClusterSpec
 from airflow_provider_glueray.runs import LogCursor, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.waits import Waits
 
 if "kubernetes_api" not in sys.modules:
     _api = importlib.util.spec_from_file_location("kubernetes_api", Path(__file__).parent / "kubernetes_api.py")
@@ -113,7 +113,7 @@ class TestClusters:
         cluster.cluster_statuses = ({"observedGeneration": 1},)
         ref = clusters.prepare(RayClusterSpec(name="n"), None)("m")
         clusters.describe([ref])
-        cluster.age(ref.id, kuberay_life.TROUBLE_AFTER + 5)
+        cluster.age(ref.id, Waits().pending_reason + 5)
         waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i"'}
         cluster.run_pod(
             ref.id, "ray-head", "Pending", containerStatuses=[{"name": "ray-head", "state": {"waiting": waiting}}]
