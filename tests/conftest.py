@@ -29,6 +29,7 @@ os.environ["AIRFLOW__GLUERAY__WAITS"] = json.dumps(
     {"least_poll": 0.2, "least_poll_in_session": 0.1, "quiet": 0.1, "queue_first": 0.3, "look_again": 0.02}
 )
 
+from airflow_provider_glueray import clock
 from airflow_provider_glueray.local import control
 from airflow_provider_glueray.rules import RAY_REGIONS
 from airflow_provider_glueray.runs import RunRef
@@ -36,6 +37,10 @@ from airflow_provider_glueray.sessions import RaySessionSpec
 
 #: The endpoint's name, and where the process that starts the workers keeps the folder of its state file.
 SHARED, HOME = "tests", pytest.StashKey[Path]()
+
+
+#: The fixtures that need Ray.
+SERVICES = {"endpoint", "place", "make_head", "new_cluster", "old_cluster"}
 
 
 @pytest.fixture
@@ -56,10 +61,33 @@ def worker_number(request: pytest.FixtureRequest) -> int:
     return int(given["workerid"].removeprefix("gw"))
 
 
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what puts a clock in the place of the package's: how to tell epoch seconds, and how to wait."""
+
+    def change(now: Callable[[], float], sleep: Callable[[float], None]) -> None:
+        monkeypatch.setattr(clock, "now", now)
+        monkeypatch.setattr(clock, "sleep", sleep)
+
+    return change
+
+
 @pytest.fixture(scope="session")
 def fresh(worker_number: int) -> Callable[[], int]:
     """Return what gives a new number each time: neither files nor workers that share Ray may count for themselves."""
     return itertools.count(worker_number * 1_000_000).__next__
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the local endpoint or a cluster, which `make check` does without, and what is for the whole."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        ends = {params.get(name) for name in ("hook", "version")} & {"newest", "2.9"}
+        if (SERVICES & set(getattr(item, "fixturenames", ())) and params.get("place") != "scripted") or ends:
+            item.add_marker(pytest.mark.service)
+        if "2.9" in ends or "old_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -248,17 +248,18 @@ class Backend:
 
 
 @pytest.mark.parametrize("raws", [["RUNNING", "error", "SUCCEEDED"], ["RUNNING", "FAILED"]])
-def test_both_drivers_bring_the_same_outcome(raws, monkeypatch):
+def test_both_drivers_bring_the_same_outcome(raws, monkeypatch, set_clock):
     """The worker and the triggerer obey the same steps."""
     monkeypatch.setattr("airflow_provider_glueray.watcher.Watcher.pause", lambda self, seconds: asyncio.sleep(0))
+    set_clock(lambda: 1000.0, lambda seconds: None)
     log = logging.getLogger("both")
     policy = Policy(poll_seconds=0.01)
     blocking, awaited = Backend(list(raws)), Backend(list(raws))
-    first = drive(follow(REF, policy), blocking, REF, log, sleep=lambda seconds: None, clock=lambda: 1000.0)
+    first = drive(follow(REF, policy), blocking, REF, log)
 
     async def wait() -> Outcome:
         async with watching("both", lambda: awaited) as watcher:
-            return await adrive(follow(REF, policy), watcher, REF, log, clock=lambda: 1000.0)
+            return await adrive(follow(REF, policy), watcher, REF, log)
 
     assert asyncio.run(wait()) == first
     assert awaited.calls == blocking.calls

@@ -84,7 +84,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def watch(hook, told) -> Callable[..., Outcome]:
+def watch(hook, told, set_clock) -> Callable[..., Outcome]:
     """Return a function that follows a run to its end, on a clock that does not wait."""
     now = SimpleNamespace(time=0.0)
 
@@ -97,7 +97,8 @@ def watch(hook, told) -> Callable[..., Outcome]:
     def watch(ref: RunRef, **policy: Any) -> Outcome:
         now.time = policy.pop("now", 1_772_330_400.0)
         writer = SimpleNamespace(log=log, info=lambda text, *values: log(logging.INFO, text, *values))
-        return drive(follow(ref, Policy(**policy)), hook, ref, writer, sleep=sleep, clock=lambda: now.time)
+        set_clock(lambda: now.time, sleep)
+        return drive(follow(ref, Policy(**policy)), hook, ref, writer)
 
     return watch
 

@@ -198,7 +198,7 @@ def test_trouble_while_a_run_goes_on(
 
 
 @pytest.mark.parametrize("version", ["newest", "2.9"])
-def test_a_cluster_that_dies_and_comes_back_without_the_run(version, make_head, at, make_spec, start):
+def test_a_cluster_that_dies_and_comes_back_without_the_run(version, make_head, at, make_spec, start, set_clock):
     """While it is away polls fail; started anew it does not know the run, which after a while counts as lost."""
     head = make_head(version)
     head.start()
@@ -218,7 +218,8 @@ def test_a_cluster_that_dies_and_comes_back_without_the_run(version, make_head, 
 
     writer = SimpleNamespace(log=lambda level, text, *values: told.append(text % values))
     steps = follow(ref, Policy(deadline=now.time + 86_400.0))
-    outcome = drive(steps, hook, ref, writer, sleep=sleep, clock=lambda: now.time)
+    set_clock(lambda: now.time, sleep)
+    outcome = drive(steps, hook, ref, writer)
 
     # The first poll may still have a connection, which breaks.
     assert any(line.startswith("Poll 1 of") and ("no way to Ray" in line or "Ray at http" in line) for line in told), (

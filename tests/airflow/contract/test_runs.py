@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 from airflow_provider_glueray.backends import hook_kwargs, make_hook
 from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunFailed, RunLost, RunStopped, RunTimedOut, ServiceFull, failure_of
-from airflow_provider_glueray.follow import LOST_PATIENCE, Policy, follow
+from airflow_provider_glueray.follow import Policy, follow
 from airflow_provider_glueray.operators.glue_sessions import output_of
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.sessions import RaySessionSpec
 from airflow_provider_glueray.spec import RayJobSpec
 from airflow_provider_glueray.statements import prepare
+from airflow_provider_glueray.waits import Waits
 
 pytestmark = pytest.mark.only("glue", "ray", "kuberay", "session")
 JOBS = pytest.mark.only("glue", "ray", "kuberay")
@@ -162,7 +164,7 @@ def test_it_times_out(bench):
     assert type(failure_of(outcome)) is RunTimedOut
 
 
-def test_it_vanishes(bench, monkeypatch):
+def test_it_vanishes(bench, set_clock):
     """Deleted by somebody: a failure in words, after some patience, because a list may lag behind a start."""
     if bench.place.session:
         bench.name = f"contract-{uuid4().hex[:8]}"
@@ -181,11 +183,10 @@ def test_it_vanishes(bench, monkeypatch):
     while (late := make_again(bench)).describe([ref])[ref].state is not RunState.LOST:
         assert time.monotonic() < end
         time.sleep(0.2)
-    clock = iter(range(0, 10_000, int(LOST_PATIENCE / 2)))
+    seconds = itertools.count(0.0, Waits().lost / 2)
+    set_clock(seconds.__next__, lambda _: None)
     told = Pages()
-    outcome = drive(
-        follow(ref, Policy(sources=())), late, ref, told, sleep=lambda _: None, clock=lambda: float(next(clock))
-    )
+    outcome = drive(follow(ref, Policy(sources=())), late, ref, told)
 
     assert outcome.snapshot.state is RunState.LOST
     assert type(failure_of(outcome)) is RunLost
