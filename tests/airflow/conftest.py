@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -33,16 +34,18 @@ def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(scope="module")
-def play_examples(
-    endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., dict[str, Any]]:
-    """Return what runs example DAGs by `dag.test()`, in an Airflow of their own, over data that lies there."""
+def play_dags(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Return what runs DAGs by `dag.test()`, in an Airflow of their own; the examples find their data."""
+    dags = tmp_path_factory.mktemp("dags")
+    for folder in (EXAMPLES, Path(__file__).with_name("dags")):
+        shutil.copytree(folder, dags, dirs_exist_ok=True)
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
         **endpoint.env(),
         "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__GLUERAY__WAITS": os.environ["AIRFLOW__GLUERAY__WAITS"],
         "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(endpoint.airflow_connection()),
     }
 

@@ -19,6 +19,7 @@ from airflow_provider_glueray.errors import RunFailed, RunStopped, RunTimedOut, 
 from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.runs import RunRef
+from tests.gates import waits_for
 
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 
@@ -127,15 +128,16 @@ def test_a_whole_notebook(hook, make, make_task):
     assert_stopped(hook, operator)
 
 
-def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session, set_waits):
+def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session, set_waits, tmp_path):
     """A deferral costs more than they take; only what is long is handed to the triggerer."""
-    set_waits(linger=2)
-    operator = make("1", "import time; time.sleep(5)\n2", "3", session_id=session, deferrable=True)
+    set_waits(linger=1)
+    operator = make("1", f"{waits_for(tmp_path / 'gate')}\n2", "3", session_id=session, deferrable=True)
     task = make_task(operator)
     result = task.run()
 
     assert (result.state, statuses(operator)) == ("deferred", ["completed", "pending", "pending"])
-    result = task.resume(result)
+    (tmp_path / "gate").touch()
+    result = task.to_end(result)
     assert (result.state, statuses(operator)) == ("success", ["completed"] * 3)
 
 

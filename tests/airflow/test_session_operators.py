@@ -27,6 +27,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
 from airflow_provider_glueray.operators.session_group import glue_ray_session
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor
+from tests.gates import waits_for
 
 ENDLESS = "import time\nwhile True: time.sleep(0.05)"
 MODES = pytest.mark.parametrize("deferrable", [False, True])
@@ -250,10 +251,14 @@ class TestStatement:
         task.clear()
         assert len(hook.statements(session)) == before + 2
 
-    def test_a_busy_session_is_waited_for(self, hook, make, make_task, session, monkeypatch):
+    def test_a_busy_session_is_waited_for(self, hook, make, make_task, session, tmp_path):
         """So is one that is not READY yet: full is not failed."""
-        other = hook.run_statement(session, "import time; time.sleep(1.5)", "m-other")
-        result = make_task(make_statement(make, session, "5", deferrable=True)).run_to_end()
+        other = hook.run_statement(session, waits_for(tmp_path / "gate"), "m-other")
+        one = make_task(make_statement(make, session, "5", deferrable=True))
+        result = one.run()
+        assert "DateTimeTrigger" in result.message.classpath
+        (tmp_path / "gate").touch()
+        result = one.to_end(result)
 
         assert result.xcoms["return_value"] == 5
         assert hook.describe([other])[other].state.is_terminal
@@ -330,15 +335,18 @@ def test_a_group(dag):
 
 
 class TestSensor:
-    def test_a_session_and_a_statement(self, hook, make, make_task, session):
+    def test_a_session_and_a_statement(self, hook, make, make_task, session, tmp_path):
         """READY and done; what cannot be any more fails."""
-        ref = hook.run_statement(session, "import time; time.sleep(1); print('from elsewhere')", "m")
+        ref = hook.run_statement(session, f"{waits_for(tmp_path / 'gate')}\nprint('from elsewhere')", "m")
         ready = make(GlueRaySessionSensor, session_id=session, deferrable=True, poll_seconds=1)
         done = make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=True, poll_seconds=1)
 
         assert make_task(ready).run_to_end().xcoms["return_value"] == session
+        one = make_task(done)
+        deferred = one.run()
+        (tmp_path / "gate").touch()
         with capture_logs() as logs:
-            assert make_task(done).run_to_end().xcoms["return_value"] == ref.id
+            assert one.to_end(deferred).xcoms["return_value"] == ref.id
         assert "from elsewhere" in [line["event"] % tuple(line.get("positional_args", ())) for line in logs]
 
     def test_a_failed_statement(self, hook, make, make_task, session):

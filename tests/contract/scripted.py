@@ -46,6 +46,10 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.seconds += max(seconds, 0.0)
 
+    def forward(self, seconds: float) -> None:
+        """Let time pass while nobody waits."""
+        self.sleep(seconds)
+
 
 @dataclass
 class Script:

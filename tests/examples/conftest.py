@@ -90,6 +90,6 @@ def run_script(aws_env: dict[str, str]) -> Callable[..., dict[str, Any]]:
             if "CompletedOn" in seen:
                 return seen
             assert time.monotonic() < deadline, seen
-            time.sleep(0.3)
+            time.sleep(0.1)
 
     return run

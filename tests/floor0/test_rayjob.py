@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -407,11 +406,9 @@ class TestArguments:
 
     def test_a_deadline_in_a_shared_cluster(self, tmp_path):
         """KubeRay ends nothing there, so the driver brings its end along."""
-        rayjob = manifest(cluster="etl/c", deadline=2)
-        began = time.monotonic()
-        seen = played(tmp_path, rayjob, "join", "import time\nprint('begun', flush=True)\ntime.sleep(30)\n")
+        rayjob = manifest(cluster="etl/c", deadline=1)
+        seen = played(tmp_path, rayjob, "join", "import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
 
-        assert time.monotonic() - began < 20
         assert seen.startswith("142: begun\n"), seen  # 128 and SIGALRM
 
     def test_nul_is_refused(self):

@@ -17,6 +17,7 @@ from airflow_provider_glueray.errors import SubmitError
 from airflow_provider_glueray.hooks import ray_jobs, ray_log
 from airflow_provider_glueray.hooks.ray_log import END_LINES, PIECE, Place, mark_of, page_of, unmarked
 from airflow_provider_glueray.runs import LogCursor, RunRef, RunState
+from tests.gates import waits_for
 
 #: Its first line comes in two halves, the second with half a character; one ends as on Windows, one is no UTF-8.
 AWKWARD = """
@@ -26,7 +27,7 @@ out = sys.stdout.buffer
 def write(content):
     out.write(content)
     out.flush()
-    time.sleep(1.5)
+    time.sleep(0.2)
 
 write(b"first ")
 write(b"and last\\nh\\xc3")
@@ -48,7 +49,7 @@ def read_on(hook, ref, cursor=None, *, to_end=False):
     return [line.text for line in page.lines], page.cursor
 
 
-def read_all(hook, ref, pause=0.25):
+def read_all(hook, ref, pause=0.05):
     """Read until the run is over and its log has nothing new."""
     lines, cursor = read_on(hook, ref)
     while True:
@@ -104,14 +105,19 @@ def test_a_log_that_is_not_there_yet(hook, make_spec):
     assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone"), cursor) == ([], cursor)
 
 
-def test_an_answer_that_breaks_off(answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end):
+def test_an_answer_that_breaks_off(
+    answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end, tmp_path
+):
     """Nothing of it is shown, and nothing is missing afterwards."""
     breaks = []
+    gate = tmp_path / "gate"
 
     def break_off(handler):
         answer = forward(handler)
         if "/logs/file" in handler.path and len(breaks) < 2 and len(answer.content) > 10_000:
             breaks.append(len(answer.content))
+            if len(breaks) == 2:
+                gate.touch()
             handler.send_response(200)
             handler.send_header("Content-Length", str(len(answer.content)))
             handler.end_headers()
@@ -121,7 +127,7 @@ def test_an_answer_that_breaks_off(answering, forward, reply, new_cluster, at, m
         reply(handler, answer.status_code, answer.content)
 
     hook = at(host=answering(break_off), password=new_cluster["password"])
-    source = "import time\nfor n in range(3000):\n    print(n, flush=True)\n    time.sleep(0.001)\ntime.sleep(3)\n"
+    source = f"for n in range(3000):\n    print(n, flush=True)\n{waits_for(gate)}\n"
     ref = start(hook, make_spec(source))
     _, lines = follow_to_end(hook, ref)
 
@@ -145,7 +151,7 @@ def test_a_log_that_takes_too_long(answering, forward, reply, new_cluster, at, m
             time.sleep(0.1)
 
     hook = at(host=answering(trickle), password=new_cluster["password"])
-    ref = start(hook, make_spec("import time\ntime.sleep(20)\n"))
+    ref = start(hook, make_spec("import time\ntime.sleep(600)\n"))
     while hook.describe([ref])[ref].raw_state == "PENDING":
         time.sleep(0.2)
     began = time.monotonic()

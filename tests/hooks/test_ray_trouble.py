@@ -30,6 +30,7 @@ from airflow_provider_glueray.errors import (
 from airflow_provider_glueray.follow import Policy, follow
 from airflow_provider_glueray.hooks.ray_jobs import RayJobsHook
 from airflow_provider_glueray.runs import RunState
+from tests.gates import waits_for
 
 PAGE = b"<!doctype html><html><head><title>Bad Gateway</title></head><body>nginx</body></html>"
 
@@ -172,14 +173,16 @@ def test_a_lost_answer_starts_nothing_twice(
     ],
 )
 def test_trouble_while_a_run_goes_on(
-    trouble, words, answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end, told
+    trouble, words, answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end, told, tmp_path
 ):
     """Polls fail in words, the run does not; even a gateway's own 404 is not a run that is lost."""
-    polls = []
+    polls, gate = [], tmp_path / "gate"
 
     def sometimes(handler):
         if handler.command == "GET" and "/api/jobs/glueray-" in handler.path:
             polls.append(handler.path)
+            if len(polls) == 4:
+                gate.touch()
             if 2 <= len(polls) <= 3 and trouble == "token":
                 handler.headers.replace_header("Authorization", "Bearer wrong")
             elif 2 <= len(polls) <= 3:
@@ -189,7 +192,7 @@ def test_trouble_while_a_run_goes_on(
         reply(handler, answer.status_code, answer.content)
 
     hook = at(host=answering(sometimes), password=new_cluster["password"])
-    outcome, lines = follow_to_end(hook, start(hook, make_spec("import time\ntime.sleep(3)\nprint('done')\n")))
+    outcome, lines = follow_to_end(hook, start(hook, make_spec(f"{waits_for(gate)}\nprint('done')\n")))
 
     assert outcome.snapshot.state is RunState.SUCCEEDED
     assert "done" in lines
@@ -234,11 +237,11 @@ def test_a_cluster_that_dies_and_comes_back_without_the_run(version, make_head, 
 
 def wait_for_agent(act):
     """Do something that takes an agent, which a head has a moment after it answers."""
-    for _ in range(60):
+    for _ in range(600):
         try:
             return act()
         except SubmitError as error:
             if "No available agent" not in str(error):
                 raise
-            time.sleep(0.5)
+            time.sleep(0.2)
     raise AssertionError("the head has no agent")

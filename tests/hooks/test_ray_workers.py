@@ -14,6 +14,7 @@ from airflow_provider_glueray.errors import SubmitError, SubmitUnknown
 from airflow_provider_glueray.ray_submission import TRANSLATION, Places, Size, note_on, size_of, to_ray_submission
 from airflow_provider_glueray.runs import RunState
 from airflow_provider_glueray.spec import RayJobSpec, Workers
+from tests.gates import waits_for
 
 DAG = """
 from airflow.sdk import DAG
@@ -43,14 +44,14 @@ def body(workers=None, scales=False, **fields):
     return to_ray_submission(spec, "m", Places("main"), {"day": "1"}, scales=scales)
 
 
-def wait_for(what, seconds=60.0):
+def wait_for(what, seconds=120.0):
     """Ask until something is there."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = what()
         if found:
             return found
-        time.sleep(0.5)
+        time.sleep(0.2)
     raise AssertionError(f"nothing after {seconds} seconds")
 
 
@@ -202,27 +203,31 @@ class TestFixedCluster:
         gate.touch()
         wait_for(lambda: hook.describe([second])[second].state is RunState.SUCCEEDED)
 
-    def test_the_script_is_still_the_script(self, hook, make_spec, start, follow_to_end, monkeypatch):
+    def test_the_script_is_still_the_script(self, hook, make_spec, start, follow_to_end, monkeypatch, tmp_path):
         """Beside what asks: its exit code, its arguments; what was asked for is gone with it, though it never came."""
         monkeypatch.setattr(type(hook), "_size", lambda self: Size(8, True))
         before = len(groups(hook))
-        source = "import sys, time\ntime.sleep(8)\nprint(sys.argv[1:], __name__)\nsys.exit(7)\n"
-        outcome, lines = follow_to_end(hook, start(hook, make_spec(source, workers=Workers(9, 9)), day="1"))
+        source = f"import sys\n{waits_for(tmp_path / 'gate')}\nprint(sys.argv[1:], __name__)\nsys.exit(7)\n"
+        ref = start(hook, make_spec(source, workers=Workers(9, 9)), day="1")
+        wait_for(lambda: len(groups(hook)) == before + 1)
+        (tmp_path / "gate").touch()
+        outcome, lines = follow_to_end(hook, ref)
 
         assert "exit code 7" in outcome.snapshot.message
         assert "['--day', '1'] __main__" in lines
-        assert wait_for(lambda: len(groups(hook)) == before + 1)
-        assert wait_for(lambda: set(groups(hook)) == {"REMOVED"}, 20)
+        assert wait_for(lambda: set(groups(hook)) == {"REMOVED"})
 
     @pytest.mark.parametrize("ends", ["stopped", "killed"])
-    def test_nothing_stays_of_a_run_that_is_ended(self, ends, hook, make_spec, start, follow_to_end, monkeypatch):
+    def test_nothing_stays_of_a_run_that_is_ended(
+        self, ends, hook, make_spec, start, follow_to_end, monkeypatch, tmp_path
+    ):
         """A script that says good-bye when it is stopped; or one that dies without a word."""
         monkeypatch.setattr(type(hook), "_size", lambda self: Size(8, True))
         before = len(groups(hook))
         source = (
             "import os, signal, sys, time\n"
             "signal.signal(signal.SIGTERM, lambda *_: (print('good-bye', flush=True), sys.exit(0)))\n"
-            "time.sleep(9)\n"
+            f"{waits_for(tmp_path / 'gate')}\n"
             f"{'os.kill(os.getpid(), signal.SIGKILL)' if ends == 'killed' else 'time.sleep(100)'}\n"
         )
         ref = start(hook, make_spec(source, workers=Workers(9, 9)))
@@ -230,11 +235,13 @@ class TestFixedCluster:
         assert "PENDING" in groups(hook)
         if ends == "stopped":
             wait_for(lambda: stopped(hook, ref))
+        else:
+            (tmp_path / "gate").touch()
         outcome, lines = follow_to_end(hook, ref)
 
         assert outcome.snapshot.state is (RunState.STOPPED if ends == "stopped" else RunState.FAILED)
         assert ("good-bye" in lines) == (ends == "stopped")
-        assert wait_for(lambda: set(groups(hook)) == {"REMOVED"}, 20)
+        assert wait_for(lambda: set(groups(hook)) == {"REMOVED"})
 
 
 def stopped(hook, ref):

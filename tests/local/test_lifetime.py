@@ -68,7 +68,7 @@ def _session_for_ever(endpoint: control.Endpoint, directory: Path) -> list[int]:
         "pids = os.getpid(), subprocess.Popen(['sleep', '600']).pid\n"
         f"pathlib.Path('{directory}/draft').write_text(' '.join(map(str, pids)))\n"
         f"pathlib.Path('{directory}/draft').rename('{directory}/pids')\n"
-        "while True:\n    time.sleep(1)"
+        "while True:\n    time.sleep(0.1)"
     )
     glue.run_statement(SessionId="loop", Code=code)
     until((directory / "pids").exists)

@@ -77,7 +77,7 @@ def test_delete_ends_a_live_session(glue: Any, make_session: Callable[..., str],
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("import os, time\nos.kill(os.getpid(), 9)\ntime.sleep(60)", "killed by SIGKILL"),
+        ("import os, time\nos.kill(os.getpid(), 9)\ntime.sleep(600)", "killed by SIGKILL"),
         ("import os\nprint('last', flush=True)\nos._exit(7)", "exit code 7"),
     ],
 )

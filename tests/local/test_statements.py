@@ -24,7 +24,7 @@ import time
 for _ in range(2):
     try:
         print("holding")
-        time.sleep(60)
+        time.sleep(600)
     except KeyboardInterrupt:
         pass
 """

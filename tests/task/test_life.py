@@ -244,7 +244,7 @@ def test_a_retry_takes_up_what_the_triggerer_lost(life):
     """The deferred task is failed by Airflow, for a heartbeat that was missed, and tried again."""
     one = life(Script(states=[(0, "RUNNING"), (100, "SUCCEEDED")]), retries=1)
     assert one.task.run().state == "deferred"
-    one.clock.sleep(50)
+    one.clock.forward(50)
     result = one.retry()
 
     assert result.state == "success", result.error
@@ -278,7 +278,7 @@ def test_a_retry_takes_the_run_that_ended_meanwhile(life):
     one = life(retries=1)
     one.dies_at_message(is_store_of_id)
     one.run()
-    one.clock.sleep(3600)
+    one.clock.forward(3600)
     result = one.retry()
 
     assert result.state == "success", result.error

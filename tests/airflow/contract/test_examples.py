@@ -1,4 +1,7 @@
-"""Every example DAG by `dag.test()`: in the worker, deferred, and unchanged by another connection; with equal XComs."""
+"""DAGs by `dag.test()`: a small one in both modes and at all places, each example once.
+
+`make demo` runs the examples deferred, by a real scheduler.
+"""
 
 from __future__ import annotations
 
@@ -10,60 +13,91 @@ import boto3
 import nbformat
 import pytest
 
-#: The first of them waits for seven DAGs, minutes on a machine that has other things to do.
+#: Several processes that import Airflow, and minutes on a machine that has other things to do.
 pytestmark = pytest.mark.timeout(1200)
 NOTEBOOK = "customer_reviews_notebook"
-CONF = {
-    "customer_reviews_nightly": {"marketplace": "US", "max_votes": 40, "workers": 3},
-    "movie_ratings_nightly": {},
-    "customer_reviews_session": {"workers": 3},
-    NOTEBOOK: {},
-}
+
+
+def lasting(xcoms: Any) -> Any:
+    """Strip what differs between any two runs: ids, seconds, and what is reckoned from seconds."""
+    passing = ("id", "seconds", "mdpu_hours", "estimated_cost_usd", "uri", "bytes")
+    if isinstance(xcoms, dict):
+        return {key: lasting(value) for key, value in xcoms.items() if key not in passing}
+    return (
+        re.sub(r"jr_[0-9a-f]+|(?<=-)[0-9a-f]{12}(?=$|/)|manual__[^/]+", "…", xcoms) if isinstance(xcoms, str) else xcoms
+    )
 
 
 @pytest.fixture(scope="module")
-def played(play_examples) -> dict[bool, dict[str, Any]]:
-    """Return what came of the DAGs, by whether they were deferred."""
-    # Deferred, the notebook is run by `make demo`.
-    short = {dag_id: conf for dag_id, conf in CONF.items() if dag_id != NOTEBOOK}
-    return {
-        deferrable: play_examples(dags, AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=str(deferrable))
-        for deferrable, dags in ((False, CONF), (True, short))
-    }
+def in_worker(play_dags) -> dict[str, Any]:
+    """Return what came of the small DAG on Glue, waited for in the worker."""
+    return play_dags({"small": {"most": 4}}, AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE="False")["small"]
 
 
-def lasting(xcoms: dict[str, Any]) -> Any:
-    """Strip what differs between any two runs: ids, seconds, and what is reckoned from seconds."""
-    passing = ("id", "seconds", "mdpu_hours", "estimated_cost_usd", "steps", "output")
-    if isinstance(xcoms, dict):
-        return {key: lasting(value) for key, value in xcoms.items() if key not in passing}
-    return re.sub(r"jr_[0-9a-f]+|(?<=-)[0-9a-f]{12}(?=$|/)", "…", xcoms) if isinstance(xcoms, str) else xcoms
+def check(played: dict[str, Any]) -> None:
+    """See that every way to write a step has brought what it should."""
+    assert played["state"] == "success"
+    xcoms = played["xcoms"]
+    assert xcoms["total"]["return_value"] == 0 + 1 + 4 + 9
+    assert xcoms["walk"]["glueray_value"] == 0 + 1 + 2 + 3
+    assert xcoms["walk"]["return_value"].endswith("/out.ipynb")
+    assert xcoms["counted"]["glueray_usage"]["seconds"] > 0
 
 
-@pytest.mark.parametrize("dag_id", sorted(set(CONF) - {NOTEBOOK}))
-def test_it_succeeds_in_both_modes_with_equal_xcoms(played, dag_id):
-    """Who waits, the worker or the triggerer, makes no difference to what comes out."""
-    in_worker, deferred = played[False][dag_id], played[True][dag_id]
+def test_the_mode_makes_no_difference(in_worker, play_dags):
+    """Who waits, the worker or the triggerer, makes none to what comes out."""
+    deferred = play_dags({"small": {"most": 4}}, AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE="True")["small"]
 
-    assert in_worker["state"] == deferred["state"] == "success"
-    assert lasting(in_worker["xcoms"]) == lasting(deferred["xcoms"])
-    assert in_worker["xcoms"]["report"]["return_value"]["rows_out"] > 0
+    check(in_worker)
+    check(deferred)
+    assert lasting(deferred["xcoms"]) == lasting(in_worker["xcoms"])
 
 
-def test_the_notebook_of_the_announcement(played, endpoint):
+@pytest.mark.only("ray", "kuberay", local=True)
+def test_the_dag_stays(place, play_dags):
+    """By another connection every task succeeds with the same results."""
+    where = {"AIRFLOW__GLUERAY__CONN_ID": "where", "AIRFLOW_CONN_WHERE": json.dumps(place.conn)}
+    elsewhere = play_dags({"small": {"most": 4}}, **where)["small"]
+
+    check(elsewhere)
+    assert {each["glueray_run"]["backend"] for each in elsewhere["xcoms"].values()} == {place.backend}
+
+
+def test_the_form_reaches_the_script(play_dags, endpoint):
+    """Params of the trigger form of an example become arguments and workers of the run."""
+    conf = {"marketplace": "US", "max_votes": 40, "workers": 3}
+    played = play_dags({"customer_reviews_nightly": conf})["customer_reviews_nightly"]
+    assert played["state"] == "success"
+    assert played["xcoms"]["report"]["return_value"]["rows_out"] > 0
+    ref = played["xcoms"]["clean"]["glueray_run"]
+    run = client_of(endpoint, "glue").get_job_run(JobName=ref["name"], RunId=ref["id"])["JobRun"]
+
+    assert run["NumberOfWorkers"] == 3
+    assert run["Arguments"]["--max_votes"] == "40"
+    assert played["xcoms"]["clean"]["glueray_usage"]["workers"] == 3
+
+
+@pytest.mark.full
+def test_the_other_examples(play_dags):
+    """Each succeeds, and says what it has written; `make demo` shows them deferred."""
+    played = play_dags({"movie_ratings_nightly": {}, "customer_reviews_session": {"workers": 3}})
+
+    for dag_id, each in played.items():
+        assert each["state"] == "success", dag_id
+        assert each["xcoms"]["report"]["return_value"]["rows_out"] > 0, dag_id
+
+
+@pytest.mark.full
+def test_the_notebook_of_the_announcement(play_dags, endpoint):
     """Every cell has run, and says what the same steps say as a job."""
-    played_once = played[False][NOTEBOOK]
-    report = played_once["xcoms"]["report"]["return_value"]
-    credentials = endpoint.airflow_connection()
-    s3 = boto3.client(
-        "s3", endpoint_url=endpoint.url, region_name=endpoint.region,
-        aws_access_key_id=credentials["login"], aws_secret_access_key=credentials["password"],
-    )  # fmt: skip
+    played = play_dags({NOTEBOOK: {}})[NOTEBOOK]
+    report = played["xcoms"]["report"]["return_value"]
+    s3 = client_of(endpoint, "s3")
     bucket, _, key = report["notebook"].removeprefix("s3://").partition("/")
     notebook = nbformat.reads(s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode(), as_version=4)
     nbformat.validate(notebook)
 
-    assert played_once["state"] == "success"
+    assert played["state"] == "success"
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert {cell.metadata.papermill.status for cell in cells} == {"completed"}
     assert len(cells) >= 16
@@ -74,37 +108,23 @@ def test_the_notebook_of_the_announcement(played, endpoint):
     assert all(key.endswith(".parquet") for key in written)
 
 
-def test_the_form_reaches_the_script(played, endpoint):
-    """Params of the trigger form become arguments and workers of the run."""
-    xcoms = played[True]["customer_reviews_nightly"]["xcoms"]
-    ref = xcoms["clean"]["glueray_run"]
-    credentials = endpoint.airflow_connection()
-    glue = boto3.client(
-        "glue", endpoint_url=endpoint.url, region_name=endpoint.region,
-        aws_access_key_id=credentials["login"], aws_secret_access_key=credentials["password"],
-    )  # fmt: skip
-    run = glue.get_job_run(JobName=ref["name"], RunId=ref["id"])["JobRun"]
-
-    assert run["NumberOfWorkers"] == 3
-    assert run["Arguments"]["--max_votes"] == "40"
-    assert xcoms["clean"]["glueray_usage"]["workers"] == 3
-
-
+@pytest.mark.full
 @pytest.mark.only("ray", "kuberay", local=True)
-def test_the_dag_stays(place, play_examples, played):
-    """By another connection every task succeeds, and the numbers are those of Glue."""
-    dags = {dag_id: CONF[dag_id] for dag_id in ("customer_reviews_nightly", NOTEBOOK)}
+def test_the_notebook_stays(place, play_dags):
+    """By another connection the notebook of the announcement is one job."""
     where = {"AIRFLOW__GLUERAY__CONN_ID": "where", "AIRFLOW_CONN_WHERE": json.dumps(place.conn)}
-    elsewhere = play_examples(dags, **where)
+    played = play_dags({NOTEBOOK: {}}, **where)[NOTEBOOK]
 
-    for dag_id in dags:
-        glue, here = played[False][dag_id], elsewhere[dag_id]
-        assert (glue["state"], here["state"]) == ("success", "success")
-        assert set(glue["xcoms"]) == set(here["xcoms"])
-        for name in ("rows_in", "rows_out"):
-            assert here["xcoms"]["report"]["return_value"][name] == glue["xcoms"]["report"]["return_value"][name] > 0
-    step = elsewhere["customer_reviews_nightly"]["xcoms"]["clean"]
-    assert step["glueray_run"]["backend"] == place.backend
-    walk = elsewhere[NOTEBOOK]["xcoms"]["walk"]
-    assert walk["glueray_run"]["backend"] == place.backend
-    assert played[False][NOTEBOOK]["xcoms"]["walk"]["glueray_run"]["backend"] == "glue-session"
+    assert played["state"] == "success"
+    assert played["xcoms"]["walk"]["glueray_run"]["backend"] == place.backend
+    report = played["xcoms"]["report"]["return_value"]
+    assert 0 < report["rows_out"] < report["rows_in"]
+
+
+def client_of(endpoint: Any, service: str) -> Any:
+    """Return a client of the endpoint, in the region of this worker."""
+    given = endpoint.airflow_connection()
+    return boto3.client(
+        service, endpoint_url=endpoint.url, region_name=endpoint.region,
+        aws_access_key_id=given["login"], aws_secret_access_key=given["password"],
+    )  # fmt: skip

@@ -196,7 +196,7 @@ def test_it_vanishes(bench, set_clock):
 def test_it_is_taken_up_again(bench):
     """By its mark, and by starting it again: there is one run, whose log goes on where somebody has stopped reading."""
     mark = uuid4().hex
-    source = "import time\nfor n in range(4):\n    print('line', n, flush=True)\n    time.sleep(1)\n"
+    source = "import time\nfor n in range(4):\n    print('line', n, flush=True)\n    time.sleep(0.2)\n"
     ref = bench.start(source, mark)
     assert [snapshot.ref for snapshot in bench.hook.find_runs(ref.name, mark)] == [ref]
     assert bench.hook.find_runs(ref.name, uuid4().hex) == []
@@ -247,8 +247,9 @@ def test_it_is_queued(bench):
         for each in fillers:
             bench.until(each, RunState.RUNNING)
         ref = bench.start("print('now')\n", **whole)
-        time.sleep(2)
-        assert bench.hook.describe([ref])[ref].state is RunState.STARTING
+        for _ in range(5):
+            time.sleep(0.2)
+            assert bench.hook.describe([ref])[ref].state is RunState.STARTING
         bench.hook.stop(*fillers)
         assert bench.wait(ref)[0].snapshot.state is RunState.SUCCEEDED
         return
@@ -269,11 +270,11 @@ def test_it_is_queued(bench):
 @JOBS
 def test_it_reports_usage(bench):
     """Seconds everywhere; workers and M-DPU hours where they belong to the run."""
-    outcome, _ = bench.wait(bench.start("import time\ntime.sleep(2)\n"))
+    outcome, _ = bench.wait(bench.start("import time\ntime.sleep(0.2)\n"))
     usage = outcome.snapshot.usage
 
     assert usage is not None
-    assert usage.seconds >= 1
+    assert usage.seconds > 0
     if bench.place.backend == "ray-job":  # the cluster is there for everybody
         assert (usage.workers, usage.mdpu_hours) == (0, 0.0)
     else:
