@@ -93,7 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist, in the process that starts it, where the endpoint of all of them is."""
-    node.config.stash.setdefault(HOME, Path(tempfile.mkdtemp(prefix="glueray-tests-")))
+    if HOME not in node.config.stash:
+        node.config.stash[HOME] = Path(tempfile.mkdtemp(prefix="glueray-tests-"))
     node.workerinput["glueray_home"] = str(node.config.stash[HOME])
 
 
