@@ -13,9 +13,9 @@ KERNEL_NEEDS := boto3 importlib-metadata ipykernel requests tabulate
 # The oldest Ray that the hook for Ray clusters speaks to, for its tests.
 RAY29 := .venv-ray29
 RAY29_PACKAGES := 'ray[default]==2.9.3' 'setuptools<80' 'click<8.2'
-# The pip of Python 3.11.0, the first uv that knows manylinux_2_17 for aarch64, and the newest of both, for tests.
+# For tests: the pip of Python 3.11.0, the oldest uv that obeys no-index in its uv.toml, and the newest of both.
 TOOLS := .venv-tools
-TOOLS_PACKAGES := pip==22.3 pip uv==0.1.38 uv
+TOOLS_PACKAGES := pip==22.3 pip uv==0.2.12 uv
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 # Two workers for two cores; the files of one directory level are kept together, since they share what they set up.

@@ -407,9 +407,9 @@ class TestArguments:
     def test_a_deadline_in_a_shared_cluster(self, tmp_path):
         """KubeRay ends nothing there, so the driver brings its end along."""
         rayjob = manifest(cluster="etl/c", deadline=1)
-        seen = played(tmp_path, rayjob, "join", "import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
+        seen = played(tmp_path, rayjob, "join", "import signal\nsignal.pause()\n")
 
-        assert seen.startswith("142: begun\n"), seen  # 128 and SIGALRM
+        assert seen.startswith("142: "), seen  # 128 and SIGALRM
 
     def test_nul_is_refused(self):
         with pytest.raises(SpecError, match="NUL"):
