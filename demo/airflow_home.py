@@ -65,7 +65,9 @@ class Airflow:
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
             "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
             # A deferral lasts a heartbeat of the worker and three seconds at least.
-            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            # Each task waits for the scheduler twice, and again when it resumes.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             # No DAG changes while this Airflow lives, so none is read twice.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
