@@ -18,7 +18,7 @@ TOOLS := .venv-tools
 TOOLS_PACKAGES := pip==22.3 pip uv==0.2.12 uv
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
-# Two workers for two cores; the files of one directory level are kept together, since they share what they set up.
+# Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo check test test-full lint bench clean
@@ -32,8 +32,8 @@ check: lint
 test: $(VENV)/.ready
 	$(PYTEST) -m 'not full'
 
-test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready
-	$(PYTEST) --cov --cov-report=term
+test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -107,7 +107,7 @@ def get_provider_info() -> dict[str, Any]:
                     "waits": {
                         "description": (
                             "Pauses and patience in seconds, as JSON; what is not named keeps its default, which fits "
-                            "a real service. The names are the fields of airflow_provider_glueray.waits.Waits."
+                            "a real service. The names are the fields of airflow_provider_glueray.follow.Waits."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

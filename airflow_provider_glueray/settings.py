@@ -8,7 +8,7 @@ from __future__ import annotations
 from airflow.sdk import conf
 
 from airflow_provider_glueray.errors import SpecError
-from airflow_provider_glueray.waits import Waits
+from airflow_provider_glueray.follow import Waits
 
 #: US dollars per M-DPU-hour: a rate of 2024-11 for sessions in eu-west-1; that jobs cost the same is assumed.
 DEFAULT_PRICE = 0.44

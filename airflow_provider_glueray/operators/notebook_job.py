@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_provider_glueray.errors import GlueRayError, RunFailed, ScriptError, SpecError
 from airflow_provider_glueray.glueray_step.calls import CALL
 from airflow_provider_glueray.glueray_step.cells import CELLS, SAID
-from airflow_provider_glueray.notebooks import Cell
-from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
 from airflow_provider_glueray.operators.finish import push_usage
 from airflow_provider_glueray.operators.glue_jobs import STEP
 from airflow_provider_glueray.operators.glue_sessions import statement_failure
@@ -30,6 +28,8 @@ from airflow_provider_glueray.statements import RETURN_NAME, StatementOutput, pl
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_glueray.notebooks import Cell
+    from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
     from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
 #: What is only a session's: how long it lives, and how it is called.

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray import clock, settings
 from airflow_provider_glueray.errors import GlueRayError, RunFailed, SubmitError, failure_of
-from airflow_provider_glueray.notebooks import Cell
-from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
 from airflow_provider_glueray.operators.finish import announce, is_retried, push_usage
 from airflow_provider_glueray.operators.glue_sessions import (
     output_of,
@@ -33,6 +31,8 @@ from airflow_provider_glueray.statements import StatementOutput, prepare, read_o
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_glueray.notebooks import Cell
+    from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
     from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
 #: Seconds that a notebook's own session may take to be READY.

@@ -16,7 +16,6 @@ from airflow.sdk import XComArg
 from airflow_provider_glueray.backends import BACKENDS, job_backend
 from airflow_provider_glueray.errors import SpecError
 from airflow_provider_glueray.follow import Policy
-from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
 from airflow_provider_glueray.operators.finish import no_useless_retry
 from airflow_provider_glueray.operators.glue_sessions import room_of
 from airflow_provider_glueray.operators.notebook_job import NotebookAsJob
@@ -30,6 +29,8 @@ from airflow_provider_glueray.settings import default_conn_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
 
 #: Settings of a session or a run that are words of the operator too.
 _OWN_SETTINGS = (
@@ -150,6 +151,8 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def played(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
         """Return the notebook of a text with our parameters; ``write`` writes a text to a place."""
+        from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
+
         return ExecutedNotebook(
             text,
             name=self.notebook,

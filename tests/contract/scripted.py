@@ -6,12 +6,15 @@ holds of the real ones: the hook contract is played on it as well.
 
 from __future__ import annotations
 
+import builtins
 import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from airflow_provider_glueray.backends import Row
 from airflow_provider_glueray.errors import ServiceFull, SubmitUnknown
@@ -58,6 +61,37 @@ class Script:
     states: Sequence[tuple[float, str]] = ((0, "STARTING"), (2, "RUNNING"), (10, "SUCCEEDED"))
     lines: Sequence[tuple[float, str]] = ()
     message: str = ""
+
+
+def script_of(source: str) -> Script:
+    """Return what a run of a Python script does: it is executed now, and its sleeps are noted and not slept."""
+    lines: list[tuple[float, str]] = []
+    at, rest, message = 0.0, "", ""
+
+    def sleep(seconds: float) -> None:
+        nonlocal at
+        at += seconds
+
+    def write(text: str) -> None:
+        nonlocal rest
+        *whole, rest = (rest + text).split("\n")
+        lines.extend((at, line) for line in whole)
+
+    out = io.StringIO()
+    out.write = write  # type: ignore[method-assign,assignment]
+    modules = {"time": SimpleNamespace(sleep=sleep)}
+
+    def imported(name: str, *args: Any) -> Any:
+        return modules.get(name) or __import__(name, *args)
+
+    with redirect_stdout(out):
+        try:
+            exec(source, {"__builtins__": {**vars(builtins), "__import__": imported}})
+        except SystemExit as error:
+            message = f"exit code {error.code}"
+    lines += [(at, rest)] if rest else []
+    end = (at + 3, "FAILED" if message else "SUCCEEDED")
+    return Script([(0, "STARTING"), (2, "RUNNING"), end], [(2 + at, text) for at, text in lines], message)
 
 
 @dataclass
@@ -172,7 +206,8 @@ class ScriptedHook:
         raw = run.raw_state(now)
         state = GLUE_JOB_STATE[raw]
         completed = now if state.is_terminal else None
-        usage = Usage(now - run.began, 2, 0.1) if completed else None
+        seconds = now - run.began
+        usage = Usage(seconds, 2, seconds * 4 / 3600) if completed else None
         return RunSnapshot(ref, state, raw, run.script.message if completed else "", run.began, completed, usage)
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> Mapping[RunRef, LogPage]:

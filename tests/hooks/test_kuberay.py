@@ -27,12 +27,11 @@ from airflow_provider_glueray.errors import (
     SubmitUnknown,
     failure_of,
 )
-from airflow_provider_glueray.follow import Policy, follow
+from airflow_provider_glueray.follow import Policy, Waits, follow
 from airflow_provider_glueray.hooks import kuberay_logs
 from airflow_provider_glueray.hooks.kuberay import KubeRayHook
 from airflow_provider_glueray.runs import KUBERAY_JOB, SCRIPT, LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec
-from airflow_provider_glueray.waits import Waits
 
 _api = importlib.util.spec_from_file_location("kubernetes_api", Path(__file__).parent / "kubernetes_api.py")
 assert _api is not None

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_glueray.errors import ClusterEnded, JobConflict, RequestRefused, StopError
+from airflow_provider_glueray.follow import Waits
 from airflow_provider_glueray.hooks.kuberay import KubeRayHook
 from airflow_provider_glueray.hooks.kuberay_clusters import KubeRayClusterHook
 from airflow_provider_glueray.raycluster import RayClusterSpec
 from airflow_provider_glueray.runs import LogCursor, RunRef, RunState
 from airflow_provider_glueray.spec import RayJobSpec
-from airflow_provider_glueray.waits import Waits
 
 if "kubernetes_api" not in sys.modules:
     _api = importlib.util.spec_from_file_location("kubernetes_api", Path(__file__).parent / "kubernetes_api.py")

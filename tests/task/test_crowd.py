@@ -52,9 +52,10 @@ def test_two_hundred_runs_of_a_job_cost_the_calls_of_one(follow_all):
     alone, many = follow_all(1, 1), follow_all(1, 200)
 
     assert alone["describe"] > 300
-    # All of them are polled as often as young runs are, for as long as there is a young one.
+    # Not twice as many calls for two hundred times as many runs: for a minute there is always a young one among them,
+    # and the young are polled more often.
     for verb in ("describe", "read_logs"):
-        assert many[verb] < 1.3 * alone[verb], (verb, alone, many)
+        assert many[verb] < 2 * alone[verb], (verb, alone, many)
 
 
 def test_jobs_are_polled_apart(follow_all):

@@ -578,7 +578,7 @@ def test_what_it_used_is_told(life):
     result = one.run()
 
     assert result.xcoms["glueray_usage"]["seconds"] >= 100
-    assert (result.xcoms["glueray_usage"]["workers"], result.xcoms["glueray_usage"]["mdpu_hours"]) == (2, 0.1)
+    assert result.xcoms["glueray_usage"]["workers"] == 2
     assert "Ended SUCCEEDED: " in one.said()
 
 

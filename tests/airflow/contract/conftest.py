@@ -20,10 +20,18 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_provider_glueray import backends
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+from tests.contract import scripted
 
-BACKENDS = {"glue": "glue-job", "ray": "ray-job", "kuberay": "kuberay-job", "session": "glue-statement"}
-#: Where a task may lead; a session is for statements only.
+BACKENDS = {
+    "glue": "glue-job",
+    "ray": "ray-job",
+    "kuberay": "kuberay-job",
+    "session": "glue-statement",
+    "scripted": scripted.BACKEND,
+}
+#: Where a task may lead; a session is for statements only, and the scripted backend runs no script.
 TASKS = ("glue", "ray", "kuberay")
 #: The environment variable that names a real place of a kind.
 REAL = {"glue": "GLUERAY_TEST_AWS", "ray": "GLUERAY_TEST_RAY", "kuberay": "GLUERAY_TEST_KUBERAY"}
@@ -78,13 +86,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, set_clock: Callable[..., None]
+) -> Iterator[Place]:
     """Let the connection `where` lead to a place."""
     kind = request.param.removeprefix("real-")
     if kind != request.param:
         conn = json.loads(os.environ[REAL[kind]])
         monkeypatch.setenv("AIRFLOW_CONN_WHERE", os.environ[REAL[kind]])
         yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging"], conn["extra"].get("role"))
+        return
+    if kind == "scripted":
+        ticking = scripted.Clock()
+        set_clock(ticking.now, ticking.sleep)
+        monkeypatch.setitem(backends.BACKENDS, scripted.BACKEND, scripted.ROW)
+        monkeypatch.setitem(scripted.SERVICES, "where", scripted.Service(ticking))
+        conn = {"conn_type": scripted.CONN_TYPE}
+        monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(conn))
+        yield Place(kind, scripted.BACKEND, conn)
         return
     connected = request.getfixturevalue("connected")
     ray = connected.ray()

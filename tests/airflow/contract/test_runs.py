@@ -11,19 +11,20 @@ from uuid import uuid4
 
 import pytest
 
+from airflow_provider_glueray import clock
 from airflow_provider_glueray.backends import hook_kwargs, make_hook
 from airflow_provider_glueray.drive import drive
 from airflow_provider_glueray.errors import RunFailed, RunLost, RunStopped, RunTimedOut, ServiceFull, failure_of
-from airflow_provider_glueray.follow import Policy, follow
+from airflow_provider_glueray.follow import Policy, Waits, follow
 from airflow_provider_glueray.operators.glue_sessions import output_of
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunRef, RunState
 from airflow_provider_glueray.sessions import RaySessionSpec
 from airflow_provider_glueray.spec import RayJobSpec
 from airflow_provider_glueray.statements import prepare
-from airflow_provider_glueray.waits import Waits
+from tests.contract import scripted
 
-pytestmark = pytest.mark.only("glue", "ray", "kuberay", "session")
-JOBS = pytest.mark.only("glue", "ray", "kuberay")
+pytestmark = pytest.mark.only("glue", "ray", "kuberay", "session", "scripted")
+JOBS = pytest.mark.only("glue", "ray", "kuberay", "scripted")
 SLEEP = "import time\nprint('begun', flush=True)\ntime.sleep(120)\n"
 
 
@@ -65,6 +66,8 @@ class Bench:
         else:
             script = self._folder / "step.py"
             script.write_text(source)
+            if self.place.backend == scripted.BACKEND:
+                scripted.SERVICES["where"].script = scripted.script_of(source)
             given = {"name": self.name, "script": str(script), "role": self.place.role, **fields}
             ref = self.hook.prepare(RayJobSpec(**given), self.place.staging).start(mark, {})
         self._marks[ref] = mark
@@ -83,15 +86,17 @@ class Bench:
 
     def until(self, ref: RunRef, *states: RunState) -> None:
         """Wait until a run is in one of the states."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while (seen := self.hook.describe([ref])[ref]).state not in states:
             assert time.monotonic() < end, seen
-            time.sleep(0.2)
+            clock.sleep(0.2)
 
     def forget(self, ref: RunRef) -> None:
         """Let the service forget a run, as somebody who deletes things would."""
         if self.place.backend == "glue-job":
             self.hook.delete_job(ref.name)
+        elif self.place.backend == scripted.BACKEND:
+            del scripted.SERVICES["where"].runs[ref]
         elif self.place.backend == "ray-job":
             self.hook._ask("DELETE", f"/api/jobs/{ref.id}").raise_for_status()
         elif self.place.backend == "kuberay-job":
@@ -157,7 +162,7 @@ def test_it_times_out(bench):
     """The deadline is ours: the run is stopped, and the verdict is that it took too long."""
     ref = bench.start(SLEEP)
     bench.until(ref, RunState.RUNNING)
-    outcome, _ = bench.wait(ref, deadline=time.time() + 1)
+    outcome, _ = bench.wait(ref, deadline=clock.now() + 1)
 
     assert outcome.deadline_passed
     assert outcome.snapshot.state is RunState.STOPPED
@@ -182,7 +187,7 @@ def test_it_vanishes(bench, set_clock):
     end = time.monotonic() + 30
     while (late := make_again(bench)).describe([ref])[ref].state is not RunState.LOST:
         assert time.monotonic() < end
-        time.sleep(0.2)
+        clock.sleep(0.2)
     seconds = itertools.count(0.0, Waits().lost / 2)
     set_clock(seconds.__next__, lambda _: None)
     told = Pages()
@@ -200,7 +205,7 @@ def test_it_is_taken_up_again(bench):
     ref = bench.start(source, mark)
     assert [snapshot.ref for snapshot in bench.hook.find_runs(ref.name, mark)] == [ref]
     assert bench.hook.find_runs(ref.name, uuid4().hex) == []
-    if bench.place.backend in ("ray-job", "kuberay-job"):  # whose ids are ours to choose
+    if bench.place.backend in ("ray-job", "kuberay-job", scripted.BACKEND):  # whose ids are ours to choose
         assert bench.start(source, mark) == ref
     if bench.place.session:
         assert bench.wait(ref)[0].snapshot.state is RunState.SUCCEEDED
@@ -212,7 +217,7 @@ def test_it_is_taken_up_again(bench):
     while not seen and time.monotonic() < end:
         page = bench.hook.read_logs({ref: cursor}, ["script"])[ref]
         seen, cursor = [line.text for line in page.lines], page.cursor
-        time.sleep(0.2)
+        clock.sleep(0.2)
     pages = Pages()
     cursor = LogCursor.from_json(cursor.to_json())
     outcome = drive(follow(ref, Policy(poll_seconds=1.0), cursor), make_again(bench), ref, pages)
@@ -234,7 +239,9 @@ def make_again(bench: Bench) -> Any:
 
 def test_it_is_queued(bench):
     """Where there is no room, nothing is lost and nothing fails: it is refused as full, or waits at the service."""
-    if bench.place.backend in ("glue-job", "glue-statement"):
+    if bench.place.backend == scripted.BACKEND:
+        scripted.SERVICES["where"].room = 1
+    if bench.place.backend in ("glue-job", "glue-statement", scripted.BACKEND):
         ref = bench.start(SLEEP)
         with pytest.raises(ServiceFull):
             bench.start(SLEEP)
@@ -248,7 +255,7 @@ def test_it_is_queued(bench):
             bench.until(each, RunState.RUNNING)
         ref = bench.start("print('now')\n", **whole)
         for _ in range(5):
-            time.sleep(0.2)
+            clock.sleep(0.2)
             assert bench.hook.describe([ref])[ref].state is RunState.STARTING
         bench.hook.stop(*fillers)
         assert bench.wait(ref)[0].snapshot.state is RunState.SUCCEEDED
