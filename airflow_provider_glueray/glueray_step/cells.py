@@ -17,6 +17,8 @@ import os
 import sys
 import time
 import traceback
+from contextlib import closing
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -91,7 +93,16 @@ class Notebook:
         self._module = ModuleType("__main__")
         self._compile = codeop.Compile()  # it keeps what a cell imports from __future__ for the next ones
         self._compile.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        self._loop = asyncio.new_event_loop()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of all cells that await something."""
+        return asyncio.new_event_loop()
+
+    def close(self) -> None:
+        """Let the event loop go, if there is one."""
+        if "_loop" in self.__dict__:
+            self._loop.close()
 
     def run(self, cell: dict[str, Any]) -> dict[str, Any]:
         """Run one cell; return what it has said, with ``error`` None or ``[name, value, traceback lines]``."""
@@ -134,16 +145,16 @@ def run_cells() -> None:
     folder = ClusterFolder(os.environ[CALL])
     # Ray finds its cluster by itself when a cell first asks for something, on every backend.
     os.environ.setdefault("RAY_ADDRESS", "auto")
-    notebook = Notebook()
-    for cell in json.loads(folder.read(CELLS)):
-        print(cell["title"], flush=True)
-        name = SAID.format(number=cell["number"])
-        leave(folder, name, {"started": time.time()})
-        said = notebook.run(cell)
-        leave(folder, name, said)
-        if said["error"]:
-            print("\n".join(said["error"][2]), file=sys.stderr, flush=True)
-            sys.exit(1)
+    with closing(Notebook()) as notebook:
+        for cell in json.loads(folder.read(CELLS)):
+            print(cell["title"], flush=True)
+            name = SAID.format(number=cell["number"])
+            leave(folder, name, {"started": time.time()})
+            said = notebook.run(cell)
+            leave(folder, name, said)
+            if said["error"]:
+                print("\n".join(said["error"][2]), file=sys.stderr, flush=True)
+                sys.exit(1)
 
 
 def _told(error: BaseException) -> list[Any]:

@@ -26,7 +26,8 @@ def run(monkeypatch):
             said = notebook.run({"code": code, "where": f"Cell {count} of x", "explicit": explicit})
         return said
 
-    return run
+    yield run
+    notebook.close()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from airflow_provider_glueray.follow import (
     Show,
     Stop,
     Tell,
+    Waits,
     follow,
 )
 from airflow_provider_glueray.runs import LogCursor, LogLine, LogPage, Outcome, RunRef, RunSnapshot, RunState
@@ -253,7 +254,7 @@ def test_both_drivers_bring_the_same_outcome(raws, monkeypatch, set_clock):
     monkeypatch.setattr("airflow_provider_glueray.watcher.Watcher.pause", lambda self, seconds: asyncio.sleep(0))
     set_clock(lambda: 1000.0, lambda seconds: None)
     log = logging.getLogger("both")
-    policy = Policy(poll_seconds=0.01)
+    policy = Policy(poll_seconds=0.01, least_seconds=0.01, waits=Waits(drain=2))
     blocking, awaited = Backend(list(raws)), Backend(list(raws))
     first = drive(follow(REF, policy), blocking, REF, log)
 

@@ -1,4 +1,4 @@
-"""Many deferred runs in one event loop: what it costs is counted on the scripted backend, over hours of its clock."""
+"""Many deferred runs in one event loop: what it costs is counted on the scripted backend, over minutes of its clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 from tests.contract.scripted import Script, Service
 from tests.runner import fire, run_on
 
-HOUR = Script(states=[(0, "RUNNING"), (3600, "SUCCEEDED")], lines=[(at, f"line {at}") for at in range(0, 3600, 60)])
+LASTS = Script(states=[(0, "RUNNING"), (900, "SUCCEEDED")], lines=[(at, f"line {at}") for at in range(0, 900, 60)])
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def follow_all(life_of, connect):
 
     def follow_all(jobs: int, each: int) -> Counter[str]:
         clock = life_of("script").clock
-        service = Service(clock, HOUR, room=1000)
+        service = Service(clock, LASTS, room=1000)
         connect("scripted", service)
         specs = [RayJobSpec(name=f"job{at}", script="s3://scripted/none.py") for at in range(jobs)]
         refs = [service.start(spec, str(number), {}) for number in range(each) for spec in specs]
 
         async def begin(number: int) -> Outcome:
-            await asyncio.sleep(number * 7.3 % 60)
+            await asyncio.sleep(number * 7.3 % 10)
             trigger = GlueRayRunTrigger(
                 run=refs[number].to_json(), hook={"conn_id": "scripted"}, policy=Policy().to_json(),
                 cursor=LogCursor().to_json(),
@@ -51,8 +51,8 @@ def test_two_hundred_runs_of_a_job_cost_the_calls_of_one(follow_all):
     """Polls and reads of the log: those who began at different moments fall into step."""
     alone, many = follow_all(1, 1), follow_all(1, 200)
 
-    assert alone["describe"] > 300
-    # Not twice as many calls for two hundred times as many runs: for a minute there is always a young one among them,
+    assert alone["describe"] > 80
+    # Not twice as many calls for two hundred times as many runs: at first there is always a young one among them,
     # and the young are polled more often.
     for verb in ("describe", "read_logs"):
         assert many[verb] < 2 * alone[verb], (verb, alone, many)
