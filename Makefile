@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test test-full lint bench clean
+.PHONY: demo check test test-full lint bench clean python39
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
@@ -32,7 +32,7 @@ check: lint
 test: $(VENV)/.ready
 	$(PYTEST) -m 'not full'
 
-test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready
+test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready python39
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.ready
@@ -55,6 +55,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[local]' --group dev
 	@touch $@
+
+# AWS's runtime is on this Python; uv brings one where there is none.
+python39: $(VENV)/.ready
+	@$(UV) python find --quiet --no-project 3.9 >/dev/null 2>&1 || $(UV) python install 3.9
 
 $(PEER)/.ready: $(VENV)/.ready
 	@echo "Making $(PEER), to measure a peer in"

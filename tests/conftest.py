@@ -39,6 +39,9 @@ from airflow_provider_glueray.sessions import RaySessionSpec
 SHARED, HOME = "tests", pytest.StashKey[Path]()
 
 
+#: The most tests that may be skipped: three real places that nobody has named, and a package index out of reach,
+#: which is asked by pip, by uv and by both.
+MOST_SKIPPED = 6
 #: The fixtures that need Ray.
 SERVICES = {"endpoint", "place", "make_head", "new_cluster", "old_cluster"}
 
@@ -88,6 +91,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.service)
         if "2.9" in ends or "old_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.full)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a run fail that has left out more than it may: what is missing is an error, not a skip."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", ())) if reporter else 0
+    if skipped > MOST_SKIPPED and not session.exitstatus:
+        reporter.write_line(f"{skipped} tests were skipped; there may be {MOST_SKIPPED}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)

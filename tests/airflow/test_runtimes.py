@@ -48,10 +48,6 @@ pytestmark = pytest.mark.full
 @pytest.fixture(scope="module", params=[name for name in runtimes.NAMES if name != runtimes.NEWEST])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[control.Endpoint]:
     """Return an endpoint on each runtime; the shared one is on the newest."""
-    try:
-        runtimes.find_python(runtimes.RECIPES[request.param])
-    except runtimes.NoPython as error:
-        pytest.skip(str(error))
     home = tmp_path_factory.mktemp("glueray")
     with control.start(f"walkthrough-{os.getpid()}", port=0, home=home, runtime=request.param) as endpoint:
         yield endpoint

@@ -211,7 +211,6 @@ def test_what_cannot_travel_is_refused_at_parse(load, text, words):
 
 def test_a_task_is_no_function_of_the_file(load):
     """A task called inside of a task would be a task there, too; Airflow is not there."""
-    pytest.importorskip("airflow")
     module = load("from airflow.sdk import task\n@task\ndef other():\n    return 1\ndef step():\n    return other()\n")
 
     with pytest.raises(ScriptError, match="uses other, a _TaskDecorator"):

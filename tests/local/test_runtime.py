@@ -32,10 +32,6 @@ S3 = f"s3://{control.BUCKET}/runtime"
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control.Endpoint]:
     """Return an endpoint on Ray 2.4 in place of the shared one."""
-    try:
-        runtimes.find_python(RAY24)
-    except runtimes.NoPython as error:
-        pytest.skip(str(error))
     home = tmp_path_factory.mktemp("glueray")
     with control.start(f"ray24-{os.getpid()}", port=0, home=home, runtime=runtimes.RAY24, quiet=False) as running:
         yield running
