@@ -6,7 +6,7 @@ counters of its own. Shared are Ray, the bucket and what `status` counts.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -29,21 +29,24 @@ os.environ["AIRFLOW__GLUERAY__WAITS"] = json.dumps(
     {"least_poll": 0.2, "least_poll_in_session": 0.1, "quiet": 0.1, "queue_first": 0.3, "look_again": 0.02}
 )
 
+from airflow.sdk import DAG
+
 from airflow_provider_glueray import clock
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import control, processes, runtimes
 from airflow_provider_glueray.rules import RAY_REGIONS
 from airflow_provider_glueray.runs import RunRef
 from airflow_provider_glueray.sessions import RaySessionSpec
+from tests.runner import START, Task
 
-#: The endpoint's name, and where the process that starts the workers keeps the folder of its state file.
-SHARED, HOME = "tests", pytest.StashKey[Path]()
+#: The endpoints' names, and where the process that starts the workers keeps the folder of their state files.
+SHARED, RAY24, HOME = "tests", "tests-ray24", pytest.StashKey[Path]()
 
 
 #: The most tests that may be skipped: three real places that nobody has named, and a package index out of reach,
 #: which is asked by pip, by uv and by both.
 MOST_SKIPPED = 6
 #: The fixtures that need Ray.
-SERVICES = {"endpoint", "place", "make_head", "new_cluster", "old_cluster"}
+SERVICES = {"endpoint", "ray24", "place", "make_head", "new_cluster", "old_cluster"}
 
 
 @pytest.fixture
@@ -114,8 +117,45 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the endpoint of the workers when the last one has ended, however it did."""
     if HOME in config.stash:
-        control.forget(SHARED, config.stash[HOME])
-        shutil.rmtree(config.stash[HOME], ignore_errors=True)
+        _clear(config.stash[HOME])
+
+
+def _clear(home: Path) -> None:
+    """End what the workers have shared, and remove its folder."""
+    for name in (SHARED, RAY24):
+        control.forget(name, home)
+    for made in home.glob("*.once"):
+        left = json.loads(made.read_text())
+        processes.end_sessions(left["sessions"])
+        for folder in left["folders"]:
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return the folder of what all workers of a run share."""
+    if hasattr(request.config, "workerinput"):
+        yield Path(request.config.workerinput["glueray_home"])
+        return
+    home = Path(tempfile.mkdtemp(prefix="glueray-tests-"))
+    yield home
+    _clear(home)
+
+
+@pytest.fixture(scope="session")
+def once(shared_home: Path) -> Callable[..., dict[str, Any]]:
+    """Return what makes something once for all workers; it gives ``sessions`` to end and ``folders`` to remove."""
+
+    def once(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        made = shared_home / f"{name}.once"
+        with (shared_home / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                made.write_text(json.dumps(make()))
+        return json.loads(made.read_text())  # type: ignore[no-any-return]
+
+    return once
 
 
 @pytest.fixture(scope="session")
@@ -128,18 +168,23 @@ def regions(worker_number: int) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def endpoint(
-    request: pytest.FixtureRequest, regions: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[control.Endpoint]:
+def endpoint(shared_home: Path, regions: tuple[str, str]) -> control.Endpoint:
     """Return a running local endpoint with two Ray nodes, in the region of this worker.
 
     Use `clean_endpoint` beside it to change faults.
     """
-    shared = getattr(request.config, "workerinput", {}).get("glueray_home")
-    running = control.start(SHARED, port=0, home=Path(shared or tmp_path_factory.mktemp("glueray")), wait=False)
-    with contextlib.nullcontext() if shared else running:
-        running.wait_ready(240)  # also where another worker has started it
-        yield running.at(regions[0])
+    running = control.start(SHARED, port=0, home=shared_home, wait=False)
+    running.wait_ready(240)  # also where another worker has started it
+    return running.at(regions[0])
+
+
+@pytest.fixture(scope="session")
+def ray24(shared_home: Path, regions: tuple[str, str]) -> control.Endpoint:
+    """Return the same on Ray 2.4 and Python 3.9, as AWS has them."""
+    runtime = runtimes.RAY24
+    running = control.start(RAY24, port=0, home=shared_home, runtime=runtime, quiet=False, wait=False)
+    running.wait_ready(240)
+    return running.at(regions[0])
 
 
 @pytest.fixture
@@ -150,6 +195,25 @@ def clean_endpoint(endpoint: control.Endpoint) -> Iterator[control.Endpoint]:
     yield endpoint
     for reset in (endpoint.reset_faults, endpoint.reset_calls):
         reset()
+
+
+@pytest.fixture
+def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> control.Endpoint:
+    """Point the connection `aws_default` at the local endpoint."""
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(clean_endpoint.airflow_connection()))
+    return clean_endpoint
+
+
+@pytest.fixture
+def dag() -> DAG:
+    """Return a DAG to put a task in."""
+    return DAG("walk", schedule=None, start_date=START)
+
+
+@pytest.fixture
+def make_task() -> type[Task]:
+    """Return the class that plays a task through its tries."""
+    return Task
 
 
 @pytest.fixture(scope="module")

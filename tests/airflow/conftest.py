@@ -1,4 +1,4 @@
-"""Tasks through Airflow's real task runner (``tests/runner.py``), and example DAGs in an Airflow of their own."""
+"""DAGs in an Airflow of their own."""
 
 from __future__ import annotations
 
@@ -12,25 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
 
 from airflow_provider_glueray.local import control
-from tests.runner import START, Task
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
-
-
-@pytest.fixture
-def dag() -> DAG:
-    """Return a DAG to put a task in."""
-    return DAG("walk", schedule=None, start_date=START)
-
-
-@pytest.fixture
-def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> control.Endpoint:
-    """Point the connection `aws_default` at the local endpoint."""
-    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(clean_endpoint.airflow_connection()))
-    return clean_endpoint
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +58,3 @@ def play_dags(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFacto
         return json.loads(line.removeprefix("PLAYED "))  # type: ignore[no-any-return]
 
     return play
-
-
-@pytest.fixture
-def make_task() -> type[Task]:
-    """Return the class that plays a task through its tries."""
-    return Task

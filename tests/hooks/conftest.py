@@ -38,6 +38,7 @@ class Head:
     def __init__(self, venv: Path, cpus: int = 8) -> None:
         self.gcs, self.port, self.client, self.agent = free_ports("127.0.0.1", 4)
         self.url = f"http://127.0.0.1:{self.port}"
+        assert (venv / "bin" / "ray").exists(), f"there is no Ray in {venv.name}; `make {venv.name}/.ready` makes it"
         self.venv, self.cpus = venv, cpus
         self.has_tokens = venv == NEWEST
         # With 0, an old Ray registers a driver without its port, and the Jobs API may wait for it without an answer
@@ -90,9 +91,6 @@ def make_head() -> Iterator[Callable[..., Head]]:
     heads: list[Head] = []
 
     def make(version: str = "newest", cpus: int = 8) -> Head:
-        assert version != "2.9" or (OLD / ".ready").exists(), (
-            f"there is no {OLD.name}; `make {OLD.name}/.ready` makes it"
-        )
         heads.append(Head(OLD if version == "2.9" else NEWEST, cpus))
         return heads[-1]
 
@@ -102,11 +100,15 @@ def make_head() -> Iterator[Callable[..., Head]]:
 
 
 @pytest.fixture(scope="session")
-def old_cluster(make_head: Callable[..., Head]) -> dict[str, Any]:
-    """Return the connection to a cluster of the oldest Ray, which knows no tokens."""
-    head = make_head("2.9")
-    head.start()
-    return head.connection()
+def old_cluster(once: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Return the connection to a cluster of the oldest Ray, which knows no tokens; all workers share it."""
+
+    def make() -> dict[str, Any]:
+        head = Head(OLD)
+        head.start()
+        return {"connection": head.connection(), "sessions": [head.process.pid], "folders": [str(head.directory)]}
+
+    return once("old-ray", make)["connection"]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
