@@ -248,7 +248,7 @@ def _tell_state(snapshot: RunSnapshot) -> Tell:
 def _pause(age: float, failures: int, policy: Policy, now: float, stop_asked: float | None) -> float:
     """Wait a tenth of the run's age, more after failed polls, never past the deadline."""
     if stop_asked is not None:
-        return 1.0
+        return policy.waits.least_poll
     pause = min(max(age * 0.1, policy.least_seconds), policy.poll_seconds)
     if failures:
         pause = min(pause * 2 ** min(failures, 6), max(60.0, policy.poll_seconds))

@@ -41,10 +41,21 @@ kubernetes_api = beside("kubernetes_api", Path(__file__).parents[1] / "hooks" / 
 kuberay_player = beside("kuberay_player", Path(__file__).parent / "contract" / "kuberay_player.py")
 
 MODES = pytest.mark.parametrize("deferrable", [False, True])
-#: Just now, because the longer a run has taken, the longer late lines of its log are waited for.
-START, END = ((datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ") for seconds in (20, 0))
-RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
-DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
+
+
+def running(seconds: float = 20, **status: str) -> dict[str, Any]:
+    """Return the status of a RayJob that began so long ago: the longer ago, the longer late lines are waited for."""
+    began = datetime.now(UTC) - timedelta(seconds=seconds)
+    begun = {"startTime": began.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", **begun, **status}
+
+
+def done() -> dict[str, Any]:
+    """Return the status of a RayJob that has just succeeded, after 20 seconds."""
+    end = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return running(jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime=end)
+
+
 SETTINGS = {"image": "ours/ray:2.60.0", "ray_version": "2.60.0"}
 
 
@@ -354,7 +365,7 @@ class TestRuns:
     @MODES
     def test_it_runs(self, cluster, make_step, make_task, shared, deferrable):
         """In that cluster, with no cluster of its own; the cluster's price is not the run's."""
-        self.play(cluster, RUNNING, DONE)
+        self.play(cluster, running(), done())
         step = make_step(cluster=shared, deferrable=deferrable, arguments={"day": "{{ ds }}"})
         result = make_task(step).run_to_end()
 
@@ -370,7 +381,7 @@ class TestRuns:
 
     def test_a_kill_deletes_it_and_says_stopped(self, cluster, make_step, make_task, shared):
         """A RayJob in a shared cluster cannot be suspended; KubeRay stops the Ray job of one that is deleted."""
-        self.play(cluster, *[RUNNING] * 3)
+        self.play(cluster, *[running()] * 3)
         one = make_task(make_step(cluster=shared))
         one.kill_when(lambda: any((each.get("status") or {}) for each in cluster.rayjobs.values()))
         result = one.run()
@@ -381,7 +392,7 @@ class TestRuns:
 
     @MODES
     def test_a_deadline_deletes_it(self, cluster, make_step, make_task, shared, deferrable):
-        self.play(cluster, RUNNING)
+        self.play(cluster, running())
         result = make_task(make_step(cluster=shared, timeout=1, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
@@ -392,7 +403,7 @@ class TestRuns:
     @MODES
     def test_the_cluster_is_deleted_under_it(self, cluster, make_step, make_task, shared, deferrable):
         """KubeRay would wait for it until the deadline."""
-        self.play(cluster, RUNNING)
+        self.play(cluster, running())
         later(
             lambda: any((each.get("status") or {}).get("jobStatus") for each in cluster.rayjobs.values()),
             cluster.rayclusters.clear,
@@ -428,7 +439,7 @@ class TestRuns:
         assert "object_store_memory_head: it is set when a cluster is made" in str(refused.error)
         assert "spilling: it is set when a cluster is made" in str(refused.error)
 
-        self.play(cluster, DONE)
+        self.play(cluster, done())
         over = {"kuberay": {"image": "theirs"}}
         with capture_logs() as logs:
             result = make_task(make_step(cluster=shared, number_of_workers=7, overrides=over)).run()
@@ -449,7 +460,7 @@ class TestRuns:
             call = json.loads(folder.read("call.json"))
             with folder.write("result.json") as file:
                 file.write(json.dumps({"value": sum(call["args"])}).encode())
-            cluster.play("/".join(place), DONE)
+            cluster.play("/".join(place), done())
 
         given = {"staging": "s3://glueray-local/kuberay", "dag": dag, "deferrable": False, "conn_id": "where"}
         step = task.glue_ray(cluster=shared, **given)(add)(1, 2).operator

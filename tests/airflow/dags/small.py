@@ -11,47 +11,55 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
 STAGING = "s3://glueray-local/small/staging"
-GIVEN: dict[str, Any] = {"role": "GlueRayRole", "staging": STAGING, "poll_seconds": 1}
 
 
-@dag(
-    dag_id="small",
-    schedule=None,
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
-    params={"most": Param(4, type="integer")},
-)
-def small() -> None:
-    """A script, a function that takes a table of another one, and a notebook."""
-    counted = GlueRayJobOperator(
-        task_id="counted",
-        script="small_step.py",
-        arguments={"most": "{{ params.most }}"},
-        outlets=[Asset("s3://glueray-local/small/out")],
-        **GIVEN,
+def make(dag_id: str, conn_id: str, *, deferrable: bool) -> None:
+    """Make the DAG for a connection and a mode: a script, a function that takes the table of another, a notebook."""
+    given: dict[str, Any] = {"role": "GlueRayRole", "staging": STAGING, "poll_seconds": 1}
+    given |= {"conn_id": conn_id, "deferrable": deferrable}
+
+    @dag(
+        dag_id=dag_id,
+        schedule=None,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        params={"most": Param(4, type="integer")},
     )
+    def small() -> None:
+        counted = GlueRayJobOperator(
+            task_id="counted",
+            script="small_step.py",
+            arguments={"most": "{{ params.most }}"},
+            outlets=[Asset("s3://glueray-local/small/out")],
+            **given,
+        )
 
-    @task.glue_ray(**GIVEN)
-    def squares(most):
-        import pandas as pd
-        import ray
+        @task.glue_ray(**given)
+        def squares(most):
+            import pandas as pd
+            import ray
 
-        ray.init("auto", ignore_reinit_error=True)
-        square = ray.remote(lambda number: number * number)
-        return pd.DataFrame({"n": ray.get([square.remote(number) for number in range(int(most))])})
+            ray.init("auto", ignore_reinit_error=True)
+            square = ray.remote(lambda number: number * number)
+            return pd.DataFrame({"n": ray.get([square.remote(number) for number in range(int(most))])})
 
-    @task.glue_ray(**GIVEN)
-    def total(frame):
-        return int(frame["n"].sum())
+        @task.glue_ray(**given)
+        def total(frame):
+            return int(frame["n"].sum())
 
-    walk = GlueRayNotebookOperator(
-        task_id="walk",
-        notebook="small.ipynb",
-        executed_notebook="s3://glueray-local/small/{{ run_id }}/out.ipynb",
-        parameters={"most": "{{ params.most }}"},
-        **GIVEN,
-    )
-    counted >> walk
-    total(squares("{{ params.most }}"))
+        walk = GlueRayNotebookOperator(
+            task_id="walk",
+            notebook="small.ipynb",
+            executed_notebook="s3://glueray-local/small/{{ dag.dag_id }}/out.ipynb",
+            parameters={"most": "{{ params.most }}"},
+            **given,
+        )
+        counted >> walk
+        total(squares("{{ params.most }}"))
+
+    small()
 
 
-small()
+make("small_worker", "aws_default", deferrable=False)
+make("small_deferred", "aws_default", deferrable=True)
+make("small_ray", "ray_default", deferrable=True)
+make("small_kuberay", "kubernetes_default", deferrable=True)

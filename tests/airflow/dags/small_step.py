@@ -8,5 +8,12 @@ import ray
 from glueray_step import report
 
 ray.init("auto")
-numbers = ray.get([ray.remote(int).remote(number) for number in range(int(os.environ["most"]))])
+
+
+@ray.remote
+def one(number: int) -> int:
+    return number
+
+
+numbers = ray.get([one.remote(number) for number in range(int(os.environ["most"]))])
 report("s3://glueray-local/small/out", rows=len(numbers))
