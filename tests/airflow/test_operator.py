@@ -99,6 +99,22 @@ def test_folders_are_packed(connected, make_step, make_task, tmp_path, dag):
 class TestNeverTwoRuns:
     """What the service answers, or does not; the rest is in ``tests/task/test_life.py``."""
 
+    def test_how_the_service_is_asked_is_no_other_connection(self, connected, make_step, make_task):
+        """A retry takes its run up though the settings of the client do not survive JSON, or have changed."""
+        config = {"proxies_config": {"proxy_client_cert": ("cert.pem", "key.pem")}}
+        step = make_step(retries=1, botocore_config=config)
+        one = make_task(step)
+        one.supervisor.die_at("_link_GlueRayRunLink")
+        one.run()
+        begun = one.supervisor.store["glueray_run"]["run_id"]
+        one.supervisor.revive()
+        step.verify = False
+        result = one.retry()
+
+        assert result.state == "success", result.error
+        assert result.xcoms["return_value"] == begun
+        assert len(runs_of(step)) == 1
+
     def test_a_lost_answer(self, connected, make_step, make_task):
         """The service did start the run but the answer never came: it is found, not started again."""
         step = make_step()
