@@ -45,7 +45,8 @@ class Waits(NamedTuple):
         start.
     :param queue_first: the pause after the first refusal for want of room; later ones double.
     :param queue_longest: the longest of these pauses.
-    :param look_again: the pause between two looks for a run whose start had no answer.
+    :param look_again: the pause between two looks for a run whose start had no answer, and before a stop that was
+        refused is asked for again.
     :param pending_reason: how old a run on KubeRay must be before its pods are asked why it is not under way.
     :param linger: how long a deferrable notebook waits for a cell in the worker before it defers.
     :param worker_end: how long the scheduler may take to hear that a worker has ended.
@@ -188,6 +189,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
     began = 0.0
     failures = 0
     stop_asked: float | None = None
+    stop_due, refusals = 0.0, 0
     lost_since: float | None = None
     pause = 0.0
     while True:
@@ -216,12 +218,16 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
         if deadline_passed and not policy.owns_run:
             return logs.outcome(last, deadline_passed=True)
-        if deadline_passed and (stop_asked is None or answer.now - stop_asked >= policy.waits.stop_again):
+        if deadline_passed and answer.now >= stop_due:
+            if stop_asked is None:
+                yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
             stop_asked = stop_asked or answer.now
-            yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
             stopped = yield Stop()
-            if stopped.error is not None:
-                yield Tell(logging.ERROR, f"Could not stop run {ref.id}: {stopped.error}")
+            refused = stopped.error is not None
+            stop_due = answer.now + (policy.waits.look_again if refused else policy.waits.stop_again)
+            refusals += refused
+            if refused and refusals in (1, 10, 100, 1000):
+                yield Tell(logging.ERROR, f"Could not stop run {ref.id}, trying again: {stopped.error}")
         if policy.deadline is not None and answer.now >= policy.deadline + policy.waits.stop_grace:
             return logs.outcome(last, deadline_passed=True)
         pause = _pause(answer.now - (last.started or began), failures, policy, answer.now, stop_asked)

@@ -54,7 +54,7 @@ def set_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return what changes some of the waits of the suite for a test."""
 
     def change(**waits: float) -> None:
-        of_the_suite = json.loads(os.environ["AIRFLOW__GLUERAY__WAITS"])
+        of_the_suite = json.loads(os.environ["AIRFLOW__GLUERAY__WAITS"] or "{}")
         monkeypatch.setenv("AIRFLOW__GLUERAY__WAITS", json.dumps({**of_the_suite, **waits}))
 
     return change

@@ -6,15 +6,9 @@ holds of the real ones: the hook contract is played on it as well.
 
 from __future__ import annotations
 
-import builtins
-import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from airflow_provider_glueray.backends import Row
 from airflow_provider_glueray.errors import ServiceFull, SubmitUnknown
@@ -31,67 +25,10 @@ from airflow_provider_glueray.runs import (
     Usage,
 )
 from airflow_provider_glueray.spec import RayJobSpec
+from tests.contract.scripts import Clock, Files, Script
 
 BACKEND, CONN_TYPE = "scripted-job", "scripted"
 ROW = Row("tests.contract.scripted.ScriptedHook", conn_type=CONN_TYPE, override="scripted")
-
-
-class Clock:
-    """A clock that stands still until somebody waits."""
-
-    def __init__(self) -> None:
-        #: Not of today: an event loop reckons in parts of a microsecond.
-        self.seconds = 100_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += max(seconds, 0.0)
-
-    def forward(self, seconds: float) -> None:
-        """Let time pass while nobody waits."""
-        self.sleep(seconds)
-
-
-@dataclass
-class Script:
-    """What a run does: raw states of Glue, and lines, each with the second of the run from which on it is there."""
-
-    states: Sequence[tuple[float, str]] = ((0, "STARTING"), (2, "RUNNING"), (10, "SUCCEEDED"))
-    lines: Sequence[tuple[float, str]] = ()
-    message: str = ""
-
-
-def script_of(source: str) -> Script:
-    """Return what a run of a Python script does: it is executed now, and its sleeps are noted and not slept."""
-    lines: list[tuple[float, str]] = []
-    at, rest, message = 0.0, "", ""
-
-    def sleep(seconds: float) -> None:
-        nonlocal at
-        at += seconds
-
-    def write(text: str) -> None:
-        nonlocal rest
-        *whole, rest = (rest + text).split("\n")
-        lines.extend((at, line) for line in whole)
-
-    out = io.StringIO()
-    out.write = write  # type: ignore[method-assign,assignment]
-    modules = {"time": SimpleNamespace(sleep=sleep)}
-
-    def imported(name: str, *args: Any) -> Any:
-        return modules.get(name) or __import__(name, *args)
-
-    with redirect_stdout(out):
-        try:
-            exec(source, {"__builtins__": {**vars(builtins), "__import__": imported}})
-        except SystemExit as error:
-            message = f"exit code {error.code}"
-    lines += [(at, rest)] if rest else []
-    end = (at + 3, "FAILED" if message else "SUCCEEDED")
-    return Script([(0, "STARTING"), (2, "RUNNING"), end], [(2 + at, text) for at, text in lines], message)
 
 
 @dataclass
@@ -240,28 +177,3 @@ class ScriptedHook:
 
     def logs_url(self, ref: RunRef) -> str:
         return f"{self.url(ref)}/log"
-
-
-class Files:
-    """Files by their URI, as a hook's storage has them."""
-
-    def __init__(self, files: dict[str, bytes], uri: str = "") -> None:
-        self._files, self.uri = files, uri
-
-    def folder(self, uri: str) -> Files:
-        return Files(self._files, uri.rstrip("/"))
-
-    def read(self, name: str) -> bytes | None:
-        return self._files.get(f"{self.uri}/{name}")
-
-    @contextmanager
-    def write(self, name: str) -> Iterator[io.BytesIO]:
-        file = io.BytesIO()
-        yield file
-        self._files[f"{self.uri}/{name}"] = file.getvalue()
-
-    def read_text(self, place: str) -> str:
-        return Path(place).read_text()
-
-    def write_text(self, place: str, text: str) -> None:
-        Path(place).write_text(text)

@@ -20,7 +20,8 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.runs import GLUE_JOB_STATE, RunState
 from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
-from tests.contract.scripted import BACKEND, CONN_TYPE, ROW, SERVICES, Clock, Run, Script, Service
+from tests.contract.scripted import BACKEND, CONN_TYPE, ROW, SERVICES, Run, Service
+from tests.contract.scripts import Clock, Script
 from tests.runner import START, Result, Task, run_on
 
 STAGING = "s3://scripted/staging"
@@ -144,6 +145,8 @@ def life_of(
     connect: Callable[[str, Service], None], logs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Life]:
     """Return what makes a task in one of the ways, on a service of its own."""
+    # On a clock of the test, the waits are those that people have.
+    monkeypatch.setenv("AIRFLOW__GLUERAY__WAITS", "")
     ticking = TestClock()
     monkeypatch.setattr(clock, "now", ticking.now)
     monkeypatch.setattr(clock, "sleep", ticking.sleep)

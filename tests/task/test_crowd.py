@@ -11,7 +11,8 @@ from airflow_provider_glueray.follow import Policy
 from airflow_provider_glueray.runs import LogCursor, Outcome, RunState
 from airflow_provider_glueray.spec import RayJobSpec
 from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
-from tests.contract.scripted import Script, Service
+from tests.contract.scripted import Service
+from tests.contract.scripts import Script
 from tests.runner import fire, run_on
 
 LASTS = Script(states=[(0, "RUNNING"), (900, "SUCCEEDED")], lines=[(at, f"line {at}") for at in range(0, 900, 60)])

@@ -25,7 +25,8 @@ from airflow_provider_glueray.errors import (
     SubmitUnknown,
 )
 from airflow_provider_glueray.spec import RayJobSpec
-from tests.contract.scripted import BACKEND, Script, Service
+from tests.contract.scripted import BACKEND, Service
+from tests.contract.scripts import Script
 from tests.task.conftest import SENSORS, WAYS, WorkerDied
 
 #: Which scenes are played in which way. x: in the worker; d: deferred.
@@ -485,7 +486,8 @@ def test_a_run_that_cannot_be_stopped_is_left_in_the_end(life):
     result = one.run()
 
     assert isinstance(result.error, RunTimedOut)
-    assert "Could not stop run run-1: never" in one.said()
+    assert "Could not stop run run-1, trying again: never" in one.said()
+    assert one.said().count("The deadline of run run-1 has passed") == 1
     assert one.states() == ["RUNNING"]
 
 

@@ -8,7 +8,7 @@ import nbformat
 
 from airflow_provider_glueray.errors import RunTimedOut
 from airflow_provider_glueray.glueray_step.cells import SAID
-from tests.contract.scripted import Script
+from tests.contract.scripts import Script
 
 
 def test_what_has_run_by_the_deadline_is_not_lost(life_of):

@@ -64,7 +64,8 @@ def test_a_task_is_refused_for_it(monkeypatch, life_of):
 
 def test_it_reaches_the_trigger(life_of, set_waits):
     """It travels with the task: a triggerer has perhaps another configuration."""
+    one = life_of("script, deferred")
     set_waits(quiet=0.7)
-    deferred = life_of("script, deferred").task.run()
+    deferred = one.task.run()
 
     assert Policy.from_json(deferred.message.trigger_kwargs["policy"]).waits.quiet == 0.7

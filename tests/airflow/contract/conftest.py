@@ -23,6 +23,7 @@ from airflow.sdk import DAG
 from airflow_provider_glueray import backends
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from tests.contract import scripted
+from tests.contract.scripts import Clock
 
 BACKENDS = {
     "glue": "glue-job",
@@ -97,7 +98,7 @@ def place(
         yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging"], conn["extra"].get("role"))
         return
     if kind == "scripted":
-        ticking = scripted.Clock()
+        ticking = Clock()
         set_clock(ticking.now, ticking.sleep)
         monkeypatch.setitem(backends.BACKENDS, scripted.BACKEND, scripted.ROW)
         monkeypatch.setitem(scripted.SERVICES, "where", scripted.Service(ticking))

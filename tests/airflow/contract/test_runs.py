@@ -22,6 +22,7 @@ from airflow_provider_glueray.sessions import RaySessionSpec
 from airflow_provider_glueray.spec import RayJobSpec
 from airflow_provider_glueray.statements import prepare
 from tests.contract import scripted
+from tests.contract.scripts import script_of
 
 pytestmark = pytest.mark.only("glue", "ray", "kuberay", "session", "scripted")
 JOBS = pytest.mark.only("glue", "ray", "kuberay", "scripted")
@@ -67,7 +68,7 @@ class Bench:
             script = self._folder / "step.py"
             script.write_text(source)
             if self.place.backend == scripted.BACKEND:
-                scripted.SERVICES["where"].script = scripted.script_of(source)
+                scripted.SERVICES["where"].script = script_of(source)
             given = {"name": self.name, "script": str(script), "role": self.place.role, **fields}
             ref = self.hook.prepare(RayJobSpec(**given), self.place.staging).start(mark, {})
         self._marks[ref] = mark
