@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ends = {params.get(name) for name in ("hook", "version")} & {"newest", "2.9"}
         if (SERVICES & set(getattr(item, "fixturenames", ())) and params.get("place") != "scripted") or ends:
             item.add_marker(pytest.mark.service)
-        if "2.9" in ends or "old_cluster" in getattr(item, "fixturenames", ()):
+        if "2.9" in ends or {"old_cluster", "make_head"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.full)
 
 

@@ -485,6 +485,7 @@ print("ECHO", json.dumps({"driver": {name: os.environ[name] for name in names}, 
 ENDLESS = "import time\nprint('BEGUN', flush=True)\nwhile True: time.sleep(0.1)\n"
 
 
+@pytest.mark.full
 class TestOnRay:
     """The same RayJobs, taken at their word: their entrypoint and environment really run on a Ray cluster."""
 

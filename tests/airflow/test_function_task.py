@@ -124,6 +124,7 @@ def test_tables_arrive_as_they_were(connected, make_step, make_task):
     assert hook.load(value["array"]).tolist() == [0, 1, 2]
 
 
+@pytest.mark.full
 def test_what_one_returns_the_next_one_takes(connected, make_step, make_task):
     """A reference in an XCom is the table again in the next function, also a Ray Dataset and a Modin frame."""
 

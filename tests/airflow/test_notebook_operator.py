@@ -263,6 +263,7 @@ def test_a_deferral_timeout(hook, make, make_task, connected):
     assert_stopped(hook, operator)
 
 
+@pytest.mark.full
 def test_a_cell_that_prints_a_lot(hook, make, make_task, session, connected):
     """Bounded in the log and in the notebook; whole in a file beside it. In S3 as on disk."""
     s3 = boto3.client(

@@ -220,6 +220,7 @@ class TestStatement:
         assert "raise KeyError('missing column')" in str(result.error)
         assert session in str(result.error)
 
+    @pytest.mark.full
     def test_a_long_text_is_bounded_in_the_log(self, hook, make, make_task, session):
         """50 MB go through; the log has the beginning and the end."""
         code = "print('first')\nprint('x' * 50_000_000)\nprint('last')\n7"

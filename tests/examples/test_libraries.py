@@ -104,6 +104,7 @@ def assert_same(found: pd.DataFrame, wanted: pd.DataFrame, by: list[str]) -> Non
     pd.testing.assert_frame_equal(*frames, check_dtype=False, rtol=1e-9)
 
 
+@pytest.mark.full
 def test_core_counts_what_can_be_read(reviews: pd.DataFrame, s3: fs.S3FileSystem, run: Callable[..., Output]) -> None:
     damaged = f"{ROOT}/reviews/product_category=Toys/part-damaged.parquet"
     with s3.open_output_stream(damaged) as stream:
@@ -123,6 +124,7 @@ def test_core_counts_what_can_be_read(reviews: pd.DataFrame, s3: fs.S3FileSystem
     assert "Parquet magic bytes not found" in summary["unreadable"][f"s3://{damaged}"]
 
 
+@pytest.mark.full
 def test_data_ranks_products(reviews: pd.DataFrame, run: Callable[..., Output]) -> None:
     output = run("data_pipeline", f"{ROOT}/reviews", min_reviews=25)
     verified = reviews[reviews["verified_purchase"] == "Y"]
@@ -151,6 +153,7 @@ def test_data_ranks_products(reviews: pd.DataFrame, run: Callable[..., Output]) 
     assert [each["product"] for each in output.summary["best"]] == list(found["product"][:3])
 
 
+@pytest.mark.full
 def test_modin_compares_films_with_their_decade(
     datasets: ModuleType, s3: fs.S3FileSystem, run: Callable[..., Output]
 ) -> None:
@@ -176,6 +179,7 @@ def test_modin_compares_films_with_their_decade(
     assert summary["nodes"] == 2
 
 
+@pytest.mark.full
 def test_wrangler_is_distributed(tables: Callable[[str], pd.DataFrame], run: Callable[..., Output]) -> None:
     computers = tables("Ecdat-Computers")
     output = run("wrangler_prices", f"{ROOT}/tables/Ecdat-Computers.csv", blocks=2)
@@ -205,6 +209,7 @@ def test_wrangler_is_distributed(tables: Callable[[str], pd.DataFrame], run: Cal
     assert (summary["big"], summary["groups"]) == (len(big), len(prices))
 
 
+@pytest.mark.full
 def test_batch_inference_predicts_what_scikit_learn_does(
     tables: Callable[[str], pd.DataFrame], run: Callable[..., Output]
 ) -> None:
@@ -232,6 +237,7 @@ def test_batch_inference_predicts_what_scikit_learn_does(
     assert (output.summary["rows"], output.summary["held_out"]) == (22_272, held_out.sum())
 
 
+@pytest.mark.full
 def test_conversions_change_nothing(reviews: pd.DataFrame, run: Callable[..., Output]) -> None:
     output = run("conversions", f"{ROOT}/reviews/product_category=Books")
     columns = ["review_id", "review_headline", "star_rating", "total_votes", "review_date"]

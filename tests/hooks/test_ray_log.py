@@ -74,6 +74,7 @@ def test_awkward_lines(hook, make_spec, start):
     assert hook.describe([ref])[ref].state is RunState.FAILED
 
 
+@pytest.mark.full
 def test_a_large_log(hook, make_spec, start, monkeypatch):
     """20 MB while they are written: each line once, and no read takes more than its share."""
     monkeypatch.setattr(ray_log, "LOG_BYTES", 1_000_000)
@@ -185,6 +186,7 @@ def test_one_log_that_cannot_be_read_holds_up_no_other(
         read_on(hook, refs[0])
 
 
+@pytest.mark.full
 def test_a_large_log_that_rests(hook, make_spec, start, monkeypatch):
     """As long as nothing is written, only its end is asked for; when the run is over, all of it."""
     monkeypatch.setattr(ray_jobs, "LARGE", 1_000)
