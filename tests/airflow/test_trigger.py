@@ -12,7 +12,7 @@ import httpx
 from airflow.sdk.execution_time import comms, task_runner
 
 from airflow_provider_glueray.backends import hook_kwargs
-from airflow_provider_glueray.follow import Policy
+from airflow_provider_glueray.follow import Policy, Waits
 from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
 from airflow_provider_glueray.hooks.glue_logs import GROUPS
 from airflow_provider_glueray.runs import GLUE_JOB, LogCursor, Outcome
@@ -84,6 +84,8 @@ class Lines:
 
 def test_a_restarted_triggerer_goes_on_where_the_log_was(connected, monkeypatch):
     """No line twice, none lost: the place in the log outlives the triggerer."""
+    # No worker has deferred here, so nobody needs to wait for its end.
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     connected.faults(provisioning_seconds=600)
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor := Comms(), raising=False)
     hook = GlueRayJobHook()
@@ -100,7 +102,7 @@ def test_a_restarted_triggerer_goes_on_where_the_log_was(connected, monkeypatch)
         logs.put_log_events(**names, logEvents=[{"timestamp": int(time.time() * 1000), "message": text}])
 
     def deferred() -> tuple[GlueRayRunTrigger, Lines]:
-        waiting, lines = trigger(ref, poll_seconds=1), Lines()
+        waiting, lines = trigger(ref, poll_seconds=1, waits=Waits(worker_end=0)), Lines()
         waiting._log = lines
         waiting.task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)
         return waiting, lines

