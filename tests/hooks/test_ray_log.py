@@ -42,6 +42,11 @@ LINES = ["first and last", "höhe 😀", "50 %", "100 %", "not � text", "", *[
 LARGE = "for n in range(400_000):\n    print(f'line {n:08d} with some words that make it fifty')\n"
 
 
+def seeds(count):
+    """Return so many seeds: a few each time, all in the whole suite."""
+    return [pytest.param(seed, marks=[pytest.mark.full] if seed >= 3 else []) for seed in range(count)]
+
+
 def read_on(hook, ref, cursor=None, *, to_end=False):
     """Read what is new, as a process that knows the cursor only, and whether the run is over."""
     cursor = LogCursor.from_json(json.loads(json.dumps((cursor or LogCursor()).to_json())))._replace(to_end=to_end)
@@ -272,7 +277,7 @@ def growing(reply, answering, at, monkeypatch):
 
 
 @pytest.mark.parametrize("most", [12, 1_000_000])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(10))
 def test_whatever_the_end_looks_like(seed, most, growing, monkeypatch):
     """Lines that repeat themselves, and halves: late perhaps, never twice, and all of them in the end."""
     monkeypatch.setattr(ray_log, "LOG_BYTES", most)
@@ -355,7 +360,7 @@ def cut(content: bytes, dice: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("most", [7, 40, 1_000_000])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_any_log_is_read_once(seed, most, monkeypatch):
     """However it grows, however it is cut, and whatever is in it; only a line longer than a read comes in parts."""
     dice = random.Random(seed)
