@@ -58,7 +58,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # AWS's runtime is on this Python; uv brings one where there is none.
 python39: $(VENV)/.ready
-	@$(UV) python find --quiet --no-project 3.9 >/dev/null 2>&1 || $(UV) python install 3.9
+	@$(BIN)/python -c 'from airflow_provider_glueray.local.runtimes import RAY24, RECIPES, find_python; \
+	  find_python(RECIPES[RAY24])' 2>/dev/null || $(UV) python install 3.9
 
 $(PEER)/.ready: $(VENV)/.ready
 	@echo "Making $(PEER), to measure a peer in"

@@ -78,9 +78,6 @@ class Service:
         return [run.raw_state(self.clock.now()) for run in self.runs.values()]
 
     def start(self, spec: RayJobSpec, token: str, arguments: Mapping[str, str]) -> RunRef:
-        known = [run.ref for run in self.runs.values() if (run.spec.name, run.token) == (spec.name, token)]
-        if known:
-            return known[0]
         if sum(not GLUE_JOB_STATE[state].is_terminal for state in self.states()) >= self.room:
             raise ServiceFull("There is no room")
         run = Run(

@@ -206,7 +206,7 @@ def test_it_is_taken_up_again(bench):
     ref = bench.start(source, mark)
     assert [snapshot.ref for snapshot in bench.hook.find_runs(ref.name, mark)] == [ref]
     assert bench.hook.find_runs(ref.name, uuid4().hex) == []
-    if bench.place.backend in ("ray-job", "kuberay-job", scripted.BACKEND):  # whose ids are ours to choose
+    if bench.place.backend in ("ray-job", "kuberay-job"):  # whose ids are ours to choose
         assert bench.start(source, mark) == ref
     if bench.place.session:
         assert bench.wait(ref)[0].snapshot.state is RunState.SUCCEEDED
