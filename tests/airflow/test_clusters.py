@@ -207,7 +207,7 @@ class TestCreate:
             cluster.run_pod("/".join(next(iter(cluster.rayclusters))), "ray-head", "Pending", conditions=[condition])
 
         later(lambda: cluster.rayclusters, schedule)
-        result = make_task(make(GlueRayCreateClusterOperator, timeout=1, deferrable=deferrable)).run_to_end()
+        result = make_task(make(GlueRayCreateClusterOperator, timeout=3, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
         assert text in str(result.error)
@@ -393,7 +393,7 @@ class TestRuns:
     @MODES
     def test_a_deadline_deletes_it(self, cluster, make_step, make_task, shared, deferrable):
         self.play(cluster, running())
-        result = make_task(make_step(cluster=shared, timeout=1, deferrable=deferrable)).run_to_end()
+        result = make_task(make_step(cluster=shared, timeout=3, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
         assert cluster.rayjobs == {}

@@ -49,7 +49,7 @@ def probe(name: str, tmp_path: Path, **environment: str) -> dict[str, object]:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr

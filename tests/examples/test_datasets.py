@@ -89,11 +89,11 @@ def test_command_line(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=250,
     )
     assert done.stdout.startswith(f"wrote 100 reviews (Wireless 60, Books 30, Toys 10) to {tmp_path.as_uri()} in ")
     assert done.stdout.count("\n") == 1
     assert pa.parquet.read_metadata(tmp_path / "product_category=Toys" / "part-00000.parquet").num_rows == 10
-    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, timeout=250).stdout
     assert "reviews" in helped
     assert "movies" in helped

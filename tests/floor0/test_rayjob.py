@@ -312,7 +312,7 @@ def played(tmp_path: Path, rayjob: dict[str, Any], join: str, source: str = "") 
     done = subprocess.run(
         ["/bin/bash", "-ce", "--", command],
         env={**env, "PATH": path, "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stdout}{done.stderr}"
 
