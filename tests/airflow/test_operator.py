@@ -17,7 +17,6 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
 #: Each step has a job of its own, so that no test meets the runs of another.
 GOOD = "import os\nprint('hello', os.environ['who-is'])\n"
-BAD = "print('before')\nraise ValueError('the input is odd')\n"
 
 
 @pytest.fixture

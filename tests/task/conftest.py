@@ -35,10 +35,6 @@ class WorkerDied(BaseException):
     """Stands for SIGKILL: nothing after it runs."""
 
 
-class Died(Exception):
-    """Stands for a triggerer that is killed."""
-
-
 @dataclass
 class Life:
     """One task on a scripted service, and what a scene does to both."""
@@ -74,7 +70,7 @@ class Life:
         return "\n".join(str(each["event"]) % tuple(each.get("positional_args", ())) for each in self.logs)
 
     def dies_after(self, seconds: float) -> None:
-        """Let the worker die without a word, or the triggerer, which another one takes the task up from."""
+        """Let the worker die without a word."""
 
         def die() -> None:
             raise WorkerDied
