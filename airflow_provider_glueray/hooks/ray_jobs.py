@@ -43,7 +43,7 @@ from airflow_provider_glueray.spec import RayJobSpec
 #: Requests to start one run.
 ATTEMPTS = 3
 #: Where logs are read; a name that nothing there has, and how often to ask for it.
-LOGS, NO_LOG, PROBES = "/api/v0/logs/file", "glueray-no-such.log", 5
+LOGS, NO_LOG, PROBES, PROBE_SECONDS = "/api/v0/logs/file", "glueray-no-such.log", 5, 0.2
 
 
 class RayJobsHook(RayConnectionHook):
@@ -195,11 +195,12 @@ class RayJobsHook(RayConnectionHook):
         found = self._content(self._ask("GET", "/api/v0/nodes?limit=1"))["data"]["result"]["result"]
         for _ in range(PROBES):
             answer = self._ask("GET", LOGS, params=_driver_log("", found[0]["node_id"], NO_LOG))
-            # Ray 2.9 drops the words of an error now and then, and says nothing at all.
+            # Ray drops the words of an error now and then, and says nothing at all: 2.9, and a newer one that is busy.
             if answer.is_success and answer.content:
                 return answer.content[:1] == b"0"
             if _is_absent(answer.text):
                 return False
+            clock.sleep(PROBE_SECONDS)
         raise SubmitError(f"How Ray at {self._base} hands over logs cannot be told: {reason(answer)}")
 
     def stop(self, *refs: RunRef) -> None:

@@ -28,6 +28,8 @@ NAMES = (NEWEST, RAY24)
 BRIDGE = "glueray_bridge"
 _BRIDGE_LINE = f"import {BRIDGE}; {BRIDGE}.install()\n"
 _READY = "ready"
+#: The most characters of what an installer said.
+_MOST_SAID = 600
 
 
 class CannotProvide(Exception):
@@ -300,8 +302,9 @@ def _run(recipe: Recipe, command: list[str], environment: Mapping[str, str], log
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
         )
     if done.returncode != 0:
-        said = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-        raise CannotProvide(f"the {recipe.name} runtime could not be built: {said[-1].strip()} (see {log})")
+        # The end matters, and uv says it in several lines.
+        said = " ".join(log.read_text(errors="replace").split())[-_MOST_SAID:] or "no output"
+        raise CannotProvide(f"the {recipe.name} runtime could not be built: {said} (see {log})")
 
 
 def _packages(directory: Path) -> Path:

@@ -50,22 +50,22 @@ def seeds(count):
 def read_on(hook, ref, cursor=None, *, to_end=False):
     """Read what is new, as a process that knows the cursor only, and whether the run is over."""
     cursor = LogCursor.from_json(json.loads(json.dumps((cursor or LogCursor()).to_json())))._replace(to_end=to_end)
-    page = hook.read_logs({ref: cursor}, ["script"])[ref]
+    for attempt in range(20):
+        try:
+            page = hook.read_logs({ref: cursor}, ["script"])[ref]
+            break
+        except SubmitError as error:  # a busy Ray has no answer for a moment; `follow` reads again, too
+            if "cannot be told" not in str(error) or attempt == 19:
+                raise
     return [line.text for line in page.lines], page.cursor
 
 
 def read_all(hook, ref, pause=0.05):
     """Read until the run is over and its log has nothing new."""
-    lines, cursor, troubles = [], None, 0
+    lines, cursor = read_on(hook, ref)
     while True:
         is_over = hook.describe([ref])[ref].is_over
-        try:
-            new, cursor = read_on(hook, ref, cursor, to_end=is_over)
-        except SubmitError:  # a busy Ray may have no answer for a moment; `follow` reads again, too
-            troubles += 1
-            assert troubles < 20
-            time.sleep(0.2)
-            continue
+        new, cursor = read_on(hook, ref, cursor, to_end=is_over)
         lines += new
         if is_over and not new:
             return lines

@@ -369,13 +369,13 @@ def test_two_builders_build_once(recipe: runtimes.Recipe) -> None:
 
 
 def test_without_uv_pip_does_it(recipe: runtimes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it fails, its last line is told, and nothing is left that would pass for an environment."""
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    """When it fails, the end of what it says is told, and nothing is left that would pass for an environment."""
+    monkeypatch.setattr(runtimes, "_uv", lambda: None)
     directory = runtimes.build(recipe, lambda _: None)
     assert list(directory.glob("lib/python3.*/site-packages/tinything.py"))
     (tmp_path / "tinything-1.0-py3-none-any.whl").unlink()
     (directory / "ready").unlink()
-    with pytest.raises(runtimes.CannotProvide, match=r"the Plain runtime could not be built: ERROR: .*tinything"):
+    with pytest.raises(runtimes.CannotProvide, match=r"the Plain runtime could not be built: .*ERROR: .*tinything"):
         runtimes.build(recipe, lambda _: None)
     assert not (directory / "ready").exists()
 
