@@ -270,6 +270,7 @@ class _Logs:
         self._sources = sources
         self._cursor = cursor
         self._complained = False
+        self._was_read = False
         self._tail = LogTail()
         self._reports: list[dict[str, Any]] = []
 
@@ -277,8 +278,8 @@ class _Logs:
         """Return how it ended, with what is remembered of the log."""
         return Outcome(last, self._tail.lines(), deadline_passed, self._reports)
 
-    def read(self, *, to_end: bool, most: int | None = None) -> Generator[Step, Answer, bool]:
-        """Show what is new; with ``most``, only the last of it. Tell whether there was anything.
+    def read(self, *, to_end: bool, most: int | None = None) -> Generator[Step, Answer, bool | None]:
+        """Show what is new; with ``most``, only the last of it. Tell whether there was anything; None if unknown.
 
         :param to_end: whether the run is over.
         """
@@ -289,7 +290,8 @@ class _Logs:
             if not self._complained:
                 self._complained = True
                 yield Tell(logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}")
-            return False
+            return None
+        self._was_read = True
         page: LogPage = answer.value
         self._cursor = page.cursor
         lines = page.lines if most is None else page.lines[-most:]
@@ -303,14 +305,19 @@ class _Logs:
     def drain(self, lasted: float, waits: Waits) -> Generator[Step, Answer, None]:
         """Read until quiet: Glue hands over what a script printed only after the run has ended.
 
-        The longer the run, the longer the patience: a twentieth of its time, ``waits.quiet`` to 10 seconds.
+        The longer the run, the longer the patience: a twentieth of its time, ``waits.quiet`` to 10 seconds. A read that
+        fails says nothing of the log, unless none has ever succeeded.
         """
         quiet = max(min(lasted * 0.05, 10.0), waits.quiet)
         silent = waited = 0.0
         while self._sources and silent < quiet and waited < waits.drain:
             yield Pause(quiet / 2)
             waited += quiet / 2
-            silent = 0.0 if (yield from self.read(to_end=True)) else silent + quiet / 2
+            heard = yield from self.read(to_end=True)
+            if heard:
+                silent = 0.0
+            elif heard is not None or not self._was_read:
+                silent += quiet / 2
         if self._sources and silent < quiet:
             text = f"The log goes on {waits.drain:.0f} seconds after the run has ended; the rest is at the service only"
             yield Tell(logging.WARNING, text)

@@ -77,11 +77,13 @@ def page_of(pieces: Iterable[bytes], place: Place, *, to_end: bool, end: str = "
     :param pieces: of the whole log; no more of it is taken than is needed.
     :param to_end: whether the run is over.
     :param end: the mark of the log's end, as it was before.
-    :raises SubmitError: the log did not come in time.
+    :raises SubmitError: the log did not come in time, or the run is over and not even what is known came.
     """
     new, size, is_all = _after(pieces, place.shown)
     if size < place.shown:
-        return LogPage((), place.to_cursor())  # an answer that was cut short says nothing of how the log ends
+        if to_end:  # nobody may take this for the end of the log
+            raise SubmitError(f"The answer was cut short: {size} bytes of a log that had {place.shown} before")
+        return LogPage((), place.to_cursor())  # it says nothing of how the log ends
     length = len(new) if is_all and to_end else max(new.rfind(b"\n"), new.rfind(b"\r", 0, max(len(new) - 1, 0))) + 1
     if not length and not is_all:
         length = _whole(new)  # a line longer than a read takes is shown in parts, or it would never be

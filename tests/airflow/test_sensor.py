@@ -68,8 +68,6 @@ def test_a_run_that_is_gone(connected, hook, dag, make_task, set_waits):
     set_waits(lost=1)
     define(hook, "gone")
     sensor = GlueRayJobSensor(task_id="wait", job_name="gone", run_id="jr_" + "0" * 64, poll_seconds=0.2, dag=dag)
-    connected.reset_calls()
     result = make_task(sensor).run()
 
     assert "is gone" in str(result.error)
-    assert connected.calls()["GetJobRun"] > 1

@@ -244,9 +244,11 @@ def test_statements_that_are_not_there(hook, session):
 
 def test_a_session_that_ends_under_its_statements(hook, clean_endpoint):
     """Who waits is told at once; who comes later too; what has run is still told."""
+    clean_endpoint.faults(provisioning_seconds=3600)
     ref = hook.create(RaySessionSpec(role="GlueRayRole", idle_timeout=1), new_id(), "m")
     with pytest.raises(ServiceFull, match="still PROVISIONING"):
         hook.run_statement(ref.id, prepare("1", "m-1", "a test"), "m-1")
+    clean_endpoint.faults(provisioning_seconds=0)
     hook.wait_ready(ref)
     done, _ = run(hook, ref, "40 + 2", "m-done")
     clean_endpoint.faults(minute_seconds=0.1)

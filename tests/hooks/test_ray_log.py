@@ -391,8 +391,11 @@ def test_a_line_is_whole_unless_it_is_longer_than_a_read():
 
 
 def test_an_answer_that_is_too_short_changes_nothing():
+    """While the run goes on the next read will do; when it is over, it must not pass for the end of the log."""
     place = Place(10, "n")
-    assert page_of([b"short"], place, to_end=True) == ((), place.to_cursor())
+    assert page_of([b"short"], place, to_end=False) == ((), place.to_cursor())
+    with pytest.raises(SubmitError, match="cut short: 5 bytes of a log that had 10 before"):
+        page_of([b"short"], place, to_end=True)
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7])

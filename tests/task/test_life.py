@@ -35,6 +35,7 @@ scene                                                  script  mapped  function 
 a_run_succeeds                                         xd      xd      xd        xd        xd
 its_links_are_there_while_it_runs                      xd      xd      xd        xd        xd
 its_log_is_shown_once_and_in_order                     xd      xd      xd        xd        -
+a_failed_read_is_not_the_end_of_its_log                xd      xd      xd        xd        -
 its_reports_become_asset_events                        xd      xd      xd        -         -
 nobody_waits_for_it                                    xd      xd      -         -         -
 a_run_fails                                            xd      xd      xd        xd        xd
@@ -166,6 +167,16 @@ def test_its_log_is_shown_once_and_in_order(life):
 
     shown = [line.removeprefix("[script] ") for line in one.said().splitlines() if line.startswith("[script] ")]
     assert shown == ["one", "two", "three", "four", "the last"]
+
+
+def test_a_failed_read_is_not_the_end_of_its_log(life):
+    """The last line comes with the end, and the service cannot hand it over at first."""
+    one = life(Script(lines=[(1, "one"), (10, "the last")]))
+    one.clock.at(9, lambda: one.service.errors.update(read_logs=[SubmitError("not now")] * 8))
+    one.run()
+
+    shown = [line.removeprefix("[script] ") for line in one.said().splitlines() if line.startswith("[script] ")]
+    assert shown == ["one", "the last"]
 
 
 def test_its_reports_become_asset_events(life):
