@@ -177,7 +177,8 @@ PIP, UV = (
 
 
 EITHER = [
-    pytest.param(Tools(PIP, None), id="pip"),
+    # pip takes seconds for what uv does in no time, so it is for the whole suite.
+    pytest.param(Tools(PIP, None), id="pip", marks=pytest.mark.full),
     pytest.param(Tools(None, UV), id="uv"),
     # The pip of Python 3.11.0, and the oldest uv that obeys no-index in its uv.toml.
     pytest.param(Tools(TOOLS / "pip==22.3", None), id="pip-oldest", marks=pytest.mark.full),
