@@ -73,8 +73,15 @@ def read_all(hook, ref, pause=0.05):
 
 
 def of_script(lines):
-    """Leave Ray's own words out, which the newest says first."""
-    return [line for line in lines if "job_manager" not in line and "Running entrypoint" not in line]
+    """Leave Ray's own words out, which the newest says first, or, when it is busy, in the middle of a line."""
+    kept, begun = [], ""
+    for line in lines:
+        if "job_manager" in line:
+            begun += re.split(r"\d{4}-\d\d-\d\d ", line)[0]
+        elif "Running entrypoint" not in line:
+            kept.append(begun + line)
+            begun = ""
+    return kept
 
 
 def test_awkward_lines(hook, make_spec, start):
