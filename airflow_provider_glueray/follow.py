@@ -310,6 +310,7 @@ class _Logs:
         """
         quiet = max(min(lasted * 0.05, 10.0), waits.quiet)
         silent = waited = 0.0
+        heard: bool | None = False
         while self._sources and silent < quiet and waited < waits.drain:
             yield Pause(quiet / 2)
             waited += quiet / 2
@@ -320,4 +321,6 @@ class _Logs:
                 silent += quiet / 2
         if self._sources and silent < quiet:
             text = f"The log goes on {waits.drain:.0f} seconds after the run has ended; the rest is at the service only"
+            if heard is None:
+                text = f"The end of the log could not be read for {waits.drain:.0f} seconds; it is at the service only"
             yield Tell(logging.WARNING, text)

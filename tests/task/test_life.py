@@ -178,6 +178,11 @@ def test_a_failed_read_is_not_the_end_of_its_log(life):
     shown = [line.removeprefix("[script] ") for line in one.said().splitlines() if line.startswith("[script] ")]
     assert shown == ["one", "the last"]
 
+    one = life(Script(lines=[(1, "one"), (10, "the last")]))
+    one.clock.at(9, lambda: one.service.errors.update(read_logs=[SubmitError("never again")] * 1000))
+    assert one.run().state == "success"
+    assert "The end of the log could not be read for 60 seconds" in one.said()
+
 
 def test_its_reports_become_asset_events(life):
     """Those of all outlets, with the run."""
