@@ -58,7 +58,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # AWS's runtime is on this Python; uv brings one where there is none.
 python39: $(VENV)/.ready
-	@$(BIN)/python -c 'from airflow_provider_glueray.local.runtimes import RAY24, RECIPES, find_python; \
+	@$(BIN)/python -c 'from airflow_provider_glueray.local.runtime.environments import RAY24, RECIPES, find_python; \
 	  find_python(RECIPES[RAY24])' 2>/dev/null || $(UV) python install 3.9
 
 $(PEER)/.ready: $(VENV)/.ready

@@ -36,7 +36,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "connection-type": "ray",
                 "hook-name": "Ray cluster",
-                "hook-class-name": "airflow_provider_glueray.hooks.ray_jobs.RayJobsHook",
+                "hook-class-name": "airflow_provider_glueray.hooks.ray.jobs.RayJobsHook",
                 "ui-field-behaviour": {
                     "hidden-fields": ["login"],
                     "relabeling": {"password": "Token", "schema": "Scheme (http or https)"},
@@ -67,9 +67,9 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
         "hooks": [
-            _listed("hooks.glue_jobs", "hooks.glue_sessions"),
-            {"integration-name": _RAY, "python-modules": ["airflow_provider_glueray.hooks.ray_jobs"]},
-            _of_kuberay("hooks.kuberay", "hooks.kuberay_clusters"),
+            _listed("hooks.glue.jobs", "hooks.glue.sessions"),
+            {"integration-name": _RAY, "python-modules": ["airflow_provider_glueray.hooks.ray.jobs"]},
+            _of_kuberay("hooks.kuberay.jobs", "hooks.kuberay.clusters"),
         ],
         "triggers": [_listed("triggers.runs")],
         "task-decorators": [
@@ -107,7 +107,7 @@ def get_provider_info() -> dict[str, Any]:
                     "waits": {
                         "description": (
                             "Pauses and patience in seconds, as JSON; what is not named keeps its default, which fits "
-                            "a real service. The names are the fields of airflow_provider_glueray.follow.Waits."
+                            "a real service. The names are the fields of airflow_provider_glueray.core.follow.Waits."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client
 from benchmarks import imports, sessions, sources, steps, triggers
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="glueray-bench-") as home,
-        control.start(f"bench-{os.getpid()}", port=0, home=Path(home)) as endpoint,
+        client.start(f"bench-{os.getpid()}", port=0, home=Path(home)) as endpoint,
     ):
         steps.main(endpoint, began)
         triggers.main(endpoint)

@@ -9,9 +9,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from airflow_provider_glueray.drive import drive
-from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.local import client
 from benchmarks.figures import row, title
 
 STEPS = 10
@@ -28,15 +28,15 @@ def wait(hook: object, ref: object) -> None:
 
 def by_jobs(folder: Path) -> float:
     """Run the steps as jobs, one after the other; return the seconds."""
-    from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
-    from airflow_provider_glueray.spec import RayJobSpec
+    from airflow_provider_glueray.core.spec import RayJobSpec
+    from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
     script = folder / "step.py"
     script.write_text(CODE)
     hook = GlueRayJobHook()
     spec = RayJobSpec(name="bench-sessions", script=str(script), role="GlueRayRole")
     began = time.monotonic()
-    spec = hook.stage(spec, f"s3://{control.BUCKET}/code")
+    spec = hook.stage(spec, f"s3://{client.BUCKET}/code")
     hook.ensure_job(spec)
     for step in range(STEPS):
         wait(hook, hook.submit(spec, f"mark-{step}"))
@@ -46,9 +46,9 @@ def by_jobs(folder: Path) -> float:
 
 def by_statements() -> float:
     """Run the steps as statements of one session, which is made before and stopped after them; return the seconds."""
-    from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
-    from airflow_provider_glueray.sessions import RaySessionSpec
-    from airflow_provider_glueray.statements import prepare
+    from airflow_provider_glueray.core.spec import RaySessionSpec
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
+    from airflow_provider_glueray.hooks.glue.statements import prepare
 
     hook = GlueRaySessionHook()
     began = time.monotonic()
@@ -61,7 +61,7 @@ def by_statements() -> float:
     return time.monotonic() - began
 
 
-def main(endpoint: control.Endpoint) -> None:
+def main(endpoint: client.Endpoint) -> None:
     """Time both in one run, with the same delay before a cluster is there."""
     # Each step would say what it does.
     os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "WARNING"

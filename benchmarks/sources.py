@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client
 from benchmarks.figures import row, title
 from demo.airflow_home import Airflow
 
@@ -36,10 +36,10 @@ def run(airflow: Airflow, dag: str) -> tuple[float, str]:
     return seconds, f"{report['columns']} rows"
 
 
-def main(endpoint: control.Endpoint) -> None:
+def main(endpoint: client.Endpoint) -> None:
     """Time both, and count what they ask of the service."""
     title(f"{SOURCES} tables profiled, {AT_ONCE} Airflow tasks at once")
-    command = [sys.executable, str(EXAMPLES / "datasets.py"), "tables", f"s3://{control.BUCKET}/tables/raw"]
+    command = [sys.executable, str(EXAMPLES / "datasets.py"), "tables", f"s3://{client.BUCKET}/tables/raw"]
     subprocess.run([*command, "--count", str(SOURCES)], env={**os.environ, **endpoint.env()}, check=True)
     settings = {
         "AIRFLOW__CORE__PARALLELISM": str(AT_ONCE),

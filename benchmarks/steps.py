@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client
 from benchmarks.figures import row, spread, title
 
 SCRIPT = "import ray\nray.init('auto')\nprint(ray.get(ray.remote(lambda: 1).remote()))\n"
@@ -38,7 +38,7 @@ print("SECONDS " + json.dumps(seconds))
 """
 
 
-def by_ray(endpoint: control.Endpoint, script: Path) -> tuple[float, float]:
+def by_ray(endpoint: client.Endpoint, script: Path) -> tuple[float, float]:
     """Submit the script with Ray's own command line; return the seconds of the command, and of the job within."""
     ray = endpoint.ray()
     began = time.monotonic()
@@ -53,7 +53,7 @@ def by_ray(endpoint: control.Endpoint, script: Path) -> tuple[float, float]:
     return whole, (job["end_time"] - job["start_time"]) / 1000
 
 
-def by_airflow(endpoint: control.Endpoint, home: Path, deferrable: bool, runs: int) -> list[float]:
+def by_airflow(endpoint: client.Endpoint, home: Path, deferrable: bool, runs: int) -> list[float]:
     """Run the script as a task with `dag.test()`; return the seconds of each task."""
     env = {
         **os.environ,
@@ -69,18 +69,18 @@ def by_airflow(endpoint: control.Endpoint, home: Path, deferrable: bool, runs: i
     return list(json.loads(line.removeprefix("SECONDS ")))
 
 
-def first_job(endpoint: control.Endpoint, began: float) -> tuple[float, float]:
+def first_job(endpoint: client.Endpoint, began: float) -> tuple[float, float]:
     """Start a first job; return the seconds from the start of the endpoint to ready, and to RUNNING."""
     import boto3
 
     ready = time.monotonic() - began
     os.environ.update(endpoint.env())
     glue, s3 = boto3.client("glue"), boto3.client("s3")
-    s3.put_object(Bucket=control.BUCKET, Key="first.py", Body=b"import time\ntime.sleep(3)\n")
+    s3.put_object(Bucket=client.BUCKET, Key="first.py", Body=b"import time\ntime.sleep(3)\n")
     command = {"Name": "glueray", "Runtime": "Ray2.4", "PythonVersion": "3.9"}
-    command["ScriptLocation"] = f"s3://{control.BUCKET}/first.py"
+    command["ScriptLocation"] = f"s3://{client.BUCKET}/first.py"
     glue.create_job(
-        Name="first", Role=control.ROLE_ARN, Command=command, GlueVersion="4.0", WorkerType="Z.2X", NumberOfWorkers=2
+        Name="first", Role=client.ROLE_ARN, Command=command, GlueVersion="4.0", WorkerType="Z.2X", NumberOfWorkers=2
     )
     run_id = glue.start_job_run(JobName="first")["JobRunId"]
     while glue.get_job_run(JobName="first", RunId=run_id)["JobRun"]["JobRunState"] != "RUNNING":
@@ -91,7 +91,7 @@ def first_job(endpoint: control.Endpoint, began: float) -> tuple[float, float]:
     return ready, running
 
 
-def main(endpoint: control.Endpoint, began: float, runs: int = 5) -> None:
+def main(endpoint: client.Endpoint, began: float, runs: int = 5) -> None:
     """Time the start, then both ways to run one script, in turn on one cluster."""
     title("`glueray local start` (one start)")
     ready, running = first_job(endpoint, began)

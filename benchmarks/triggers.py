@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client
 from benchmarks.figures import row, title
 
 N = 200
@@ -32,7 +32,7 @@ def memory_mib() -> float:
 def make(kind: str, run: dict[str, str]) -> Any:
     """Return the trigger that waits for a run."""
     if kind == "ours":
-        from airflow_provider_glueray.follow import Policy
+        from airflow_provider_glueray.core.follow import Policy
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
         cursor = {"since_ms": int(time.time() * 1000), "seen": []}
@@ -71,7 +71,7 @@ async def measure(kind: str, runs: list[dict[str, str]], seconds: float) -> dict
     return figures
 
 
-def main(endpoint: control.Endpoint) -> None:
+def main(endpoint: client.Endpoint) -> None:
     """Start the runs, measure both triggers on them, and count the calls each needed."""
     import boto3
 
@@ -81,7 +81,7 @@ def main(endpoint: control.Endpoint) -> None:
     glue = boto3.client("glue")
     command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": "s3://glueray-local/none.py"}
     glue.create_job(
-        Name="crowd", Role=control.ROLE_ARN, Command=command, GlueVersion="4.0", WorkerType="Z.2X", NumberOfWorkers=2,
+        Name="crowd", Role=client.ROLE_ARN, Command=command, GlueVersion="4.0", WorkerType="Z.2X", NumberOfWorkers=2,
         ExecutionProperty={"MaxConcurrentRuns": N + 1},
     )  # fmt: skip
     ids = [glue.start_job_run(JobName="crowd")["JobRunId"] for _ in range(N + 1)]

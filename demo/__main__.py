@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client
 from demo.airflow_home import Airflow, AirflowError
 from demo.nights import Night, Nightly, Watch, short
 from demo.progress import Progress
@@ -36,7 +36,7 @@ def main() -> int:
     progress = Progress()
     try:
         nights, state = run_demo(progress)
-    except (AirflowError, control.EndpointError, subprocess.CalledProcessError) as error:
+    except (AirflowError, client.EndpointError, subprocess.CalledProcessError) as error:
         print(f"DEMO FAILED: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -57,7 +57,7 @@ def run_demo(progress: Progress) -> tuple[list[Night], str]:
         progress.say("starting Ray and the endpoint")
         with progress.waiting_for("the endpoint to answer"):
             # Its URL is all that the others need to begin; Ray comes up meanwhile.
-            endpoint = control.start(f"demo-{os.getpid()}", port=0, home=home, wait=False)
+            endpoint = client.start(f"demo-{os.getpid()}", port=0, home=home, wait=False)
         stack.callback(stop, endpoint, progress, "Ray and the endpoint")
         os.environ.update(endpoint.env())
         progress.say("starting Airflow: scheduler, triggerer, DAG processor, API server")
@@ -78,7 +78,7 @@ def run_demo(progress: Progress) -> tuple[list[Night], str]:
     return nights, state
 
 
-def stop(what: Airflow | control.Endpoint, progress: Progress, name: str) -> None:
+def stop(what: Airflow | client.Endpoint, progress: Progress, name: str) -> None:
     """Stop one of the two, and say so."""
     progress.say(f"stopping {name}")
     with progress.waiting_for(f"{name} to stop"):

@@ -20,7 +20,7 @@ import httpx
 import psutil
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from airflow_provider_glueray.local import processes
+from airflow_provider_glueray.local.runtime import processes
 
 #: Airflow takes a twentieth of it on two cores that have nothing else to do.
 START_SECONDS = 300

@@ -31,11 +31,12 @@ os.environ["AIRFLOW__GLUERAY__WAITS"] = json.dumps(
 
 from airflow.sdk import DAG
 
-from airflow_provider_glueray import clock
-from airflow_provider_glueray.local import control, processes, runtimes
-from airflow_provider_glueray.rules import RAY_REGIONS
-from airflow_provider_glueray.runs import RunRef
-from airflow_provider_glueray.sessions import RaySessionSpec
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.runs import RunRef
+from airflow_provider_glueray.core.spec import RaySessionSpec
+from airflow_provider_glueray.core.validation import RAY_REGIONS
+from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.local.runtime import environments, processes
 from tests.runner import START, Task
 
 #: The endpoints' names, and where the process that starts the workers keeps the folder of their state files.
@@ -123,7 +124,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _clear(home: Path) -> None:
     """End what the workers have shared, and remove its folder."""
     for name in (SHARED, RAY24):
-        control.forget(name, home)
+        local_client.forget(name, home)
     for made in home.glob("*.once"):
         left = json.loads(made.read_text())
         processes.end_sessions(left["sessions"])
@@ -168,27 +169,27 @@ def regions(worker_number: int) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def endpoint(shared_home: Path, regions: tuple[str, str]) -> control.Endpoint:
+def endpoint(shared_home: Path, regions: tuple[str, str]) -> local_client.Endpoint:
     """Return a running local endpoint with two Ray nodes, in the region of this worker.
 
     Use `clean_endpoint` beside it to change faults.
     """
-    running = control.start(SHARED, port=0, home=shared_home, wait=False)
+    running = local_client.start(SHARED, port=0, home=shared_home, wait=False)
     running.wait_ready(240)  # also where another worker has started it
     return running.at(regions[0])
 
 
 @pytest.fixture(scope="session")
-def ray24(shared_home: Path, regions: tuple[str, str]) -> control.Endpoint:
+def ray24(shared_home: Path, regions: tuple[str, str]) -> local_client.Endpoint:
     """Return the same on Ray 2.4 and Python 3.9, as AWS has them."""
-    runtime = runtimes.RAY24
-    running = control.start(RAY24, port=0, home=shared_home, runtime=runtime, quiet=False, wait=False)
+    runtime = environments.RAY24
+    running = local_client.start(RAY24, port=0, home=shared_home, runtime=runtime, quiet=False, wait=False)
     running.wait_ready(240)
     return running.at(regions[0])
 
 
 @pytest.fixture
-def clean_endpoint(endpoint: control.Endpoint) -> Iterator[control.Endpoint]:
+def clean_endpoint(endpoint: local_client.Endpoint) -> Iterator[local_client.Endpoint]:
     """Return the endpoint without faults and with empty counters in its region; both are reset again afterwards."""
     for reset in (endpoint.reset_faults, endpoint.reset_calls):
         reset()
@@ -198,7 +199,7 @@ def clean_endpoint(endpoint: control.Endpoint) -> Iterator[control.Endpoint]:
 
 
 @pytest.fixture
-def connected(clean_endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch) -> control.Endpoint:
+def connected(clean_endpoint: local_client.Endpoint, monkeypatch: pytest.MonkeyPatch) -> local_client.Endpoint:
     """Point the connection `aws_default` at the local endpoint."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(clean_endpoint.airflow_connection()))
     return clean_endpoint
@@ -217,16 +218,16 @@ def make_task() -> type[Task]:
 
 
 @pytest.fixture(scope="module")
-def live_session(endpoint: control.Endpoint) -> Iterator[RunRef]:
+def live_session(endpoint: local_client.Endpoint) -> Iterator[RunRef]:
     """Return a Ray session that is up for a file of tests; none of them may end it."""
-    from airflow_provider_glueray.hooks.glue_sessions import GlueRaySessionHook
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
         hook = GlueRaySessionHook()
         # Tests make minutes short; this one is to outlive them.
         ages = {"idle_timeout": 100_000, "session_timeout": 100_000}
-        spec = RaySessionSpec("GlueRayRole", **ages, tags={"team": "data"}, description="for the tests")
+        spec = RaySessionSpec(role="GlueRayRole", **ages, tags={"team": "data"}, description="for the tests")
         ref = hook.create(spec, f"tests-{uuid4().hex[:8]}", "m-live")
         hook.wait_ready(ref)
         yield ref

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
-from airflow_provider_glueray.errors import FunctionFailed, GlueRayError, RunFailed, ScriptError, SpecError
-from airflow_provider_glueray.functions import Script, check_function, source_of, to_script
+from airflow_provider_glueray.core.errors import FunctionFailed, GlueRayError, RunFailed, ScriptError, SpecError
+from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, StatementError
+from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.core.validation import check_fields, items_of
 from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
 from airflow_provider_glueray.glueray_step.values import CannotTravel, decode, encode
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
-from airflow_provider_glueray.operators.runs import is_unrendered
-from airflow_provider_glueray.operators.series import Record
-from airflow_provider_glueray.operators.submission import Start
-from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import Outcome, RunRef, RunState, StatementError
-from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.packaging.function_source import Script, check_function, source_of, to_script
+from airflow_provider_glueray.task.operator import is_unrendered
+from airflow_provider_glueray.task.record import Record
+from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -4,7 +4,20 @@ It is sent along as one small archive where a task needs it. Python 3.9, standar
 knows nothing of Airflow or of any backend.
 """
 
-from .calls import run
+from typing import TYPE_CHECKING, Any
+
 from .reports import report
 
+if TYPE_CHECKING:
+    from .calls import run
+
 __all__ = ["report", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only a function's script needs it; whoever follows a run reads reports.
+    if name == "run":
+        from .calls import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,19 +20,19 @@ import boto3
 import psutil
 from botocore.config import Config
 
-from . import processes
-from .cluster import Cluster, RayUnavailable
-from .control import ACCESS_KEY, BUCKET, REGION, ROLE_ARN, SECRET_KEY, Endpoint
-from .engine import Engine
-from .faults import Faults
-from .glue_api import GlueApi
-from .ledger import Ledger
-from .overlay import Overlays
-from .pages import Pages
-from .runtimes import Runtime
-from .server import OWN_AGENT, Application, make_endpoint
-from .session_api import SessionApi
-from .session_life import SessionHost
+from airflow_provider_glueray.local.api.jobs import GlueApi
+from airflow_provider_glueray.local.api.server import OWN_AGENT, Application, make_endpoint
+from airflow_provider_glueray.local.api.sessions import SessionApi
+from airflow_provider_glueray.local.api.web_pages import Pages
+from airflow_provider_glueray.local.client import ACCESS_KEY, BUCKET, REGION, ROLE_ARN, SECRET_KEY, Endpoint
+from airflow_provider_glueray.local.engine.faults import Faults
+from airflow_provider_glueray.local.engine.runs import Engine
+from airflow_provider_glueray.local.engine.session_threads import SessionHost
+from airflow_provider_glueray.local.engine.state import Ledger
+from airflow_provider_glueray.local.runtime import processes
+from airflow_provider_glueray.local.runtime.cluster import Cluster, RayUnavailable
+from airflow_provider_glueray.local.runtime.environments import Runtime
+from airflow_provider_glueray.local.runtime.overlay import Overlays
 
 #: A Region of each: moto keeps IAM per partition.
 _OTHER_PARTITIONS = ("cn-north-1", "us-gov-west-1")

@@ -1,6 +1,6 @@
 """Run one Ray script as a step of a DAG.
 
-Floor 3. Only what is run is said here; how a run lives is the same for all operators (``operators/runs.py``).
+Floor 3. Only what is run is said here; how a run lives is the same for all operators (``task/operator.py``).
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.backends import BACKENDS, job_backend
-from airflow_provider_glueray.follow import Policy
-from airflow_provider_glueray.operators.assets import lineage_of, note_reports
-from airflow_provider_glueray.operators.finish import finish
-from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import Record
-from airflow_provider_glueray.operators.submission import Start
-from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import GLUE_JOB, SCRIPT, Outcome, Prepared, RunRef
-from airflow_provider_glueray.settings import default_conn_id
-from airflow_provider_glueray.spec import MDPU_PER_WORKER, RayJobSpec, Workers
+from airflow_provider_glueray.core.backend import Prepared
+from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.logs import SCRIPT
+from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef
+from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RayJobSpec, Workers
+from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.hooks.registry import BACKENDS, job_backend
+from airflow_provider_glueray.hooks.settings import default_conn_id
+from airflow_provider_glueray.task.assets import lineage_of, note_reports
+from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.task.outcome import finish
+from airflow_provider_glueray.task.record import Record
+from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -257,7 +259,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         :param context: of its members ``ti`` is read.
         :raises SpecError: a value breaks a rule.
         """
-        from airflow_provider_glueray.requirements import gathered
+        from airflow_provider_glueray.packaging.requirements import gathered
 
         ti = context["ti"]
         file = self._beside_the_dag(self.requirements) if self.requirements else None
@@ -278,7 +280,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     def _warn_of_requirements(self, spec: RayJobSpec) -> None:
         """Say what is wrong with the requirements as far as it can be known before a cluster is paid for."""
-        from airflow_provider_glueray.requirements import warnings_about, wheel_warnings
+        from airflow_provider_glueray.packaging.requirements import warnings_about, wheel_warnings
 
         known = warnings_about(spec.pip, spec.runtime)
         for warning in (*known, *wheel_warnings(spec.pip, spec.python_version, self.log)):

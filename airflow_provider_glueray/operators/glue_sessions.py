@@ -1,6 +1,6 @@
 """Create a session, run statements in it, stop it: one Ray cluster for several steps of a DAG.
 
-Floor 3. How a run lives is the same as for jobs (``operators/runs.py``): the start of a session is a run, and so
+Floor 3. How a run lives is the same as for jobs (``task/operator.py``): the start of a session is a run, and so
 is a statement.
 """
 
@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray import clock
-from airflow_provider_glueray.drive import drive
-from airflow_provider_glueray.errors import RunFailed, SessionEnded, StatementFailed, StopError, failure_of
-from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.operators.finish import announce, no_useless_retry, push_usage, show
-from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import Record, new_mark
-from airflow_provider_glueray.operators.submission import Start
-from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef, RunSnapshot
-from airflow_provider_glueray.sessions import (
-    IDLE_MINUTES,
-    SESSION_MINUTES,
-    RaySessionSpec,
-    session_id_for,
-    successor_of,
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.errors import SessionEnded, StopError, failure_of
+from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.runs import (
+    GLUE_SESSION,
+    GLUE_STATEMENT,
+    Outcome,
+    RunRef,
 )
-from airflow_provider_glueray.spec import MDPU_PER_WORKER, Workers
-from airflow_provider_glueray.statements import StatementOutput, prepare
+from airflow_provider_glueray.core.spec import IDLE_MINUTES, SESSION_MINUTES, RaySessionSpec, Workers
+from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.hooks.glue.requests import session_id_for, successor_of
+from airflow_provider_glueray.hooks.glue.statements import prepare
+from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.task.outcome import announce, no_useless_retry, push_usage
+from airflow_provider_glueray.task.record import Record, new_mark
+from airflow_provider_glueray.task.sessions import finish_statement, room_of, session_spec
+from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -287,59 +287,3 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
 
     def on_kill(self) -> None:
         """Do nothing: the stop has been asked for."""
-
-
-def session_spec(ti: Any, workers: Workers, given: Mapping[str, Any]) -> RaySessionSpec:
-    """Build the spec of a session that a task makes; say in it whose it is."""
-    whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id, "airflow_run_id": ti.run_id}
-    description = f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}"
-    return RaySessionSpec(
-        workers=workers, **{**given, "tags": {**whose, **given.get("tags", {})}, "description": description}
-    )
-
-
-def room_of(number_of_workers: int | str) -> str:
-    """Say what room a session needs."""
-    needed = int(number_of_workers) * MDPU_PER_WORKER
-    return f"The session needs {needed} M-DPU; an account has 50 per region for sessions and jobs, not adjustable"
-
-
-def finish_statement(outcome: Outcome, hook: Any, mark: str, log: Any) -> Any:
-    """Leave a statement: show what it printed, and return its value or raise its failure.
-
-    :raises StatementFailed: the code raised an exception.
-    :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
-    """
-    output = output_of(outcome, hook, mark)
-    if output is not None:
-        show_output(output, outcome.snapshot, log)
-    failure = statement_failure(outcome, output, hook.url(outcome.snapshot.ref))
-    if failure is not None:
-        raise failure
-    return output.value if output is not None else None
-
-
-def output_of(outcome: Outcome, hook: Any, mark: str) -> StatementOutput | None:
-    """Fetch what a statement has said; None when it did not get as far as that."""
-    if outcome.snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
-        return None
-    return hook.output(outcome.snapshot.ref, mark)  # type: ignore[no-any-return]
-
-
-def show_output(output: StatementOutput, snapshot: RunSnapshot, log: Any) -> None:
-    """Write what a statement has said to the task log."""
-    show(output.printed, log)
-    if "text/plain" in output.shown:
-        log.info("The value is %s", output.shown["text/plain"][:1000])
-    took = f" after {output.completed - output.started:.1f} s" if output.started and output.completed else ""
-    log.info("Ended %s%s; %s", snapshot.raw_state, took, snapshot.ref.title)
-
-
-def statement_failure(
-    outcome: Outcome, output: StatementOutput | None, url: str, about: Sequence[str] = ()
-) -> RunFailed | None:
-    """Return the error that the end of a statement deserves, or None."""
-    failure = failure_of(outcome, url, about)
-    if failure is not None and output is not None and output.error is not None and not outcome.deadline_passed:
-        return StatementFailed(outcome, url, output.error, about)
-    return failure

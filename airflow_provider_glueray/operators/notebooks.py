@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.backends import BACKENDS, job_backend
-from airflow_provider_glueray.errors import SpecError
-from airflow_provider_glueray.follow import Policy
-from airflow_provider_glueray.operators.finish import no_useless_retry
-from airflow_provider_glueray.operators.glue_sessions import room_of
-from airflow_provider_glueray.operators.notebook_job import NotebookAsJob
-from airflow_provider_glueray.operators.notebook_session import SESSION_KEY, NotebookInSession
-from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.operators.series import STORE_KEY, Record
-from airflow_provider_glueray.operators.submission import Start
-from airflow_provider_glueray.rules import check_fields, items_of
-from airflow_provider_glueray.runs import GLUE_JOB, GLUE_STATEMENT, SCRIPT, Outcome, RunRef
-from airflow_provider_glueray.settings import default_conn_id
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.logs import SCRIPT
+from airflow_provider_glueray.core.runs import GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.hooks.registry import BACKENDS, job_backend
+from airflow_provider_glueray.hooks.settings import default_conn_id
+from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.task.outcome import no_useless_retry
+from airflow_provider_glueray.task.record import SESSION_KEY, STORE_KEY, Record
+from airflow_provider_glueray.task.sessions import room_of
+from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
+    from airflow_provider_glueray.notebooks.as_job import NotebookAsJob
+    from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
+    from airflow_provider_glueray.notebooks.in_session import NotebookInSession
 
 #: Settings of a session or a run that are words of the operator too.
 _OWN_SETTINGS = (
@@ -151,7 +152,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def played(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
         """Return the notebook of a text with our parameters; ``write`` writes a text to a place."""
-        from airflow_provider_glueray.operators.executed_notebook import ExecutedNotebook
+        from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
 
         return ExecutedNotebook(
             text,
@@ -232,11 +233,15 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     @cached_property
     def in_session(self) -> NotebookInSession:
         """The notebook's life where it runs in a session."""
+        from airflow_provider_glueray.notebooks.in_session import NotebookInSession
+
         return NotebookInSession(self)
 
     @cached_property
     def as_job(self) -> NotebookAsJob:
         """The notebook's life where it is one job."""
+        from airflow_provider_glueray.notebooks.as_job import NotebookAsJob
+
         return NotebookAsJob(self)
 
     def _leave_the_other_life(self, context: Context) -> None:

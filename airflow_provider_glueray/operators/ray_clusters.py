@@ -1,6 +1,6 @@
 """Create a cluster that runs share, and delete it: one Ray cluster on KubeRay for several steps of a DAG.
 
-Floor 3. The start of a cluster is a run, and lives like one (``operators/runs.py``).
+Floor 3. The start of a cluster is a run, and lives like one (``task/operator.py``).
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray import clock
-from airflow_provider_glueray.backends import job_backend
-from airflow_provider_glueray.drive import drive
-from airflow_provider_glueray.errors import StopError, failure_of
-from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.operators.finish import announce, no_useless_retry, push_usage
-from airflow_provider_glueray.operators.runs import GlueRayRunOperator, is_unrendered, seconds_of
-from airflow_provider_glueray.operators.series import Record, new_mark
-from airflow_provider_glueray.operators.submission import Start
-from airflow_provider_glueray.raycluster import RayClusterSpec
-from airflow_provider_glueray.rules import check_fields
-from airflow_provider_glueray.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
-from airflow_provider_glueray.settings import default_conn_id
-from airflow_provider_glueray.spec import Workers
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.errors import StopError, failure_of
+from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
+from airflow_provider_glueray.core.spec import RayClusterSpec, Workers
+from airflow_provider_glueray.core.validation import check_fields
+from airflow_provider_glueray.hooks.registry import job_backend
+from airflow_provider_glueray.hooks.settings import default_conn_id
+from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered, seconds_of
+from airflow_provider_glueray.task.outcome import announce, no_useless_retry, push_usage
+from airflow_provider_glueray.task.record import Record, new_mark
+from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_glueray.backends import job_backend
-from airflow_provider_glueray.operators.finish import finish
-from airflow_provider_glueray.runs import Outcome, RunRef
-from airflow_provider_glueray.sensors.runs import GlueRayRunSensor
-from airflow_provider_glueray.settings import default_conn_id
+from airflow_provider_glueray.core.runs import Outcome, RunRef
+from airflow_provider_glueray.hooks.registry import job_backend
+from airflow_provider_glueray.hooks.settings import default_conn_id
+from airflow_provider_glueray.task.outcome import finish
+from airflow_provider_glueray.task.sensor import GlueRayRunSensor
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_glueray.errors import failure_of
-from airflow_provider_glueray.operators.glue_sessions import finish_statement
-from airflow_provider_glueray.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
-from airflow_provider_glueray.sensors.runs import GlueRayRunSensor
+from airflow_provider_glueray.core.errors import failure_of
+from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.task.sensor import GlueRayRunSensor
+from airflow_provider_glueray.task.sessions import finish_statement
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

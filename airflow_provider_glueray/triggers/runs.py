@@ -15,12 +15,14 @@ from typing import Any
 from airflow.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_glueray.backends import make_hook, sharing_key
-from airflow_provider_glueray.drive import adrive
-from airflow_provider_glueray.follow import Policy, follow
-from airflow_provider_glueray.runs import LogCursor, RunBackend, RunRef
-from airflow_provider_glueray.triggers.bookmark import Bookmark
-from airflow_provider_glueray.watcher import watching
+from airflow_provider_glueray.core.backend import RunBackend
+from airflow_provider_glueray.core.drivers import adrive
+from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.logs import LogCursor
+from airflow_provider_glueray.core.runs import RunRef
+from airflow_provider_glueray.core.watcher import watching
+from airflow_provider_glueray.hooks.registry import make_hook, sharing_key
+from airflow_provider_glueray.triggers._log_position import Bookmark
 
 #: How long the last note of the place in the log may take.
 LAST_NOTE_SECONDS = 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_glueray.cli import main
+from airflow_provider_glueray.cli.main import main
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 FILES = [*sorted(EXAMPLES.glob("*.py")), Path(__file__).with_name("dags") / "everything.py"]

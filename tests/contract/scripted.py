@@ -10,21 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from airflow_provider_glueray.backends import Row
-from airflow_provider_glueray.errors import ServiceFull, SubmitUnknown
-from airflow_provider_glueray.runs import (
-    GLUE_JOB_STATE,
-    SCRIPT,
-    LogCursor,
-    LogLine,
-    LogPage,
-    Prepared,
-    RunRef,
-    RunSnapshot,
-    RunState,
-    Usage,
-)
-from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.core.backend import Prepared
+from airflow_provider_glueray.core.errors import ServiceFull, SubmitUnknown
+from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
+from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState, Usage
+from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.hooks.glue.responses import GLUE_JOB_STATE
+from airflow_provider_glueray.hooks.registry import Row
 from tests.contract.scripts import Clock, Files, Script
 
 BACKEND, CONN_TYPE = "scripted-job", "scripted"
@@ -101,7 +93,7 @@ SERVICES: dict[str | None, Service] = {}
 
 
 class ScriptedHook:
-    """The hook of the scripted backend: a ``RunHook`` (``airflow_provider_glueray/runs.py``)."""
+    """The hook of the scripted backend: a ``RunHook`` (``airflow_provider_glueray/core/runs.py``)."""
 
     def __init__(self, conn_id: str | None) -> None:
         self._service = SERVICES[conn_id]

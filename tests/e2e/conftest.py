@@ -17,7 +17,7 @@ import boto3
 import psutil
 import pytest
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
 from demo.airflow_home import Airflow, AirflowError, kill_session
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def _lives(process: psutil.Process) -> bool:
 class House:
     """The Airflow of all tests, its endpoint, and the processes in it."""
 
-    def __init__(self, airflow: Airflow, endpoint: control.Endpoint) -> None:
+    def __init__(self, airflow: Airflow, endpoint: local_client.Endpoint) -> None:
         self.airflow, self.endpoint = airflow, endpoint
         there = endpoint.env()
         self.glue, self.s3 = (
@@ -293,11 +293,11 @@ class Step:
 
     def open_gate(self) -> None:
         """Let the script end."""
-        self.house.s3.put_object(Bucket=control.BUCKET, Key=f"gates/{self.dag}/{self.run}", Body=b"")
+        self.house.s3.put_object(Bucket=local_client.BUCKET, Key=f"gates/{self.dag}/{self.run}", Body=b"")
 
 
 @pytest.fixture(scope="module")
-def shared_house(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def shared_house(endpoint: local_client.Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """Return the Airflow of the tests of a file, with its DAGs read; there is one file, because two take too much."""
     dags = shutil.copytree(DAGS, tmp_path_factory.mktemp("e2e") / "dags")
     shutil.copy(EXAMPLE, dags)
@@ -314,7 +314,7 @@ def shared_house(endpoint: control.Endpoint, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def house(shared_house: House, clean_endpoint: control.Endpoint) -> Iterator[House]:
+def house(shared_house: House, clean_endpoint: local_client.Endpoint) -> Iterator[House]:
     """Return the shared Airflow, whole, on an endpoint that behaves; what a test takes away comes back after it."""
     shared_house.make_whole()
     try:

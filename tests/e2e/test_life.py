@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import ray
 
-from .conftest import EXAMPLE, House, Step, until
+from tests.e2e.conftest import EXAMPLE, House, Step, until
 
 #: What takes half an hour hangs. The waits have shorter limits, of which a loaded machine may need a few.
 pytestmark = pytest.mark.timeout(1800)

@@ -15,7 +15,7 @@ import boto3
 import pytest
 from pyarrow import fs
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
@@ -48,7 +48,7 @@ def movies_script() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def aws_env(endpoint: control.Endpoint) -> Iterator[dict[str, str]]:
+def aws_env(endpoint: local_client.Endpoint) -> Iterator[dict[str, str]]:
     """Point Arrow and boto3 of this process at the endpoint, as a shell would."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in endpoint.env().items():
@@ -58,7 +58,7 @@ def aws_env(endpoint: control.Endpoint) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def s3(aws_env: dict[str, str]) -> fs.S3FileSystem:
-    return fs.FileSystem.from_uri(f"s3://{control.BUCKET}")[0]
+    return fs.FileSystem.from_uri(f"s3://{local_client.BUCKET}")[0]
 
 
 @pytest.fixture(scope="session")
@@ -68,10 +68,10 @@ def run_script(aws_env: dict[str, str]) -> Callable[..., dict[str, Any]]:
 
     def run(script: str, **arguments: Any) -> dict[str, Any]:
         name = f"{Path(script).stem}-{uuid.uuid4().hex[:8]}"
-        store.upload_file(str(EXAMPLES / "scripts" / script), control.BUCKET, f"scripts/{name}.py")
+        store.upload_file(str(EXAMPLES / "scripts" / script), local_client.BUCKET, f"scripts/{name}.py")
         glue.create_job(
             Name=name,
-            Role=control.ROLE_ARN,
+            Role=local_client.ROLE_ARN,
             GlueVersion="4.0",
             WorkerType="Z.2X",
             NumberOfWorkers=2,
@@ -79,7 +79,7 @@ def run_script(aws_env: dict[str, str]) -> Callable[..., dict[str, Any]]:
                 "Name": "glueray",
                 "Runtime": "Ray2.4",
                 "PythonVersion": "3.9",
-                "ScriptLocation": f"s3://{control.BUCKET}/scripts/{name}.py",
+                "ScriptLocation": f"s3://{local_client.BUCKET}/scripts/{name}.py",
             },
         )
         given = {f"--{key}": str(value) for key, value in arguments.items()}

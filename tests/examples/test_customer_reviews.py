@@ -17,13 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from airflow_provider_glueray.local import control
-
-from .conftest import EXAMPLES
+from airflow_provider_glueray.local import client as local_client
+from tests.examples.conftest import EXAMPLES
 
 SCRIPT = "customer_reviews_etl.py"
-RAW = f"s3://{control.BUCKET}/test-reviews/raw"
-OUTPUT = f"s3://{control.BUCKET}/test-reviews/clean/day=2026-11-21"
+RAW = f"s3://{local_client.BUCKET}/test-reviews/raw"
+OUTPUT = f"s3://{local_client.BUCKET}/test-reviews/clean/day=2026-11-21"
 STEPS = [
     "read",
     "add_column",
@@ -56,7 +55,7 @@ def raw(datasets: ModuleType, s3: fs.S3FileSystem) -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "ROWS_PER_FILE", 1_000)
         datasets.write_reviews(RAW, rows=6_000, seed=11)
-    directory = f"{control.BUCKET}/test-reviews/raw/product_category=Wireless"
+    directory = f"{local_client.BUCKET}/test-reviews/raw/product_category=Wireless"
     parts = [info.path for info in s3.get_file_info(fs.FileSelector(directory)) if info.is_file]
     assert len(parts) == 4
     return pd.concat(pq.ParquetFile(part, filesystem=s3).read().to_pandas() for part in parts)
@@ -152,7 +151,7 @@ def test_a_second_run_overwrites(outcomes: dict[str, Outcome], run: Callable[...
 
 
 def test_missing_input(raw: pd.DataFrame, run_script: Callable[..., dict[str, Any]], s3: fs.S3FileSystem) -> None:
-    output = f"s3://{control.BUCKET}/test-reviews/nothing"
+    output = f"s3://{local_client.BUCKET}/test-reviews/nothing"
     run = run_script(SCRIPT, input=f"{RAW}/product_category=Wirelss", output=output)
     assert run["JobRunState"] == "FAILED"
     assert f"no Parquet files below {RAW}/product_category=Wirelss" in run["ErrorMessage"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import EXAMPLES
+from tests.examples.conftest import EXAMPLES
 
 HEAVY = ("boto3", "botocore", "ray", "pandas", "pyarrow", "moto", "kubernetes")
 

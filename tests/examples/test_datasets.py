@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .conftest import EXAMPLES
+from tests.examples.conftest import EXAMPLES
 
 
 def test_same_arguments_give_the_same_reviews(datasets: ModuleType) -> None:

@@ -19,11 +19,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
+from tests.examples.conftest import load
 
-from .conftest import load
-
-ROOT = f"{control.BUCKET}/test-libraries"
+ROOT = f"{local_client.BUCKET}/test-libraries"
 SCRIPTS = [
     "core_tasks_and_actors",
     "data_pipeline",

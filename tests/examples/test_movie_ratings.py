@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
 
 SCRIPT = "movie_ratings_etl.py"
-RAW = f"{control.BUCKET}/test-movies/raw"
-OUTPUT = f"{control.BUCKET}/test-movies/ranked"
+RAW = f"{local_client.BUCKET}/test-movies/raw"
+OUTPUT = f"{local_client.BUCKET}/test-movies/ranked"
 GENRES = ["Action", "Animation", "Comedy", "Drama", "Documentary", "Romance", "Short"]
 
 #: What the real list does not have, and lists do: no year, no rating, no votes, no title, a film listed twice.
@@ -115,9 +115,9 @@ def test_films_by_decade(wanted: pd.DataFrame, s3: fs.S3FileSystem, run_script: 
 
 
 def test_missing_input(s3: fs.S3FileSystem, run_script: Callable[..., dict[str, Any]]) -> None:
-    run = run_script(SCRIPT, input=f"s3://{control.BUCKET}/test-movies/nowhere", output=f"s3://{OUTPUT}-none")
+    run = run_script(SCRIPT, input=f"s3://{local_client.BUCKET}/test-movies/nowhere", output=f"s3://{OUTPUT}-none")
     assert run["JobRunState"] == "FAILED"
-    assert f"no CSV files below s3://{control.BUCKET}/test-movies/nowhere" in run["ErrorMessage"]
+    assert f"no CSV files below s3://{local_client.BUCKET}/test-movies/nowhere" in run["ErrorMessage"]
 
 
 def test_the_one_with_the_most_votes_is_kept(movies_script: ModuleType) -> None:

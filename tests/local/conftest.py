@@ -14,14 +14,14 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
 
 T = TypeVar("T")
 #: For what lasts seconds: a machine that is busy with other things must not make a test red.
 PATIENCE_SECONDS = 120.0
 
 RAY_JOB = {
-    "Role": control.ROLE_ARN,
+    "Role": local_client.ROLE_ARN,
     "GlueVersion": "4.0",
     "WorkerType": "Z.2X",
     "NumberOfWorkers": 2,
@@ -77,7 +77,7 @@ def until(seen: Callable[[], T], wanted: Callable[[T], Any] = bool) -> T:
     return last
 
 
-def make_client(endpoint: control.Endpoint, service: str, region: str | None = None, attempts: int = 1) -> Any:
+def make_client(endpoint: local_client.Endpoint, service: str, region: str | None = None, attempts: int = 1) -> Any:
     return boto3.client(
         service,
         region_name=region or endpoint.region,
@@ -89,7 +89,7 @@ def make_client(endpoint: control.Endpoint, service: str, region: str | None = N
 
 
 @pytest.fixture
-def glue(clean_endpoint: control.Endpoint) -> Any:
+def glue(clean_endpoint: local_client.Endpoint) -> Any:
     client = make_client(clean_endpoint, "glue")
 
     def check(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
@@ -104,18 +104,18 @@ def glue(clean_endpoint: control.Endpoint) -> Any:
 
 
 @pytest.fixture
-def client(clean_endpoint: control.Endpoint) -> Callable[..., Any]:
+def client(clean_endpoint: local_client.Endpoint) -> Callable[..., Any]:
     """Return a function which makes unchecked clients: `client(service, region=..., attempts=...)`."""
     return lambda service, **options: make_client(clean_endpoint, service, **options)
 
 
 @pytest.fixture
-def s3(clean_endpoint: control.Endpoint) -> Any:
+def s3(clean_endpoint: local_client.Endpoint) -> Any:
     return make_client(clean_endpoint, "s3")
 
 
 @pytest.fixture
-def logs(clean_endpoint: control.Endpoint) -> Any:
+def logs(clean_endpoint: local_client.Endpoint) -> Any:
     return make_client(clean_endpoint, "logs")
 
 
@@ -125,8 +125,8 @@ def make_job(glue: Any, s3: Any) -> Callable[..., str]:
 
     def make(script: str = "", **changes: Any) -> str:
         name = f"job-{uuid.uuid4().hex[:12]}"
-        s3.put_object(Bucket=control.BUCKET, Key=f"{name}.py", Body=script.encode())
-        command = {**RAY_JOB["Command"], "ScriptLocation": f"s3://{control.BUCKET}/{name}.py"}
+        s3.put_object(Bucket=local_client.BUCKET, Key=f"{name}.py", Body=script.encode())
+        command = {**RAY_JOB["Command"], "ScriptLocation": f"s3://{local_client.BUCKET}/{name}.py"}
         glue.create_job(**{**RAY_JOB, "Command": command, "Name": name, **changes})
         return name
 
@@ -148,14 +148,14 @@ def wait_for(glue: Any) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def held(clean_endpoint: control.Endpoint) -> control.Endpoint:
+def held(clean_endpoint: local_client.Endpoint) -> local_client.Endpoint:
     """Return the endpoint with runs held in STARTING, so that Ray is not involved."""
     clean_endpoint.faults(provisioning_seconds=3600)
     return clean_endpoint
 
 
 @pytest.fixture
-def elsewhere(clean_endpoint: control.Endpoint, regions: tuple[str, str]) -> Iterator[control.Endpoint]:
+def elsewhere(clean_endpoint: local_client.Endpoint, regions: tuple[str, str]) -> Iterator[local_client.Endpoint]:
     """Return the endpoint as another region has it, without faults and with empty counters."""
     there = clean_endpoint.at(regions[1])
     for reset in (there.reset_faults, there.reset_calls):
@@ -166,12 +166,12 @@ def elsewhere(clean_endpoint: control.Endpoint, regions: tuple[str, str]) -> Ite
 
 
 @pytest.fixture(scope="module")
-def ready_session(endpoint: control.Endpoint) -> Iterator[str]:
+def ready_session(endpoint: local_client.Endpoint) -> Iterator[str]:
     """Return the id of a session that is READY, shared by the tests of a file."""
     glue = make_client(endpoint, "glue")
     session = f"shared-{uuid.uuid4().hex[:8]}"
     arguments = {"--my-arg": "it's 1 = $HOME", "--object_store_memory_head": "50"}
-    glue.create_session(Id=session, Role=control.ROLE_ARN, Command={"Name": "glueray"}, DefaultArguments=arguments)
+    glue.create_session(Id=session, Role=local_client.ROLE_ARN, Command={"Name": "glueray"}, DefaultArguments=arguments)
     wait_for_session(glue, session, "READY")
     yield session
     glue.delete_session(Id=session)
@@ -195,7 +195,7 @@ def make_session(glue: Any) -> Iterator[Callable[..., str]]:
         glue.create_session(
             **{
                 "Id": made[-1],
-                "Role": control.ROLE_ARN,
+                "Role": local_client.ROLE_ARN,
                 "Command": {"Name": "glueray"},
                 "NumberOfWorkers": 2,
                 **request,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
 
 HOOKS = """
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -40,7 +40,7 @@ print("RUN", operator.execute(context))
 
 
 @pytest.fixture
-def run_with_airflow(clean_endpoint: control.Endpoint, tmp_path: Path) -> Callable[..., list[str]]:
+def run_with_airflow(clean_endpoint: local_client.Endpoint, tmp_path: Path) -> Callable[..., list[str]]:
     """Return a function which runs code in an interpreter that knows the endpoint as `aws_default`."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "AIRFLOW_"))}
     connection = json.dumps(clean_endpoint.airflow_connection())
@@ -61,7 +61,9 @@ def run_with_airflow(clean_endpoint: control.Endpoint, tmp_path: Path) -> Callab
     return run
 
 
-def test_hooks_reach_the_endpoint(clean_endpoint: control.Endpoint, run_with_airflow: Callable[..., list[str]]) -> None:
+def test_hooks_reach_the_endpoint(
+    clean_endpoint: local_client.Endpoint, run_with_airflow: Callable[..., list[str]]
+) -> None:
     """Glue, S3, Logs, IAM, and STS too, which needs `service_config`."""
     lines = run_with_airflow(HOOKS)
     assert lines.count(f"URL {clean_endpoint.url}") == 5

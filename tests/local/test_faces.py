@@ -9,18 +9,17 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_provider_glueray.local import log_shipping
-from airflow_provider_glueray.local.cluster import Cluster, Node
-from airflow_provider_glueray.local.control import REGION, ROLE_ARN
-from airflow_provider_glueray.local.engine import Engine
-from airflow_provider_glueray.local.faults import Faults
-from airflow_provider_glueray.local.glue_api import GlueApi
-from airflow_provider_glueray.local.ledger import SLOT_RELEASE_SECONDS, Ledger, Phase, Run
-from airflow_provider_glueray.local.log_shipping import LogWriter, RunLogs
-from airflow_provider_glueray.local.overlay import Overlays
-from airflow_provider_glueray.local.session_api import SessionApi
-from airflow_provider_glueray.local.sessions import READY, Session
-from airflow_provider_glueray.local.shapes import GlueError
+from airflow_provider_glueray.local.api.jobs import GlueApi
+from airflow_provider_glueray.local.api.sessions import SessionApi
+from airflow_provider_glueray.local.client import REGION, ROLE_ARN
+from airflow_provider_glueray.local.engine.errors import GlueError
+from airflow_provider_glueray.local.engine.faults import Faults
+from airflow_provider_glueray.local.engine.logs import PREFIX, LogWriter, RunLogs
+from airflow_provider_glueray.local.engine.runs import Engine
+from airflow_provider_glueray.local.engine.sessions import READY, Session
+from airflow_provider_glueray.local.engine.state import SLOT_RELEASE_SECONDS, Ledger, Phase, Run
+from airflow_provider_glueray.local.runtime.cluster import Cluster, Node
+from airflow_provider_glueray.local.runtime.overlay import Overlays
 
 COMMAND = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": "s3://b/x.py"}
 
@@ -152,7 +151,7 @@ def test_the_files_of_a_node_go_to_their_groups(faces: Faces, tmp_path: Any) -> 
 
     stream = f"job-{run.id}-127_0_0_2-"
     assert written.lines == {
-        **{f"{log_shipping.PREFIX}{group} {stream}{name}": ["during"] for name, group in system.items()},
-        f"{log_shipping.PREFIX}ray-worker-out-logs {stream}11": ["mine"],
-        f"{log_shipping.PREFIX}ray-worker-err-logs {stream}13": ["bound"],
+        **{f"{PREFIX}{group} {stream}{name}": ["during"] for name, group in system.items()},
+        f"{PREFIX}ray-worker-out-logs {stream}11": ["mine"],
+        f"{PREFIX}ray-worker-err-logs {stream}13": ["bound"],
     }

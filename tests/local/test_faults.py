@@ -9,9 +9,8 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from airflow_provider_glueray.local import control
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from tests.local.conftest import until
 
 
 def code(call: Callable[..., Any], **request: Any) -> str:
@@ -20,7 +19,7 @@ def code(call: Callable[..., Any], **request: Any) -> str:
     return str(caught.value.response["Error"]["Code"])
 
 
-def test_calls_are_counted(glue: Any, logs: Any, s3: Any, clean_endpoint: control.Endpoint) -> None:
+def test_calls_are_counted(glue: Any, logs: Any, s3: Any, clean_endpoint: local_client.Endpoint) -> None:
     """Glue and Logs calls are counted by name, S3 is not."""
     glue.list_jobs()
     glue.list_jobs()
@@ -31,7 +30,7 @@ def test_calls_are_counted(glue: Any, logs: Any, s3: Any, clean_endpoint: contro
     assert clean_endpoint.calls() == {}
 
 
-def test_counted_faults_run_out(glue: Any, clean_endpoint: control.Endpoint) -> None:
+def test_counted_faults_run_out(glue: Any, clean_endpoint: local_client.Endpoint) -> None:
     """Throttling, refusal and service errors hit the operation named, as often as asked."""
     clean_endpoint.faults(
         throttle_next={"ListJobs": 2},
@@ -48,7 +47,7 @@ def test_counted_faults_run_out(glue: Any, clean_endpoint: control.Endpoint) -> 
 
 
 def test_a_rate_of_one_throttles_everything(
-    glue: Any, client: Callable[..., Any], clean_endpoint: control.Endpoint
+    glue: Any, client: Callable[..., Any], clean_endpoint: local_client.Endpoint
 ) -> None:
     """And botocore's own retries see it as throttling."""
     clean_endpoint.faults(throttle_rate=1.0)
@@ -58,7 +57,7 @@ def test_a_rate_of_one_throttles_everything(
 
 
 def test_a_dropped_answer_hides_work_which_was_done(
-    glue: Any, make_job: Callable[..., str], clean_endpoint: control.Endpoint
+    glue: Any, make_job: Callable[..., str], clean_endpoint: local_client.Endpoint
 ) -> None:
     """The run exists although the caller never learned its id."""
     clean_endpoint.faults(provisioning_seconds=3600, drop_next={"StartJobRun": 1})
@@ -69,7 +68,7 @@ def test_a_dropped_answer_hides_work_which_was_done(
     glue.delete_job(JobName=job)
 
 
-def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoint: control.Endpoint) -> None:
+def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoint: local_client.Endpoint) -> None:
     """After the closure other accounts are refused with the words seen in the wild."""
     job = make_job()
     clean_endpoint.faults(account_closed=True)
@@ -87,7 +86,7 @@ def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoin
     ],
 )
 def test_strangers_get_clean_refusals(
-    clean_endpoint: control.Endpoint, body: bytes, headers: dict[str, str], status: int, code: str
+    clean_endpoint: local_client.Endpoint, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
     """A broken body, and a web page which tries its luck on loopback."""
     target = {"X-Amz-Target": "AWSGlue.ListJobs", "Content-Type": "application/x-amz-json-1.1"}
@@ -101,21 +100,21 @@ def test_strangers_get_clean_refusals(
     "changes",
     [{"throttle_nxt": {}}, {"throttle_rate": 2}, {"drop_next": {"StartJobRun": -1}}, {"force_state": "EXPIRED"}],
 )
-def test_a_misspelt_fault_is_refused(clean_endpoint: control.Endpoint, changes: dict[str, Any]) -> None:
+def test_a_misspelt_fault_is_refused(clean_endpoint: local_client.Endpoint, changes: dict[str, Any]) -> None:
     """So that it cannot make a test pass."""
     before = clean_endpoint.faults()
-    with pytest.raises(control.EndpointError, match="fault"):
+    with pytest.raises(local_client.EndpointError, match="fault"):
         clean_endpoint.faults(**changes)
     assert clean_endpoint.faults() == before
 
 
 @pytest.fixture
-def glue_elsewhere(client: Callable[..., Any], elsewhere: control.Endpoint) -> Any:
+def glue_elsewhere(client: Callable[..., Any], elsewhere: local_client.Endpoint) -> Any:
     return client("glue", region=elsewhere.region)
 
 
 def test_a_region_has_faults_and_counts_of_its_own(
-    glue: Any, glue_elsewhere: Any, clean_endpoint: control.Endpoint, elsewhere: control.Endpoint
+    glue: Any, glue_elsewhere: Any, clean_endpoint: local_client.Endpoint, elsewhere: local_client.Endpoint
 ) -> None:
     """What is put for one does not show in another, neither does what was asked there."""
     elsewhere.faults(throttle_next={"ListJobs": 1}, throttle_rate=0.0, quota_mdpu=4)
@@ -134,7 +133,11 @@ def test_a_region_has_faults_and_counts_of_its_own(
 
 
 def test_the_quota_of_a_region(
-    glue: Any, glue_elsewhere: Any, make_job: Callable[..., str], held: control.Endpoint, elsewhere: control.Endpoint
+    glue: Any,
+    glue_elsewhere: Any,
+    make_job: Callable[..., str],
+    held: local_client.Endpoint,
+    elsewhere: local_client.Endpoint,
 ) -> None:
     """A small one there refuses what fits here, and a run that waits there is not let in by room here."""
     elsewhere.faults(quota_mdpu=2, provisioning_seconds=3600)
@@ -161,16 +164,16 @@ def test_what_is_there_from_the_start_is_there_in_every_region(
     """The bucket and the role."""
     for region in (*regions, "cn-north-1"):
         s3 = client("s3", region=region)
-        s3.put_object(Bucket=control.BUCKET, Key="from-elsewhere", Body=region.encode())
-        assert s3.get_object(Bucket=control.BUCKET, Key="from-elsewhere")["Body"].read() == region.encode()
+        s3.put_object(Bucket=local_client.BUCKET, Key="from-elsewhere", Body=region.encode())
+        assert s3.get_object(Bucket=local_client.BUCKET, Key="from-elsewhere")["Body"].read() == region.encode()
         role = client("iam", region=region).get_role(RoleName="GlueRayRole")["Role"]
         assert role["Arn"].endswith(":iam::123456789012:role/GlueRayRole")
 
 
-def test_a_misspelt_region_is_refused(clean_endpoint: control.Endpoint) -> None:
+def test_a_misspelt_region_is_refused(clean_endpoint: local_client.Endpoint) -> None:
     """Its faults would hit nobody."""
     for question in ("region=eu-west1", "region=", "regoin=eu-west-1"):
         answer = httpx.put(f"{clean_endpoint.url}/_glueray/faults?{question}", json={"account_closed": True})
         assert answer.status_code == 400, question
-    with pytest.raises(control.EndpointError, match="'eu-west1' is not an AWS region"):
+    with pytest.raises(local_client.EndpointError, match="'eu-west1' is not an AWS region"):
         clean_endpoint.at("eu-west1").calls()

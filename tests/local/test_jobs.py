@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from airflow_provider_glueray.local import control
+from airflow_provider_glueray.local import client as local_client
 
 RAY_JOB: dict[str, Any] = {
-    "Role": control.ROLE_ARN,
+    "Role": local_client.ROLE_ARN,
     "GlueVersion": "4.0",
     "WorkerType": "Z.2X",
     "NumberOfWorkers": 2,

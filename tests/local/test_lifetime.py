@@ -15,9 +15,9 @@ import boto3
 import psutil
 import pytest
 
-from airflow_provider_glueray.local import control, processes
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.local.runtime import processes
+from tests.local.conftest import until
 
 pytestmark = pytest.mark.full
 
@@ -43,25 +43,25 @@ def _until_gone(pids: list[int]) -> None:
     until(lambda: [pid for pid in pids if processes.alive(pid)], lambda left: not left)
 
 
-def _client(endpoint: control.Endpoint, service: str) -> Any:
-    options = {"region_name": control.REGION, "endpoint_url": endpoint.url}
+def _client(endpoint: local_client.Endpoint, service: str) -> Any:
+    options = {"region_name": local_client.REGION, "endpoint_url": endpoint.url}
     return boto3.client(service, **options, aws_access_key_id="local", aws_secret_access_key="local")
 
 
-def _start(endpoint: control.Endpoint, script: str) -> Callable[[], dict[str, Any]]:
+def _start(endpoint: local_client.Endpoint, script: str) -> Callable[[], dict[str, Any]]:
     """Start a run; return what looks at it."""
     s3, glue = _client(endpoint, "s3"), _client(endpoint, "glue")
-    s3.put_object(Bucket=control.BUCKET, Key="script.py", Body=script.encode())
-    command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{control.BUCKET}/script.py"}
+    s3.put_object(Bucket=local_client.BUCKET, Key="script.py", Body=script.encode())
+    command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{local_client.BUCKET}/script.py"}
     glue.create_job(Name="job", Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=1)
     run = glue.start_job_run(JobName="job")["JobRunId"]
     return lambda: glue.get_job_run(JobName="job", RunId=run)["JobRun"]  # type: ignore[no-any-return]
 
 
-def _session_for_ever(endpoint: control.Endpoint, directory: Path) -> list[int]:
+def _session_for_ever(endpoint: local_client.Endpoint, directory: Path) -> list[int]:
     """Return the pids of a kernel that is busy and of its child."""
     glue = _client(endpoint, "glue")
-    glue.create_session(Id="loop", Role=control.ROLE_ARN, Command={"Name": "glueray"}, NumberOfWorkers=1)
+    glue.create_session(Id="loop", Role=local_client.ROLE_ARN, Command={"Name": "glueray"}, NumberOfWorkers=1)
     until(lambda: glue.get_session(Id="loop")["Session"]["Status"], lambda status: status == "READY")
     code = (
         "import os, pathlib, ray, subprocess, time\nray.init('auto')\n"  # Ray's own SIGTERM handler is there, too
@@ -75,9 +75,9 @@ def _session_for_ever(endpoint: control.Endpoint, directory: Path) -> list[int]:
     return [int(pid) for pid in (directory / "pids").read_text().split()]
 
 
-def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, tmp_path: Path) -> None:
+def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: local_client.Endpoint, tmp_path: Path) -> None:
     """It runs beside another endpoint; after SIGKILL, stop sweeps Ray, its files and the state file."""
-    mine = control.start("crash", port=0, nodes=1, home=tmp_path)
+    mine = local_client.start("crash", port=0, nodes=1, home=tmp_path)
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
     _start(mine, f"import pathlib, time\npathlib.Path('{tmp_path}/begun').touch()\ntime.sleep(600)")
     until((tmp_path / "begun").exists)
@@ -91,20 +91,20 @@ def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: control.Endpoint, t
 
     os.kill(mine.pid, signal.SIGKILL)
     os.waitpid(mine.pid, 0)
-    assert control.find("crash", tmp_path) is None
-    with pytest.raises(control.EndpointError, match="does not answer"):
+    assert local_client.find("crash", tmp_path) is None
+    with pytest.raises(local_client.EndpointError, match="does not answer"):
         mine.calls()
-    assert control.forget("crash", tmp_path)
+    assert local_client.forget("crash", tmp_path)
     _until_gone(family)
     assert not Path(state["root"]).exists()
     assert not mine.log_path.with_suffix(".json").exists()
-    assert not control.forget("crash", tmp_path)
+    assert not local_client.forget("crash", tmp_path)
     assert endpoint.status()["ready"]
 
 
 def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
     """A service manager may end the daemon at any time."""
-    mine = control.start("early", port=0, nodes=2, home=tmp_path, wait=False)
+    mine = local_client.start("early", port=0, nodes=2, home=tmp_path, wait=False)
     children = until(lambda: [child.pid for child in psutil.Process(mine.pid).children(recursive=True)])
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
     mine.stop()
@@ -116,7 +116,7 @@ def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
 
 def test_a_node_can_fail(tmp_path: Path) -> None:
     """Ray retries the lost task, the run succeeds and a new node takes the old one's place."""
-    with control.start("node", port=0, home=tmp_path) as mine:
+    with local_client.start("node", port=0, home=tmp_path) as mine:
         look, logs = _start(mine, NODE_FAILS), _client(mine, "logs")
 
         def said() -> list[str]:
@@ -139,7 +139,7 @@ def test_a_taken_port_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(control.EndpointError, match=r"the endpoint did not start: .*in use"):
-            control.start("taken", port=taken.getsockname()[1], home=tmp_path)
-    assert control.find("taken", tmp_path) is None
+        with pytest.raises(local_client.EndpointError, match=r"the endpoint did not start: .*in use"):
+            local_client.start("taken", port=taken.getsockname()[1], home=tmp_path)
+    assert local_client.find("taken", tmp_path) is None
     assert list(tmp_path.glob("glueray-*")) == []

@@ -16,9 +16,8 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from airflow_provider_glueray.local import control
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from tests.local.conftest import until
 
 pytestmark = pytest.mark.full
 
@@ -81,7 +80,7 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(clean_endpoint: control.Endpoint, tmp_path: Path) -> Iterator[Notebook]:
+def notebook(clean_endpoint: local_client.Endpoint, tmp_path: Path) -> Iterator[Notebook]:
     """Return a notebook, its kernel started as its own kernel.json says and with an AWS profile for the endpoint.
 
     A profile, because without one the kernel asks https://sts.us-east-1.amazonaws.com who it is, whatever %endpoint and
@@ -99,8 +98,8 @@ def notebook(clean_endpoint: control.Endpoint, tmp_path: Path) -> Iterator[Noteb
     (tmp_path / "aws-config").write_text(
         "[profile glueray-local]\n"
         f"endpoint_url = {clean_endpoint.url}\n"
-        f"aws_access_key_id = {control.ACCESS_KEY}\n"
-        f"aws_secret_access_key = {control.SECRET_KEY}\n"
+        f"aws_access_key_id = {local_client.ACCESS_KEY}\n"
+        f"aws_secret_access_key = {local_client.SECRET_KEY}\n"
     )
     environment = {
         "PATH": f"{python.parent}:/usr/bin:/bin",
@@ -160,14 +159,14 @@ def test_a_notebook_on_ray(notebook: Notebook, glue: Any, session_becomes: Calla
         "--auto-scaling-ray-min-workers": "1",
     }
     shown = ("Role", "GlueVersion", "WorkerType", "NumberOfWorkers", "IdleTimeout")
-    assert [stopped[name] for name in shown] == [control.ROLE_ARN, "4.0", "Z.2X", 2, 60]
+    assert [stopped[name] for name in shown] == [local_client.ROLE_ARN, "4.0", "Z.2X", 2, 60]
     assert glue.list_sessions(Tags={"tagged": "by the kernel"})["Ids"] == [session]
     assert "There is no current session." in notebook.run("%status").shown
 
 
 def test_what_the_kernel_makes_of_trouble(
     notebook: Notebook,
-    clean_endpoint: control.Endpoint,
+    clean_endpoint: local_client.Endpoint,
     session_becomes: Callable[..., dict[str, Any]],
     statement_becomes: Callable[..., dict[str, Any]],
 ) -> None:

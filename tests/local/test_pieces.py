@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_glueray.local.bundles import CannotPrepare, check_layout
-from airflow_provider_glueray.local.engine import failure_message
-from airflow_provider_glueray.local.log_shipping import Tail
+from airflow_provider_glueray.local.engine.job_inputs import CannotPrepare, check_layout
+from airflow_provider_glueray.local.engine.logs import Tail
+from airflow_provider_glueray.local.engine.runs import failure_message
 
 
 def test_a_tail_yields_whole_lines_as_the_file_grows(tmp_path: Path) -> None:

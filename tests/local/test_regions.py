@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
-from airflow_provider_glueray.local.faults import Faults
-from airflow_provider_glueray.local.ledger import Ledger
-from airflow_provider_glueray.local.pages import Pages
-from airflow_provider_glueray.local.server import Application
+from airflow_provider_glueray.local.api.server import Application
+from airflow_provider_glueray.local.api.web_pages import Pages
+from airflow_provider_glueray.local.engine.faults import Faults
+from airflow_provider_glueray.local.engine.state import Ledger
 
 
 def errors(faults: Faults, *regions: str) -> list[str | None]:

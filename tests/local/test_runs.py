@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from airflow_provider_glueray.local import control
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from tests.local.conftest import until
 
 pytestmark = pytest.mark.usefixtures("held")
 
@@ -131,7 +130,7 @@ def test_a_queued_run_waits_and_moves_up(
 
 
 def test_the_accounts_quota_counts_two_per_worker(
-    glue: Any, make_job: Callable[..., str], elsewhere: control.Endpoint, client: Callable[..., Any]
+    glue: Any, make_job: Callable[..., str], elsewhere: local_client.Endpoint, client: Callable[..., Any]
 ) -> None:
     """50 M-DPU per Region: the run which passes it is refused, or waits."""
     elsewhere.faults(provisioning_seconds=3600)
@@ -186,7 +185,7 @@ def test_stop_reports_run_by_run(
 
 @pytest.mark.parametrize("state", ["TIMEOUT", "ERROR", "EXPIRED"])
 def test_states_which_nothing_local_makes_can_be_forced(
-    glue: Any, make_job: Callable[..., str], held: control.Endpoint, wait_for: Callable[..., Any], state: str
+    glue: Any, make_job: Callable[..., str], held: local_client.Endpoint, wait_for: Callable[..., Any], state: str
 ) -> None:
     """A forced terminal state ends the run."""
     job = make_job()
@@ -196,7 +195,7 @@ def test_states_which_nothing_local_makes_can_be_forced(
 
 
 def test_an_unknown_state_can_be_shown(
-    make_job: Callable[..., str], held: control.Endpoint, client: Callable[..., Any]
+    make_job: Callable[..., str], held: local_client.Endpoint, client: Callable[..., Any]
 ) -> None:
     """A word which the model does not have is shown until it is taken back; the run goes on below."""
     glue = client("glue")
@@ -215,7 +214,7 @@ def test_an_unknown_state_can_be_shown(
 
 
 @pytest.fixture(autouse=True)
-def _leave_nothing_open(glue: Any, held: control.Endpoint) -> Any:
+def _leave_nothing_open(glue: Any, held: local_client.Endpoint) -> Any:
     yield
     for job in glue.list_jobs()["JobNames"]:
         glue.delete_job(JobName=job)

@@ -28,21 +28,21 @@ import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.serde import deserialize
 
-from airflow_provider_glueray.cli import main
-from airflow_provider_glueray.hooks.glue_jobs import GlueRayJobHook
-from airflow_provider_glueray.local import bridge, control, processes, runtimes
-
-from .conftest import until
-from .test_scripts import messages, zipped
+from airflow_provider_glueray.cli.main import main
+from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
+from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.local.runtime import compat_shim, environments, processes
+from tests.local.conftest import until
+from tests.local.test_scripts import messages, zipped
 
 pytestmark = pytest.mark.full
 
-RAY24 = runtimes.RECIPES[runtimes.RAY24]
-S3 = f"s3://{control.BUCKET}/runtime"
+RAY24 = environments.RECIPES[environments.RAY24]
+S3 = f"s3://{local_client.BUCKET}/runtime"
 
 
 @pytest.fixture(scope="module")
-def endpoint(ray24: control.Endpoint) -> control.Endpoint:
+def endpoint(ray24: local_client.Endpoint) -> local_client.Endpoint:
     """Return the endpoint on Ray 2.4 in place of the one on the newest."""
     return ray24
 
@@ -107,11 +107,11 @@ ray.init("auto")
 def use(name):
     frame = pd.DataFrame({{"a": range(10), "b": list("abcdefghij")}})
     client = boto3.client("s3")
-    client.put_object(Bucket="{control.BUCKET}", Key="runtime/" + name + ".csv", Body=frame.to_csv(index=False))
-    resource = boto3.resource("s3").Object("{control.BUCKET}", "runtime/" + name + ".csv")
+    client.put_object(Bucket="{local_client.BUCKET}", Key="runtime/" + name + ".csv", Body=frame.to_csv(index=False))
+    resource = boto3.resource("s3").Object("{local_client.BUCKET}", "runtime/" + name + ".csv")
     assert len(pd.read_csv(io.BytesIO(resource.get()["Body"].read()))) == 10
     filesystem = pyarrow.fs.S3FileSystem()
-    wanted = "{control.BUCKET}/runtime/" + name + "-1.parquet"
+    wanted = "{local_client.BUCKET}/runtime/" + name + "-1.parquet"
     pq.write_table(pa.Table.from_pandas(frame), wanted, filesystem=filesystem)
     found, path = pyarrow.fs.FileSystem.from_uri("s3://" + wanted)
     assert path == wanted, path
@@ -125,7 +125,7 @@ def use(name):
 
 here = use("driver")
 there = ray.get(ray.remote(use).remote("task"))
-assert [one.get_file_info("{control.BUCKET}/runtime/task.csv").size > 10 for one in here + there] == [True] * 4
+assert [one.get_file_info("{local_client.BUCKET}/runtime/task.csv").size > 10 for one in here + there] == [True] * 4
 rows = ray.data.from_pandas(pd.DataFrame({{"n": range(100)}})).repartition(4)
 for kind in ("parquet", "csv", "json"):
     getattr(rows, "write_" + kind)("{S3}/" + kind)
@@ -145,8 +145,10 @@ def test_pip_install_and_zips_reach_driver_and_tasks(
     printed: Callable[..., list[str]], s3: Any, tmp_path: Path
 ) -> None:
     """A package that is not there, another version of one that is, modules and a working directory, all in one run."""
-    s3.put_object(Bucket=control.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
-    s3.put_object(Bucket=control.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"}))
+    s3.put_object(Bucket=local_client.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
+    s3.put_object(
+        Bucket=local_client.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"})
+    )
     wheels = [
         _wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),
         _wheel(tmp_path, "tomli", "99.0", "WORD = 'newer'"),
@@ -154,15 +156,15 @@ def test_pip_install_and_zips_reach_driver_and_tasks(
     script = (
         "import ray\nray.init('auto')\n"
         "def f():\n    import answers, tomli, tinything\n    from pyarrow import fs\n"
-        f"    assert fs.FileSystem.from_uri('s3://{control.BUCKET}/mod.zip')[0].get_file_info('{control.BUCKET}/mod.zip').size\n"
+        f"    assert fs.FileSystem.from_uri('s3://{local_client.BUCKET}/mod.zip')[0].get_file_info('{local_client.BUCKET}/mod.zip').size\n"
         "    return tinything.WORD, tomli.WORD, answers.yes(), open('data.txt').read()\n"
         "print(*f(), *ray.get(ray.remote(f).remote()))"
     )
     lines = printed(
         script,
         pip_install=",".join(wheels),
-        working_dir=f"s3://{control.BUCKET}/work.zip",
-        s3_py_modules=f"s3://{control.BUCKET}/mod.zip",
+        working_dir=f"s3://{local_client.BUCKET}/work.zip",
+        s3_py_modules=f"s3://{local_client.BUCKET}/mod.zip",
     )
     assert lines[-1] == "tiny newer yes forty-two tiny newer yes forty-two"
 
@@ -218,7 +220,7 @@ def _drivers(run: str) -> list[str]:
 def test_a_node_can_fail(
     glue: Any,
     logs: Any,
-    clean_endpoint: control.Endpoint,
+    clean_endpoint: local_client.Endpoint,
     make_job: Callable[..., str],
     wait_for: Callable[..., Any],
 ) -> None:
@@ -258,7 +260,7 @@ def test_a_session(make_session: Callable[..., str], run_code: Callable[..., dic
     code = (
         "import sys, ray, tomli, pyarrow.fs\nray.init('auto')\n"
         "def word():\n    import tomli\n    return tomli.WORD\n"
-        f"size = pyarrow.fs.FileSystem.from_uri('s3://{control.BUCKET}')[0]\n"
+        f"size = pyarrow.fs.FileSystem.from_uri('s3://{local_client.BUCKET}')[0]\n"
         "print(sys.version_info[:2], ray.__version__, word(), ray.get(ray.remote(word).remote()))\n6 * 7"
     )
     output = run_code(session, code)["Output"]
@@ -267,7 +269,7 @@ def test_a_session(make_session: Callable[..., str], run_code: Callable[..., dic
     assert run_code(session, "1 / 0")["Output"]["ErrorName"] == "ZeroDivisionError"
 
 
-def test_it_listens_on_loopback_only(endpoint: control.Endpoint) -> None:
+def test_it_listens_on_loopback_only(endpoint: local_client.Endpoint) -> None:
     """Ray 2.4 has no authentication, so nobody but this machine may reach any of its processes, and no web page."""
     state = json.loads(endpoint.log_path.with_suffix(".json").read_text())
     inside = [*processes.in_sessions(state["sessions"]), *processes.descendants_outside(state["sessions"])]
@@ -296,7 +298,7 @@ def _listens_at(process: psutil.Process) -> set[str]:
 
 
 def test_status_shows_the_runtime(
-    endpoint: control.Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    endpoint: local_client.Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And a start that asks for another one is refused."""
     monkeypatch.setenv("GLUERAY_HOME", str(endpoint.log_path.parent))
@@ -309,14 +311,14 @@ def test_status_shows_the_runtime(
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runtimes.Recipe:
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> environments.Recipe:
     """Return a cheap recipe, this Python and one small wheel, whose environments the user's cache never sees."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / f"python{version}").symlink_to(sys.executable)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    return runtimes.Recipe("Plain", version, (_wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),))
+    return environments.Recipe("Plain", version, (_wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),))
 
 
 def test_without_its_python(
@@ -332,35 +334,35 @@ def test_without_its_python(
     said = capsys.readouterr().err
     assert said.startswith("glueray local: the Ray2.4 runtime needs Python 3.9 on this machine, and there is none")
     assert len(said.splitlines()) == 1
-    with pytest.raises(control.EndpointError, match=r"there is no runtime 'Ray9', only newest and Ray2\.4"):
-        control.start(home=tmp_path, runtime="Ray9")
+    with pytest.raises(local_client.EndpointError, match=r"there is no runtime 'Ray9', only newest and Ray2\.4"):
+        local_client.start(home=tmp_path, runtime="Ray9")
 
 
-def test_what_was_half_built_is_built_again(recipe: runtimes.Recipe) -> None:
+def test_what_was_half_built_is_built_again(recipe: environments.Recipe) -> None:
     """Only an environment that has its mark, and whose Python is still there, is used."""
     said: list[str] = []
-    directory = runtimes.build(recipe, said.append)
-    assert directory.parent == runtimes.cache()
-    assert runtimes.build(recipe, said.append) == directory
+    directory = environments.build(recipe, said.append)
+    assert directory.parent == environments.cache()
+    assert environments.build(recipe, said.append) == directory
     assert said == [f"building the Plain runtime in {directory} (once; about 1 packages)"]
     left = directory / "left-over"
     left.touch()
     (directory / "ready").unlink()
-    runtimes.build(recipe, said.append)
+    environments.build(recipe, said.append)
     assert not left.exists()
     assert (directory / "ready").exists()
     (directory / "bin" / "python").unlink()
-    runtimes.build(recipe, said.append)
+    environments.build(recipe, said.append)
     assert len(said) == 3
     command = [directory / "bin" / "python", "-c", "import tinything; print(tinything.WORD)"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "tiny\n"
 
 
-def test_two_builders_build_once(recipe: runtimes.Recipe) -> None:
+def test_two_builders_build_once(recipe: environments.Recipe) -> None:
     """The second waits for the first and takes what it has built."""
     said: list[str] = []
     with ThreadPoolExecutor() as pool:
-        first, second = pool.map(lambda _: runtimes.build(recipe, said.append), range(2))
+        first, second = pool.map(lambda _: environments.build(recipe, said.append), range(2))
     assert first == second
     assert sorted(line.partition(" in ")[0] for line in said) == [
         "building the Plain runtime",
@@ -368,25 +370,25 @@ def test_two_builders_build_once(recipe: runtimes.Recipe) -> None:
     ]
 
 
-def test_without_uv_pip_does_it(recipe: runtimes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_uv_pip_does_it(recipe: environments.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it fails, the end of what it says is told, and nothing is left that would pass for an environment."""
-    monkeypatch.setattr(runtimes, "_uv", lambda: None)
-    directory = runtimes.build(recipe, lambda _: None)
+    monkeypatch.setattr(environments, "_uv", lambda: None)
+    directory = environments.build(recipe, lambda _: None)
     assert list(directory.glob("lib/python3.*/site-packages/tinything.py"))
     (tmp_path / "tinything-1.0-py3-none-any.whl").unlink()
     (directory / "ready").unlink()
-    with pytest.raises(runtimes.CannotProvide, match=r"the Plain runtime could not be built: .*ERROR: .*tinything"):
-        runtimes.build(recipe, lambda _: None)
+    with pytest.raises(environments.CannotProvide, match=r"the Plain runtime could not be built: .*ERROR: .*tinything"):
+        environments.build(recipe, lambda _: None)
     assert not (directory / "ready").exists()
 
 
-def test_the_bridge_is_kept_up_to_date(recipe: runtimes.Recipe) -> None:
+def test_the_bridge_is_kept_up_to_date(recipe: environments.Recipe) -> None:
     """An environment that an older version of ours has built gets today's."""
-    directory = runtimes.build(recipe, lambda _: None)
+    directory = environments.build(recipe, lambda _: None)
     (module,) = directory.glob("lib/python3.*/site-packages/glueray_bridge.py")
     module.write_text("old")
-    runtimes.build(recipe, lambda _: None)
-    assert module.read_text() == Path(bridge.__file__).read_text()
+    environments.build(recipe, lambda _: None)
+    assert module.read_text() == Path(compat_shim.__file__).read_text()
 
 
 def _wheel(directory: Path, name: str, version: str, code: str) -> str:
@@ -409,7 +411,7 @@ def _wheel(directory: Path, name: str, version: str, code: str) -> str:
 #: The walkthrough's script: on the newest Ray it runs in `tests/examples`.
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
-RAW = f"s3://{control.BUCKET}/walkthrough/raw"
+RAW = f"s3://{local_client.BUCKET}/walkthrough/raw"
 CLEAN = "walkthrough/clean"
 
 
@@ -424,7 +426,9 @@ def datasets() -> ModuleType:
     return module
 
 
-def test_the_walkthrough(endpoint: control.Endpoint, datasets: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_walkthrough(
+    endpoint: local_client.Endpoint, datasets: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every row that should be there is, with its ratio, and nothing else."""
     for name, value in endpoint.env().items():
         monkeypatch.setenv(name, value)
@@ -433,16 +437,20 @@ def test_the_walkthrough(endpoint: control.Endpoint, datasets: ModuleType, monke
     glue, store = (boto3.client(service, endpoint_url=endpoint.url) for service in ("glue", "s3"))
 
     def frames(prefix: str) -> pd.DataFrame:
-        found = store.list_objects_v2(Bucket=control.BUCKET, Prefix=prefix)["Contents"]
+        found = store.list_objects_v2(Bucket=local_client.BUCKET, Prefix=prefix)["Contents"]
         keys = [each["Key"] for each in found if each["Size"]]  # Arrow marks directories with empty objects
-        bodies = [store.get_object(Bucket=control.BUCKET, Key=key)["Body"].read() for key in keys]
+        bodies = [store.get_object(Bucket=local_client.BUCKET, Key=key)["Body"].read() for key in keys]
         return pd.concat(pq.ParquetFile(io.BytesIO(body)).read().to_pandas() for body in bodies)
 
     script = EXAMPLES / "scripts" / "customer_reviews_etl.py"
-    store.upload_file(str(script), control.BUCKET, "walkthrough/etl.py")
-    command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{control.BUCKET}/walkthrough/etl.py"}
+    store.upload_file(str(script), local_client.BUCKET, "walkthrough/etl.py")
+    command = {
+        "Name": "glueray",
+        "Runtime": "Ray2.4",
+        "ScriptLocation": f"s3://{local_client.BUCKET}/walkthrough/etl.py",
+    }
     glue.create_job(Name="walkthrough", Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=2)
-    given = {"--input": f"{RAW}/product_category=Wireless", "--output": f"s3://{control.BUCKET}/{CLEAN}"}
+    given = {"--input": f"{RAW}/product_category=Wireless", "--output": f"s3://{local_client.BUCKET}/{CLEAN}"}
     run_id = glue.start_job_run(JobName="walkthrough", Arguments=given)["JobRunId"]
     run = _ended(glue, run_id)
     assert run["JobRunState"] == "SUCCEEDED", run
@@ -454,7 +462,7 @@ def test_the_walkthrough(endpoint: control.Endpoint, datasets: ModuleType, monke
     assert written["review_id"].tolist() == wanted["review_id"].tolist()
     ratio = wanted["helpful_votes"] / wanted["total_votes"]
     np.testing.assert_allclose(written["helpful_votes_ratio"].astype(float), ratio)
-    summary = json.load(store.get_object(Bucket=control.BUCKET, Key=f"{CLEAN}/_summary.json")["Body"])
+    summary = json.load(store.get_object(Bucket=local_client.BUCKET, Key=f"{CLEAN}/_summary.json")["Body"])
     assert (summary["rows_in"], summary["rows_out"]) == (len(raw), len(wanted))
 
 
@@ -483,12 +491,12 @@ def halves(frame: pd.DataFrame, moment: datetime) -> dict[str, Any]:
     return {"where": where, "when": moment, "frame": halved, "dataset": ray.data.from_pandas([halved])}
 
 
-def test_a_function_with_tables(endpoint: control.Endpoint, dag: DAG, make_task: Any, monkeypatch: Any) -> None:
+def test_a_function_with_tables(endpoint: local_client.Endpoint, dag: DAG, make_task: Any, monkeypatch: Any) -> None:
     """What brings arguments and values runs on Python 3.9 and with Arrow 11 too; its Parquet is read here."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
     frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.to_datetime(["2026-11-21", "2026-11-22"]))
     moment = datetime(2026, 11, 21, 2, tzinfo=UTC)
-    given = {"role": "GlueRayRole", "staging": f"s3://{control.BUCKET}/functions", "dag": dag, "deferrable": False}
+    given = {"role": "GlueRayRole", "staging": f"s3://{local_client.BUCKET}/functions", "dag": dag, "deferrable": False}
     step = task.glue_ray(**given)(halves)(frame, moment).operator
 
     result = make_task(step).run()

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_glueray.local import control
-from airflow_provider_glueray.local.log_shipping import _system_group
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.local.engine.logs import _system_group
+from tests.local.conftest import until
 
 PREFIX = "/aws-glue/ray/jobs/"
 SUCCEEDS = """
@@ -69,7 +68,7 @@ def test_a_script_succeeds_and_its_logs_arrive(
     make_job: Callable[..., str],
     wait_for: Callable[..., dict[str, Any]],
     client: Callable[..., Any],
-    elsewhere: control.Endpoint,
+    elsewhere: local_client.Endpoint,
 ) -> None:
     """Arguments and region are in the driver's environment, prints come after the run, logs are in that region."""
     job = make_job(SUCCEEDS, DefaultArguments={"--min-workers": "1"})
@@ -97,7 +96,7 @@ def test_a_script_succeeds_and_its_logs_arrive(
     assert worker["logStreamName"].startswith(f"{stream}-127_0_0_")
 
 
-def test_ray_writes_the_files_that_are_looked_for(endpoint: control.Endpoint) -> None:
+def test_ray_writes_the_files_that_are_looked_for(endpoint: local_client.Endpoint) -> None:
     """There are some for every group of the cluster's own logs."""
     state = json.loads(endpoint.log_path.with_suffix(".json").read_text())
     head = Path(state["root"]) / "0" / "session_latest" / "logs"
@@ -180,15 +179,17 @@ def test_zips_reach_the_script(
     glue: Any, s3: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
 ) -> None:
     """The working directory's single directory is the cwd; py_modules can be imported, on workers too."""
-    s3.put_object(Bucket=control.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
-    s3.put_object(Bucket=control.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"}))
+    s3.put_object(Bucket=local_client.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
+    s3.put_object(
+        Bucket=local_client.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"})
+    )
     job = make_job(
         "import ray, answers\nray.init('auto')\n"
         "@ray.remote\ndef f():\n    import answers\n    return answers.yes() + open('data.txt').read()\n"
         "print(answers.yes(), open('data.txt').read(), ray.get(f.remote()))",
         DefaultArguments={
-            "--working-dir": f"s3://{control.BUCKET}/work.zip",
-            "--s3-py-modules": f"s3://{control.BUCKET}/mod.zip",
+            "--working-dir": f"s3://{local_client.BUCKET}/work.zip",
+            "--s3-py-modules": f"s3://{local_client.BUCKET}/mod.zip",
         },
     )
     run = glue.start_job_run(JobName=job)["JobRunId"]
@@ -240,10 +241,10 @@ def test_a_bad_zip_fails_the_run(
     glue: Any, s3: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], body: bytes | None, words: str
 ) -> None:
     """With the reason in ErrorMessage, at run time."""
-    s3.delete_object(Bucket=control.BUCKET, Key="bad.zip")
+    s3.delete_object(Bucket=local_client.BUCKET, Key="bad.zip")
     if body is not None:
-        s3.put_object(Bucket=control.BUCKET, Key="bad.zip", Body=body)
-    job = make_job("", DefaultArguments={"--working-dir": f"s3://{control.BUCKET}/bad.zip"})
+        s3.put_object(Bucket=local_client.BUCKET, Key="bad.zip", Body=body)
+    job = make_job("", DefaultArguments={"--working-dir": f"s3://{local_client.BUCKET}/bad.zip"})
     run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
     assert words in run["ErrorMessage"]
 
@@ -253,9 +254,9 @@ def test_a_missing_script_fails_the_run(
 ) -> None:
     """CreateJob does not look; the run does."""
     job = make_job()
-    s3.delete_object(Bucket=control.BUCKET, Key=f"{job}.py")
+    s3.delete_object(Bucket=local_client.BUCKET, Key=f"{job}.py")
     run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
-    assert f"bucket: {control.BUCKET}, key: {job}.py" in run["ErrorMessage"]
+    assert f"bucket: {local_client.BUCKET}, key: {job}.py" in run["ErrorMessage"]
     assert run["ExecutionTime"] == 0
 
 
@@ -263,7 +264,7 @@ def test_ray_data_reads_and_writes_the_endpoints_s3(
     glue: Any, s3: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
 ) -> None:
     """s3:// paths work in a script without a word about the endpoint."""
-    uri = f"s3://{control.BUCKET}/rows"
+    uri = f"s3://{local_client.BUCKET}/rows"
     job = make_job(
         f"import ray\nray.init('auto')\nray.data.range(100, override_num_blocks=2).write_parquet('{uri}')\n"
         f"print('rows', ray.data.read_parquet('{uri}').count())"
@@ -271,4 +272,4 @@ def test_ray_data_reads_and_writes_the_endpoints_s3(
     run = glue.start_job_run(JobName=job)["JobRunId"]
     wait_for(job, run, "SUCCEEDED")
     assert "rows 100" in _script_log(logs, job, run)
-    assert s3.list_objects_v2(Bucket=control.BUCKET, Prefix="rows/")["KeyCount"] > 0
+    assert s3.list_objects_v2(Bucket=local_client.BUCKET, Prefix="rows/")["KeyCount"] > 0

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from airflow_provider_glueray.local import control, processes
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.local.runtime import processes
+from tests.local.conftest import until
 
 Run = Callable[[str, str], dict[str, Any]]
 Becomes = Callable[..., dict[str, Any]]
@@ -44,7 +44,7 @@ def test_stop_while_a_statement_runs(
     make_session: Callable[..., str],
     run_code: Run,
     session_becomes: Becomes,
-    clean_endpoint: control.Endpoint,
+    clean_endpoint: local_client.Endpoint,
 ) -> None:
     """STOPPING, then STOPPED; the statement is ERROR; both can be read until the session is deleted."""
     session = make_session("READY", DefaultArguments={"--auto-scaling-ray-min-workers": "1"})
@@ -97,7 +97,7 @@ def test_timeouts(
     glue: Any,
     make_session: Callable[..., str],
     session_becomes: Becomes,
-    clean_endpoint: control.Endpoint,
+    clean_endpoint: local_client.Endpoint,
 ) -> None:
     """An idle session times out, a busy one only at its Timeout; a statement then is InvalidInputException."""
     idle = make_session("READY", IdleTimeout=1)
@@ -126,16 +126,16 @@ def test_dependencies_reach_driver_and_workers(
         files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         wheels[name].write_bytes(zipped(**files))
     s3.put_object(
-        Bucket=control.BUCKET,
+        Bucket=local_client.BUCKET,
         Key="session-work.zip",
         Body=zipped(**{"work/data.txt": "forty-two", "work/beside.py": "B = 'b'"}),
     )
-    s3.put_object(Bucket=control.BUCKET, Key="session-mod.zip", Body=zipped(**{"top/answers.py": "Y = 'yes'"}))
+    s3.put_object(Bucket=local_client.BUCKET, Key="session-mod.zip", Body=zipped(**{"top/answers.py": "Y = 'yes'"}))
     session = make_session(
         "READY",
         DefaultArguments={
-            "--working-dir": f"s3://{control.BUCKET}/session-work.zip",
-            "--s3-py-modules": f"s3://{control.BUCKET}/session-mod.zip",
+            "--working-dir": f"s3://{local_client.BUCKET}/session-work.zip",
+            "--s3-py-modules": f"s3://{local_client.BUCKET}/session-mod.zip",
             "--pip-install": f"tinyone @ {wheels['tinyone'].as_uri()}",
             "--additional-python-modules": f"tinytwo @ {wheels['tinytwo'].as_uri()}",
         },

@@ -12,8 +12,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from airflow_provider_glueray.local import control
-from airflow_provider_glueray.local.server import OWN_AGENT
+from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.local.api.server import OWN_AGENT
 
 pytestmark = pytest.mark.usefixtures("held")
 
@@ -26,7 +26,7 @@ def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
 
 
 def request(**changes: Any) -> dict[str, Any]:
-    return {"Id": "refused", "Role": control.ROLE_ARN, "Command": {"Name": "glueray"}, **changes}
+    return {"Id": "refused", "Role": local_client.ROLE_ARN, "Command": {"Name": "glueray"}, **changes}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_create_is_refused(glue: Any, changes: dict[str, Any], code: str, words:
     assert refused(glue.get_session, Id="refused")[0] == "EntityNotFoundException"
 
 
-def test_a_closed_account(glue: Any, held: control.Endpoint) -> None:
+def test_a_closed_account(glue: Any, held: local_client.Endpoint) -> None:
     """In the words that the last Ray-capable kernel looks for."""
     held.faults(account_closed=True)
     words = "Account not allowed to submit Glue Ray session"
@@ -151,7 +151,7 @@ def test_lists_and_tags(glue: Any, make_session: Callable[..., str]) -> None:
     )
 
 
-def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: control.Endpoint) -> None:
+def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: local_client.Endpoint) -> None:
     """The Id tells: asking again says that it is there."""
     held.faults(drop_next={"CreateSession": 1})
     with pytest.raises(ConnectionClosedError):
@@ -162,7 +162,7 @@ def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: contro
 
 def test_a_session_can_be_shown_in_any_state(
     glue: Any,
-    held: control.Endpoint,
+    held: local_client.Endpoint,
     make_session: Callable[..., str],
     session_becomes: Callable[..., dict[str, Any]],
 ) -> None:
@@ -176,7 +176,7 @@ def test_a_session_can_be_shown_in_any_state(
     assert refused(glue.run_statement, SessionId=session, Code="1")[0] == "InvalidInputException"
 
 
-def test_the_page_of_a_session_with_any_name(glue: Any, held: control.Endpoint) -> None:
+def test_the_page_of_a_session_with_any_name(glue: Any, held: local_client.Endpoint) -> None:
     """An Id may hold slashes, blanks and letters of any kind, and end like the name of another page."""
     for session in ("é/ü ß", "é/ü ß/log"):
         glue.create_session(**request(Id=session, NumberOfWorkers=1))
@@ -187,7 +187,9 @@ def test_the_page_of_a_session_with_any_name(glue: Any, held: control.Endpoint) 
         glue.delete_session(Id=session)
 
 
-def test_calls_are_counted_and_moto_sees_none_of_them(held: control.Endpoint, make_session: Callable[..., str]) -> None:
+def test_calls_are_counted_and_moto_sees_none_of_them(
+    held: local_client.Endpoint, make_session: Callable[..., str]
+) -> None:
     """A client that is passed through to moto finds no session there."""
     session = make_session()
     assert held.calls() == {"CreateSession": 1}

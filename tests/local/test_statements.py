@@ -12,9 +12,8 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from airflow_provider_glueray.local import control
-
-from .conftest import until
+from airflow_provider_glueray.local import client as local_client
+from tests.local.conftest import until
 
 Run = Callable[[str, str], dict[str, Any]]
 Becomes = Callable[..., dict[str, Any]]
@@ -54,11 +53,11 @@ def text(statement: dict[str, Any]) -> str:
     return str(statement["Output"]["Data"]["TextPlain"])
 
 
-def log_ends_with(endpoint: control.Endpoint, session: str, end: str) -> None:
+def log_ends_with(endpoint: local_client.Endpoint, session: str, end: str) -> None:
     until(lambda: page(endpoint, f"{session}/log"), lambda log: log.endswith(end))
 
 
-def page(endpoint: control.Endpoint, path: str) -> str:
+def page(endpoint: local_client.Endpoint, path: str) -> str:
     return httpx.get(f"{endpoint.url}/_glueray/sessions/{path}").raise_for_status().text
 
 
@@ -111,12 +110,13 @@ def test_an_exception_is_an_output(
 def test_statements_use_the_cluster(ready_session: str, run_code: Run) -> None:
     """ray.init("auto") finds it, and tasks run on both of its nodes; the endpoint's S3 needs no words."""
     assert text(run_code(ready_session, NODES + "len(nodes), ran == nodes")).endswith("(2, True)")
-    code = f"import boto3\n[b['Name'] for b in boto3.client('s3').list_buckets()['Buckets']].count('{control.BUCKET}')"
+    buckets = "[b['Name'] for b in boto3.client('s3').list_buckets()['Buckets']]"
+    code = f"import boto3\n{buckets}.count('{local_client.BUCKET}')"
     assert text(run_code(ready_session, code)) == "1"
 
 
 def test_one_statement_at_a_time_and_cancel(
-    glue: Any, ready_session: str, run_code: Run, statement_becomes: Becomes, clean_endpoint: control.Endpoint
+    glue: Any, ready_session: str, run_code: Run, statement_becomes: Becomes, clean_endpoint: local_client.Endpoint
 ) -> None:
     """An endless loop is shown live in the log, as is what comes late; it can be cancelled and leaves nothing else."""
     late = "import threading\nthreading.Timer(0.2, print, ['late']).start()\nkept = 'kept'"
@@ -135,7 +135,7 @@ def test_one_statement_at_a_time_and_cancel(
 
 
 def test_a_cancel_that_is_ignored_at_first(
-    glue: Any, ready_session: str, statement_becomes: Becomes, clean_endpoint: control.Endpoint
+    glue: Any, ready_session: str, statement_becomes: Becomes, clean_endpoint: local_client.Endpoint
 ) -> None:
     """Ctrl-C comes again; a statement that then ends by itself is CANCELLED all the same."""
     statement = glue.run_statement(SessionId=ready_session, Code=STUBBORN)["Id"]
@@ -145,7 +145,7 @@ def test_a_cancel_that_is_ignored_at_first(
 
 
 def test_a_dropped_answer_hides_a_statement_which_runs_once(
-    glue: Any, ready_session: str, run_code: Run, statement_becomes: Becomes, clean_endpoint: control.Endpoint
+    glue: Any, ready_session: str, run_code: Run, statement_becomes: Becomes, clean_endpoint: local_client.Endpoint
 ) -> None:
     """The caller never learns its id; it is the last one in the list."""
     before = run_code(ready_session, "count = 0")["Id"]
@@ -179,7 +179,7 @@ def test_lists_are_paged(glue: Any, ready_session: str, run_code: Run) -> None:
 
 
 def test_fifty_megabytes_are_printed_whole(
-    glue: Any, client: Callable[..., Any], ready_session: str, clean_endpoint: control.Endpoint
+    glue: Any, client: Callable[..., Any], ready_session: str, clean_endpoint: local_client.Endpoint
 ) -> None:
     """In many pieces, while others are answered again and again; the log keeps the end of it."""
     unchecked = client("glue")
@@ -205,7 +205,7 @@ def test_fifty_megabytes_are_printed_whole(
     assert len(log) < 1_100_000
 
 
-def test_the_page_of_a_session(ready_session: str, run_code: Run, clean_endpoint: control.Endpoint) -> None:
+def test_the_page_of_a_session(ready_session: str, run_code: Run, clean_endpoint: local_client.Endpoint) -> None:
     """Its fields, and each statement with its output."""
     statement = run_code(ready_session, "print('shown')\n1 / 0")
     shown = page(clean_endpoint, ready_session)

@@ -14,11 +14,13 @@ from airflow.sdk import DAG, task
 from nbformat.v4 import new_code_cell, new_notebook
 from structlog.testing import capture_logs
 
-from airflow_provider_glueray import backends, clock
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.glueray_step.cells import SAID
+from airflow_provider_glueray.hooks import registry
+from airflow_provider_glueray.hooks.glue.responses import GLUE_JOB_STATE
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
-from airflow_provider_glueray.runs import GLUE_JOB_STATE, RunState
 from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
 from tests.contract.scripted import BACKEND, CONN_TYPE, ROW, SERVICES, Run, Service
 from tests.contract.scripts import Clock, Script
@@ -127,7 +129,7 @@ def logs() -> Iterator[list[Any]]:
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Service], None]:
     """Return what lets a connection lead to a scripted service."""
-    monkeypatch.setitem(backends.BACKENDS, BACKEND, ROW)
+    monkeypatch.setitem(registry.BACKENDS, BACKEND, ROW)
 
     def connect(conn_id: str, service: Service) -> None:
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": CONN_TYPE}))

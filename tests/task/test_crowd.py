@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from airflow_provider_glueray.follow import Policy
-from airflow_provider_glueray.runs import LogCursor, Outcome, RunState
-from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.logs import LogCursor
+from airflow_provider_glueray.core.runs import Outcome, RunState
+from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 from tests.contract.scripted import Service
 from tests.contract.scripts import Script

@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 
-from airflow_provider_glueray.errors import (
+from airflow_provider_glueray.core.errors import (
     RunFailed,
     RunLost,
     RunStopped,
@@ -24,7 +24,7 @@ from airflow_provider_glueray.errors import (
     SubmitError,
     SubmitUnknown,
 )
-from airflow_provider_glueray.spec import RayJobSpec
+from airflow_provider_glueray.core.spec import RayJobSpec
 from tests.contract.scripted import BACKEND, Service
 from tests.contract.scripts import Script
 from tests.task.conftest import SENSORS, WAYS, WorkerDied

@@ -6,7 +6,7 @@ import json
 
 import nbformat
 
-from airflow_provider_glueray.errors import RunTimedOut
+from airflow_provider_glueray.core.errors import RunTimedOut
 from airflow_provider_glueray.glueray_step.cells import SAID
 from tests.contract.scripts import Script
 

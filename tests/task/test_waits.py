@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from airflow_provider_glueray import settings
-from airflow_provider_glueray.errors import SpecError
-from airflow_provider_glueray.follow import Policy, Waits
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.follow import Policy, Waits
+from airflow_provider_glueray.hooks import settings
 
 
 def test_only_what_differs_travels():

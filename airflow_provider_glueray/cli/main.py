@@ -1,0 +1,34 @@
+"""The `glueray` command line: each group of commands registers itself and imports what it needs when it runs.
+
+Nothing but argparse and the standard library is imported at module level: `glueray --help` must not wait for Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from airflow_provider_glueray.cli.clusters import add_clusters
+from airflow_provider_glueray.cli.local import add_local
+from airflow_provider_glueray.cli.render import add_render
+from airflow_provider_glueray.cli.sessions import add_sessions
+
+#: Add a group of commands here: a function that is given argparse's subparsers and registers one parser.
+_GROUPS: tuple[Callable[[Any], None], ...] = (add_local, add_sessions, add_clusters, add_render)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="glueray", description="Distributed Python ETL as Ray steps in Airflow.")
+    groups = parser.add_subparsers(title="groups", required=True, metavar="GROUP")
+    for add_group in _GROUPS:
+        add_group(groups)
+    arguments = parser.parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The two drivers of `follow`: one blocks a worker, one awaits in a triggerer. Neither decides anything.
+
+Floor 1: standard library and floor 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.backend import RunBackend
+from airflow_provider_glueray.core.follow import Answer, Observe, Pause, ReadLogs, Show, Step, Steps, Stop, Tell
+from airflow_provider_glueray.core.logs import FAILURE_SOURCES, LogCursor, LogPage
+from airflow_provider_glueray.core.runs import Outcome, RunRef
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.core.watcher import Watcher
+
+
+class TaskLog(Protocol):
+    """What is asked of a logger; Airflow's own and the standard library's both have it."""
+
+    def log(self, level: int, msg: str, /, *args: Any) -> Any:
+        """Write a record at a level."""
+
+    def info(self, msg: str, /, *args: Any) -> Any:
+        """Write a record."""
+
+
+def drive(steps: Steps, backend: RunBackend, ref: RunRef, log: TaskLog) -> Outcome:
+    """Obey ``steps`` in this thread."""
+
+    def act(step: Step) -> Any:
+        match step:
+            case Observe(after=after):
+                clock.sleep(after)
+                return backend.describe([ref])[ref]
+            case ReadLogs(cursor=cursor, sources=sources):
+                return backend.read_logs({ref: cursor}, sources)[ref]
+            case Pause(seconds=seconds):
+                return clock.sleep(seconds)
+            case Stop():
+                return backend.stop(ref)
+            case Tell() | Show():
+                return _write(step, log)
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = Answer(clock.now(), act(step))
+            except Exception as error:  # what a failed step means is for `follow` to say
+                answer = Answer(clock.now(), error=error)
+            step = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def adrive(
+    steps: Steps,
+    watcher: Watcher,
+    ref: RunRef,
+    log: TaskLog,
+    *,
+    turn: Callable[[LogCursor], Awaitable[None]] | None = None,
+) -> Outcome:
+    """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits.
+
+    :param turn: told the place in the log each time its lines have been shown.
+    """
+    read: LogPage | None = None
+
+    async def act(step: Step) -> Any:
+        nonlocal read
+        match step:
+            case Observe(after=after, known=known):
+                return await watcher.observe(ref, after, known)
+            case ReadLogs(cursor=cursor, sources=sources):
+                page = await watcher.read_logs(ref, cursor, sources)
+                # The cluster's logs of a failed run have a cursor of their own, which nobody goes on from.
+                read = page if sources != FAILURE_SOURCES else None
+                return page
+            case Pause(seconds=seconds):
+                return await watcher.pause(seconds)
+            case Stop():
+                return await watcher.call(lambda backend: backend.stop(ref))
+            case Tell():
+                return _write(step, log)
+            case Show():
+                _write(step, log)
+                if turn is not None and read is not None:
+                    await turn(read.cursor)
+                return None
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = Answer(clock.now(), await act(step))
+            except Exception as error:
+                answer = Answer(clock.now(), error=error)
+            step = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def _write(step: Tell | Show, log: TaskLog) -> None:
+    if isinstance(step, Tell):
+        log.log(step.level, "%s", step.message)
+        return
+    for line in step.lines:
+        log.info("%s", line)

@@ -1,0 +1,208 @@
+"""Everything this package raises on purpose, in one tree.
+
+Floor 0: standard library only. A message says what, which run, its last state, the likely cause, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from airflow_provider_glueray.core.runs import Outcome, RunState, StatementError
+
+# What can go wrong. `retryable` says whether running the same task again could help.
+#
+# GlueRayError
+# ├── SpecError            a value breaks a rule; nothing was started
+# ├── SubmitError          the run could not be started
+# │   ├── ScriptError      the script or another local file is missing, unreadable or of the wrong kind
+# │   ├── StagingError     the bucket is missing or denied
+# │   ├── ConnectionMissing  no such Airflow connection, or no credentials or region in it
+# │   ├── JobConflict      the job's name belongs to something that is not ours to change
+# │   ├── SessionConflict  the session's id belongs to somebody else
+# │   ├── SessionEnded     the session that was to be used is over, or was never there
+# │   ├── ClusterEnded     the cluster that was to be used is over, or was never there
+# │   ├── AccountRefused   the account may not use Glue for Ray
+# │   ├── RequestRefused   the service refused what was asked, or the caller's right to ask
+# │   ├── ServiceFull      no room now; the operator waits, up to its queue timeout
+# │   └── SubmitUnknown    the answer was lost, so the run may or may not exist
+# ├── StopError            the service refused to stop a run that is still active
+# └── RunFailed            the run ended, and not with success
+#     ├── StatementFailed  the code of a statement raised an exception
+#     │   └── FunctionFailed   a function on a cluster did
+#     ├── RunStopped
+#     ├── RunTimedOut
+#     └── RunLost
+
+
+class GlueRayError(Exception):
+    """Root of everything this package raises on purpose."""
+
+    retryable: ClassVar[bool] = True
+
+
+class SpecError(GlueRayError, ValueError):
+    """A value breaks a rule. ``problems`` lists each: what, which value, which rule, where it comes from."""
+
+    retryable = False
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problems))
+
+
+class SubmitError(GlueRayError):
+    """The run could not be started."""
+
+
+class ScriptError(SubmitError):
+    """A local file is missing, unreadable, or of the wrong kind."""
+
+    retryable = False
+
+
+class StagingError(SubmitError):
+    """The staging bucket is missing or denied."""
+
+    retryable = False
+
+
+class ConnectionMissing(SubmitError):
+    """The Airflow connection is missing or incomplete."""
+
+    retryable = False
+
+
+class JobConflict(SubmitError):
+    """The job's name belongs to a job that we must not overwrite."""
+
+    retryable = False
+
+
+class SessionConflict(SubmitError):
+    """The session's id belongs to a session that somebody else has made."""
+
+    retryable = False
+
+
+class SessionEnded(SubmitError):
+    """The session that was to be used is over, or was never there."""
+
+    retryable = False
+
+
+class ClusterEnded(SubmitError):
+    """The cluster that was to be used is over, or was never there."""
+
+    retryable = False
+
+
+class AccountRefused(SubmitError):
+    """The account or region may not use Glue for Ray."""
+
+    retryable = False
+
+
+class RequestRefused(SubmitError):
+    """The service refused the request: a value it does not accept, or a permission that is missing."""
+
+    retryable = False
+
+
+class ServiceFull(SubmitError):
+    """The service has no room now: a concurrency limit or the account's capacity."""
+
+
+class SubmitUnknown(SubmitError):
+    """The answer to the start request was lost; the run may exist."""
+
+
+class StopError(GlueRayError):
+    """The service refused to stop a run."""
+
+
+class RunFailed(GlueRayError):
+    """A run ended without success. ``outcome`` holds the last snapshot and the tail of the log.
+
+    :param url: where to look.
+    :param about: lines to begin with: what the run was part of.
+    """
+
+    lead: ClassVar[str] = "failed"
+    hint: ClassVar[str] = "Fix the script or its input; a retry of the task starts a new run."
+    tail_title: ClassVar[str] = "The end of its log:"
+
+    def __init__(self, outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> None:
+        self.outcome = outcome
+        snapshot = outcome.snapshot
+        title = snapshot.ref.title
+        lines = [*about, f"{title[0].upper()}{title[1:]} {self.lead} (last state {snapshot.raw_state})."]
+        if snapshot.message:
+            lines.append(f"The service says: {snapshot.message}")
+        if outcome.tail:
+            lines += [self.tail_title, *(f"  {line}" for line in outcome.tail)]
+        lines.append(self.hint)
+        if url:
+            lines.append(f"See {url}")
+        super().__init__("\n".join(lines))
+
+
+class StatementFailed(RunFailed):
+    """The code of a statement raised an exception: ``error_name``, ``error_value`` and ``traceback`` (lines)."""
+
+    lead = "raised an exception"
+    tail_title = "The remote traceback:"
+    hint = "Fix the code or its input; a retry of the task runs it again in the same session, with what is in it."
+
+    def __init__(self, outcome: Outcome, url: str, error: StatementError, about: Sequence[str] = ()) -> None:
+        self.error_name, self.error_value, self.traceback = error
+        told = Outcome(outcome.snapshot._replace(message=""), error.traceback or (f"{error.name}: {error.value}",))
+        super().__init__(told, url, about)
+
+
+class FunctionFailed(StatementFailed):
+    """A function that ran on a cluster raised an exception; the members are those of ``StatementFailed``."""
+
+    hint = "Fix the function or its arguments; a retry of the task starts a new run."
+
+
+class RunStopped(RunFailed):
+    """The run was stopped before it was done."""
+
+    lead = "was stopped"
+    hint = "Somebody or something asked for the stop: a person, a cleared task, or another program."
+
+
+class RunTimedOut(RunFailed):
+    """The run took longer than allowed and was stopped."""
+
+    lead = "took too long"
+    hint = "Raise `timeout`, give it more workers, or look for what it waits on."
+
+
+class RunLost(RunFailed):
+    """The service confirms that it does not know the run."""
+
+    lead = "is gone"
+    hint = "The job or its history was deleted, or the connection now points at another account or region."
+
+
+_FAILURES: Mapping[RunState, type[RunFailed]] = {
+    RunState.FAILED: RunFailed,
+    RunState.STOPPED: RunStopped,
+    RunState.TIMED_OUT: RunTimedOut,
+    RunState.LOST: RunLost,
+}
+
+
+def failure_of(outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> RunFailed | None:
+    """Return the error that an outcome deserves, or None for the one success there is.
+
+    A run that succeeded although our deadline had struck did its work: it is a success.
+    """
+    state = outcome.snapshot.state
+    if state is RunState.SUCCEEDED:
+        return None
+    if outcome.deadline_passed and state is not RunState.LOST:
+        return RunTimedOut(outcome, url, about)
+    return _FAILURES.get(state, RunFailed)(outcome, url, about)

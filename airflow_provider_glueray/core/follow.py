@@ -1,0 +1,316 @@
+"""The order of things while a run is followed, once, for workers, triggerers and sensors alike.
+
+Floor 1: standard library and floor 0. :func:`follow` is a generator that says what to do next and is sent the
+answer. It does no I/O and reads no clock, so a test feeds it by hand. Two dull drivers in ``drive.py`` obey it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from airflow_provider_glueray.core.logs import FAILURE_SOURCES, SCRIPT, LogCursor, LogLine, LogPage, LogTail
+from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, RunState
+from airflow_provider_glueray.glueray_step.reports import read_report
+
+#: The most reports that are remembered of one run; they travel through Airflow's database.
+MOST_REPORTS = 100
+
+
+class Waits(NamedTuple):
+    """How long to wait where nothing tells when to look: one policy for the whole package. JSON both ways.
+
+    All are seconds. The defaults fit a real service; a deployment changes them by ``[glueray] waits``.
+
+    :param least_poll: the shortest pause between two polls where a cluster has to start first.
+    :param least_poll_in_session: the same of a statement, many of which are over in no time.
+    :param quiet: for how long a run that has ended must have written no new line before its log counts as whole; of a
+        run that lasted, a twentieth of its time.
+    :param drain: the most time that late lines are waited for, however many keep coming.
+    :param stop_grace: how long a run may take to stop after its deadline before nobody waits for it any more.
+    :param stop_again: after how long a stop that had no effect is asked for again.
+    :param lost: for how long a run must stay unknown to the service before it counts as lost: a list may lag behind a
+        start.
+    :param queue_first: the pause after the first refusal for want of room; later ones double.
+    :param queue_longest: the longest of these pauses.
+    :param look_again: the pause between two looks for a run whose start had no answer, and before a stop that was
+        refused is asked for again.
+    :param pending_reason: how old a run on KubeRay must be before its pods are asked why it is not under way.
+    :param linger: how long a deferrable notebook waits for a cell in the worker before it defers.
+    :param worker_end: how long the scheduler may take to hear that a worker has ended.
+    """
+
+    least_poll: float = 1.0
+    least_poll_in_session: float = 0.3
+    quiet: float = 1.0
+    drain: float = 60.0
+    stop_grace: float = 300.0
+    stop_again: float = 60.0
+    lost: float = 30.0
+    queue_first: float = 5.0
+    queue_longest: float = 120.0
+    look_again: float = 2.0
+    pending_reason: float = 15.0
+    linger: float = 5.0
+    worker_end: float = 3.0
+
+    def to_json(self) -> dict[str, float]:
+        """Return what differs from the defaults: it travels through Airflow's database."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Waits:
+        """Rebuild from :meth:`to_json`.
+
+        :raises TypeError, ValueError: it is no mapping of the names above to seconds.
+        """
+        if not isinstance(value, dict):
+            raise TypeError(f"waits are a JSON object of seconds, not {value!r}")
+        for name, seconds in value.items():
+            if name not in cls._fields:
+                raise ValueError(f"there is no wait {name!r}; there are {', '.join(cls._fields)}")
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+                raise ValueError(f"the wait {name!r} is a number of seconds, not {seconds!r}")
+        return cls(**value)
+
+    @classmethod
+    def from_text(cls, text: str) -> Waits:
+        """Read the JSON text of a setting; an empty one changes nothing.
+
+        :raises TypeError, ValueError: it cannot be read.
+        """
+        return cls.from_json(json.loads(text)) if text.strip() else cls()
+
+
+class Policy(NamedTuple):
+    """How to follow. JSON both ways, so that it travels into a trigger unchanged.
+
+    :param deadline: epoch seconds at which the run is stopped; absolute, so a resumption does not restart it.
+    :param poll_seconds: the longest pause between two polls. Young runs are polled more often: the pause is
+        a tenth of the run's age, at least ``least_seconds``.
+    :param owns_run: whether to stop the run at the deadline. A sensor only watches.
+    :param sources: the logs to show; empty for none.
+    :param until_over: whether to go on with a session that has started, until it is over.
+    :param waits: how long to wait for everything else.
+    """
+
+    deadline: float | None = None
+    poll_seconds: float = 10.0
+    owns_run: bool = True
+    sources: tuple[str, ...] = (SCRIPT,)
+    until_over: bool = False
+    least_seconds: float = 1.0
+    waits: Waits = Waits()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**self._asdict(), "sources": list(self.sources), "waits": self.waits.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """Rebuild from :meth:`to_json`."""
+        waits = Waits.from_json(value.get("waits", {}))
+        return cls(**{**value, "sources": tuple(value["sources"]), "waits": waits})
+
+
+class Observe(NamedTuple):
+    """Describe the run, ``after`` seconds from now, or sooner if its raw state is seen to differ."""
+
+    after: float
+    known: str
+
+
+class ReadLogs(NamedTuple):
+    """Read what is new in the run's logs."""
+
+    cursor: LogCursor
+    sources: tuple[str, ...]
+
+
+class Pause(NamedTuple):
+    """Do nothing for a while."""
+
+    seconds: float
+
+
+class Stop(NamedTuple):
+    """Ask the service to stop the run."""
+
+
+class Tell(NamedTuple):
+    """Write one line of our own to the task log."""
+
+    level: int
+    message: str
+
+
+class Show(NamedTuple):
+    """Write the run's own lines to the task log."""
+
+    lines: Sequence[LogLine]
+
+
+Step = Observe | ReadLogs | Pause | Stop | Tell | Show
+
+
+class Answer(NamedTuple):
+    """What a step brought: the time (epoch seconds), and a value or the exception that came instead."""
+
+    now: float
+    value: Any = None
+    error: Exception | None = None
+
+
+Steps = Generator[Step, Answer, Outcome]
+
+
+def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Steps:
+    """Follow a run to its end.
+
+    A failed poll is not a failed run: it is polled again until the deadline. A failed log read never fails
+    anything. At the deadline a run that we own is stopped.
+
+    :returns: the outcome, through ``StopIteration``; judge it with :func:`errors.failure_of`.
+    """
+    logs = _Logs(policy.sources, cursor or LogCursor())
+    last = RunSnapshot(ref, RunState.RUNNING, raw_state="UNKNOWN", message="No poll has succeeded yet.")
+    began = 0.0
+    failures = 0
+    stop_asked: float | None = None
+    stop_due, refusals = 0.0, 0
+    lost_since: float | None = None
+    pause = 0.0
+    while True:
+        answer = yield Observe(pause, last.raw_state)
+        began = began or answer.now
+        if answer.error is None and answer.value.state is RunState.LOST:
+            lost_since = lost_since or answer.now
+            if answer.now - lost_since < policy.waits.lost:
+                answer = answer._replace(error=LookupError(f"the service does not know it. {answer.value.message}"))
+        elif answer.error is None:
+            lost_since = None
+        if answer.error is not None:
+            failures += 1
+            if failures in (1, 10, 100, 1000):
+                yield Tell(logging.WARNING, f"Poll {failures} of {ref.id} failed, trying again: {answer.error}")
+        else:
+            failures = 0
+            snapshot: RunSnapshot = answer.value
+            if snapshot.raw_state != last.raw_state:
+                yield _tell_state(snapshot)
+            last = snapshot
+            ended = snapshot.is_over if policy.until_over else snapshot.state.is_terminal
+            yield from logs.read(to_end=ended)
+            if ended:
+                break
+        deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
+        if deadline_passed and not policy.owns_run:
+            return logs.outcome(last, deadline_passed=True)
+        if deadline_passed and answer.now >= stop_due:
+            if stop_asked is None:
+                yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
+            stop_asked = stop_asked or answer.now
+            stopped = yield Stop()
+            refused = stopped.error is not None
+            stop_due = answer.now + (policy.waits.look_again if refused else policy.waits.stop_again)
+            refusals += refused
+            if refused and refusals in (1, 10, 100, 1000):
+                yield Tell(logging.ERROR, f"Could not stop run {ref.id}, trying again: {stopped.error}")
+        if policy.deadline is not None and answer.now >= policy.deadline + policy.waits.stop_grace:
+            return logs.outcome(last, deadline_passed=True)
+        pause = _pause(answer.now - (last.started or began), failures, policy, answer.now, stop_asked)
+    yield from logs.drain(max(answer.now - (last.started or began), 0.0), policy.waits)
+    if last.state is not RunState.SUCCEEDED and policy.sources:
+        since = LogCursor(since_ms=int((last.started or began) * 1000))
+        # The UI shows what stands between these two lines folded.
+        yield Tell(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
+        yield from _Logs(FAILURE_SOURCES, since).read(to_end=True, most=100)
+        yield Tell(logging.INFO, "::endgroup::")
+    return logs.outcome(last, deadline_passed=stop_asked is not None)
+
+
+def _tell_state(snapshot: RunSnapshot) -> Tell:
+    kind = snapshot.ref.title.partition(f" {snapshot.ref.id}")[0]
+    text = f"{kind[0].upper()}{kind[1:]} is {snapshot.raw_state}"
+    if not snapshot.recognised:
+        text += f", a state this provider does not know, taken as {snapshot.state}"
+    if snapshot.message:
+        text += f": {snapshot.message}"
+    return Tell(logging.INFO if snapshot.recognised else logging.WARNING, f"{text}; {snapshot.ref.id}")
+
+
+def _pause(age: float, failures: int, policy: Policy, now: float, stop_asked: float | None) -> float:
+    """Wait a tenth of the run's age, more after failed polls, never past the deadline."""
+    if stop_asked is not None:
+        return policy.waits.least_poll
+    pause = min(max(age * 0.1, policy.least_seconds), policy.poll_seconds)
+    if failures:
+        pause = min(pause * 2 ** min(failures, 6), max(60.0, policy.poll_seconds))
+    if policy.deadline is not None:
+        pause = min(pause, max(policy.deadline - now, 0.0))
+    return pause
+
+
+class _Logs:
+    """Reading, showing and remembering the log of one run."""
+
+    def __init__(self, sources: tuple[str, ...], cursor: LogCursor) -> None:
+        self._sources = sources
+        self._cursor = cursor
+        self._complained = False
+        self._was_read = False
+        self._tail = LogTail()
+        self._reports: list[dict[str, Any]] = []
+
+    def outcome(self, last: RunSnapshot, *, deadline_passed: bool) -> Outcome:
+        """Return how it ended, with what is remembered of the log."""
+        return Outcome(last, self._tail.lines(), deadline_passed, self._reports)
+
+    def read(self, *, to_end: bool, most: int | None = None) -> Generator[Step, Answer, bool | None]:
+        """Show what is new; with ``most``, only the last of it. Tell whether there was anything; None if unknown.
+
+        :param to_end: whether the run is over.
+        """
+        if not self._sources:
+            return False
+        answer = yield ReadLogs(self._cursor._replace(to_end=to_end), self._sources)
+        if answer.error is not None:
+            if not self._complained:
+                self._complained = True
+                yield Tell(logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}")
+            return None
+        self._was_read = True
+        page: LogPage = answer.value
+        self._cursor = page.cursor
+        lines = page.lines if most is None else page.lines[-most:]
+        self._tail.add(line.text for line in lines)
+        said = (read_report(line.text) for line in lines)
+        self._reports = [*self._reports, *(each for each in said if each is not None)][-MOST_REPORTS:]
+        if lines:
+            yield Show(lines)
+        return bool(lines)
+
+    def drain(self, lasted: float, waits: Waits) -> Generator[Step, Answer, None]:
+        """Read until quiet: Glue hands over what a script printed only after the run has ended.
+
+        The longer the run, the longer the patience: a twentieth of its time, ``waits.quiet`` to 10 seconds. A read that
+        fails says nothing of the log, unless none has ever succeeded.
+        """
+        quiet = max(min(lasted * 0.05, 10.0), waits.quiet)
+        silent = waited = 0.0
+        heard: bool | None = False
+        while self._sources and silent < quiet and waited < waits.drain:
+            yield Pause(quiet / 2)
+            waited += quiet / 2
+            heard = yield from self.read(to_end=True)
+            if heard:
+                silent = 0.0
+            elif heard is not None or not self._was_read:
+                silent += quiet / 2
+        if self._sources and silent < quiet:
+            text = f"The log goes on {waits.drain:.0f} seconds after the run has ended; the rest is at the service only"
+            if heard is None:
+                text = f"The end of the log could not be read for {waits.drain:.0f} seconds; it is at the service only"
+            yield Tell(logging.WARNING, text)

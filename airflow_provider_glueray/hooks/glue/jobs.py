@@ -1,0 +1,242 @@
+"""Glue for Ray jobs: define, start, describe, read, stop, delete.
+
+Floor 2. A hook holds a connection and nothing else: every fact about a job or a run is an argument. All ways
+of boto3 to fail are translated here, so no floor above needs to know an AWS error code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from airflow_provider_glueray.core.backend import Prepared
+from airflow_provider_glueray.core.errors import JobConflict, SpecError, StopError, SubmitError
+from airflow_provider_glueray.core.logs import LogCursor, LogPage
+from airflow_provider_glueray.core.runs import GLUE_JOB, RunRef, RunSnapshot, RunState
+from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.core.validation import MARK_ARGUMENT
+from airflow_provider_glueray.hooks.glue import logs
+from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
+from airflow_provider_glueray.hooks.glue.errors import ChangedMeanwhileError, NotFoundError, translated
+from airflow_provider_glueray.hooks.glue.requests import AUTOMATIC_TAGS, to_glue_job, to_glue_job_update, to_glue_run
+from airflow_provider_glueray.hooks.glue.responses import snapshot_of
+
+#: Runs per page of GetJobRuns, newest first (botocore: at most 200).
+PAGE = 200
+#: Pages searched for a run, newest first; a run further back is asked for by its id.
+MOST_PAGES = 5
+#: Runs per BatchStopJobRun (botocore: at most 25).
+STOP_BATCH = 25
+
+
+class GlueRayJobHook(GlueConnectionHook):
+    """Talk to AWS Glue about Ray jobs. Parameters: see :class:`GlueConnectionHook`."""
+
+    def prepare(self, spec: RayJobSpec, staging: str | None = None, timeout: float | None = None) -> Prepared:
+        """Upload what is local, and create or update the job.
+
+        :param staging: ``s3://bucket/prefix`` for what is local.
+        :param timeout: not sent: Glue refuses one for Ray jobs.
+        :raises SubmitError: see :meth:`stage` and :meth:`ensure_job`.
+        """
+        if not spec.role:
+            raise SpecError(["role=None: AWS Glue runs a job as an IAM role; name the one"])
+        staged = self.stage(spec, staging)
+        change = self.ensure_job(staged)
+        self.log.info("Job %s: %s", staged.name, change)
+
+        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
+            return self.submit(replace(staged, arguments={**staged.arguments, **arguments}), mark)
+
+        return Prepared(start, is_new=change != "unchanged")
+
+    # -- the job's definition -------------------------------------------------------------------------------
+
+    def ensure_job(self, spec: RayJobSpec) -> str:
+        """Create the job, or update it where it differs; return "created", "updated" or "unchanged".
+
+        :raises JobConflict: a job of that name exists and is not a Ray job.
+        :raises SubmitError: Glue refused the definition.
+        """
+        self.warn_of_region()
+        for attempt in range(3):
+            current = self.get_job(spec.name)
+            try:
+                with translated(f"job {spec.name!r}"):
+                    return self._create_or_update(spec, current)
+            except ChangedMeanwhileError:
+                self.log.info("Job %s was changed by somebody else, looking again (%d)", spec.name, attempt + 1)
+        raise SubmitError(f"Job {spec.name!r} kept being changed by others while it was being updated")
+
+    def get_job(self, name: str) -> dict[str, Any] | None:
+        """Return the definition as the service holds it (botocore ``Job``), or None."""
+        try:
+            with translated(f"job {name!r}"):
+                return self._client_for("glue").get_job(JobName=name)["Job"]  # type: ignore[no-any-return]
+        except NotFoundError:
+            return None
+
+    def _create_or_update(self, spec: RayJobSpec, current: Mapping[str, Any] | None) -> str:
+        glue = self._client_for("glue")
+        if current is None:
+            glue.create_job(**to_glue_job(spec))
+            return "created"
+        command = current.get("Command", {}).get("Name")
+        if command != "glueray":
+            raise JobConflict(
+                f"Job {spec.name!r} exists and is a {command} job, not a Ray job. It is left alone; choose "
+                "another job_name"
+            )
+        update = to_glue_job_update(spec, current)
+        if update is not None:
+            glue.update_job(**update)
+        elif set(spec.tags) <= AUTOMATIC_TAGS:
+            # They were set when the job was made; looking would cost two calls on every run.
+            return "unchanged"
+        retagged = self._add_tags(spec)
+        return "unchanged" if update is None and not retagged else "updated"
+
+    def _add_tags(self, spec: RayJobSpec) -> bool:
+        """Set the tags that differ; the tags of others stay."""
+        if not spec.tags:
+            return False
+        glue = self._client_for("glue")
+        arn = f"arn:{self.conn_partition}:glue:{self.conn_region_name}:{self.account_id}:job/{spec.name}"
+        current = glue.get_tags(ResourceArn=arn)["Tags"]
+        wanted = {key: text for key, text in spec.tags.items() if current.get(key) != text}
+        if wanted:
+            glue.tag_resource(ResourceArn=arn, TagsToAdd=wanted)
+        return bool(wanted)
+
+    def delete_job(self, name: str) -> None:
+        """Delete a job's definition. A job that is not there is not an error."""
+        with translated(f"job {name!r}"):
+            self._client_for("glue").delete_job(JobName=name)
+
+    # -- runs -----------------------------------------------------------------------------------------------
+
+    def submit(self, spec: RayJobSpec, mark: str) -> RunRef:
+        """Start a run that carries ``mark``, and never a second one with the same mark.
+
+        StartJobRun has no idempotency token, and boto3 would repeat a request whose answer was lost. So it is
+        sent once; when the answer is missing, the mark is looked for before it is sent again.
+
+        :raises ServiceFull: a concurrency limit, the account's capacity or throttling; nothing was started.
+        :raises SubmitUnknown: no answer, several times over, and no trace of a run.
+        """
+
+        def send(glue: Any) -> RunRef:
+            return RunRef(GLUE_JOB, spec.name, glue.start_job_run(**to_glue_run(spec, mark))["JobRunId"])
+
+        return self.start_once(f"job {spec.name!r}", send, lambda: self.find_runs(spec.name, mark))
+
+    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+        """Return the runs of a job that carry ``mark``, newest first, among the latest thousand."""
+        try:
+            return [
+                snapshot_of(name, run)
+                for page in self._run_pages(name)
+                for run in page
+                if run.get("Arguments", {}).get(MARK_ARGUMENT) == mark
+            ]
+        except NotFoundError:
+            return []
+
+    def latest_run(self, name: str) -> RunSnapshot | None:
+        """Return the newest run of a job, or None if it never ran.
+
+        :raises SubmitError: there is no such job.
+        """
+        with translated(f"runs of job {name!r}"):
+            runs = self._client_for("glue").get_job_runs(JobName=name, MaxResults=1)["JobRuns"]
+        return snapshot_of(name, runs[0]) if runs else None
+
+    def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
+        """Describe runs: one call for up to 200 of a job, if they are its latest. See ``RunBackend``."""
+        found: dict[RunRef, RunSnapshot] = {}
+        for name in {ref.name for ref in refs}:
+            missing = {ref.id: ref for ref in refs if ref.name == name}
+            if len(missing) > 1:
+                for page in self._run_pages(name):
+                    for run in page:
+                        ref = missing.pop(run["Id"], None)
+                        if ref is not None:
+                            found[ref] = snapshot_of(name, run)
+                    if not missing:
+                        break
+            for ref in missing.values():
+                found[ref] = self._describe_one(ref)
+        return found
+
+    def _describe_one(self, ref: RunRef) -> RunSnapshot:
+        try:
+            with translated(f"run {ref.id}"):
+                answer = self._client_for("glue").get_job_run(JobName=ref.name, RunId=ref.id)
+        except NotFoundError as error:
+            return RunSnapshot(ref, RunState.LOST, "LOST", message=str(error))
+        return snapshot_of(ref.name, answer["JobRun"])
+
+    def _run_pages(self, name: str) -> Iterator[list[dict[str, Any]]]:
+        token: dict[str, str] = {}
+        for _ in range(MOST_PAGES):
+            with translated(f"runs of job {name!r}"):
+                answer = self._client_for("glue").get_job_runs(JobName=name, MaxResults=PAGE, **token)
+            yield answer["JobRuns"]
+            if not answer.get("NextToken"):
+                return
+            token = {"NextToken": answer["NextToken"]}
+
+    def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
+        """Read what is new in the logs of runs. See ``RunBackend``; sources are the keys of ``GROUPS``."""
+        with translated("logs"):
+            return logs.read_logs(self._client_for("logs"), cursors, sources)
+
+    def stop(self, *refs: RunRef) -> None:
+        """Ask Glue to stop runs. A run that has ended, or is stopping already, is no error.
+
+        :raises StopError: Glue accepted the request but refused a run that is still active.
+        """
+        for name in {ref.name for ref in refs}:
+            mine = [ref for ref in refs if ref.name == name]
+            for begin in range(0, len(mine), STOP_BATCH):
+                self._stop_batch(name, mine[begin : begin + STOP_BATCH])
+
+    def _stop_batch(self, name: str, refs: Sequence[RunRef]) -> None:
+        with translated(f"stop of {name!r}"):
+            answer = self._client_for("glue").batch_stop_job_run(JobName=name, JobRunIds=[ref.id for ref in refs])
+        accepted = {entry["JobRunId"] for entry in answer.get("SuccessfulSubmissions", ())}
+        reasons = {entry["JobRunId"]: entry.get("ErrorDetail", {}) for entry in answer.get("Errors", ())}
+        for ref in (ref for ref in refs if ref.id not in accepted):
+            snapshot = self._describe_one(ref)
+            if not snapshot.state.is_terminal and snapshot.state is not RunState.STOPPING:
+                detail = reasons.get(ref.id, {})
+                raise StopError(
+                    f"Glue did not stop run {ref.id} of {name}, which is {snapshot.raw_state}: "
+                    f"{detail.get('ErrorCode', 'no reason given')} {detail.get('ErrorMessage', '')}".rstrip()
+                )
+
+    # -- places to look -------------------------------------------------------------------------------------
+
+    def url(self, ref: RunRef) -> str:
+        """Return the page of a run: in the AWS console, or of the endpoint the connection points at."""
+        endpoint = self._endpoint("glue")
+        if endpoint:
+            return f"{endpoint}/_glueray/runs/{ref.id}"
+        region = self.conn_region_name
+        job, run = quote(ref.name, safe=""), quote(ref.id, safe="")
+        return f"https://{self._console()}/gluestudio/home?region={region}#/job/{job}/run/{run}"
+
+    def logs_url(self, ref: RunRef) -> str:
+        """Return the page of a run's script log."""
+        endpoint = self._endpoint("glue")
+        if endpoint:
+            return f"{endpoint}/_glueray/runs/{ref.id}/log"
+        region = self.conn_region_name
+        # The console wants its own escaping: each "%" of a doubly quoted name written as "$25".
+        group = quote(quote(logs.GROUPS["script"], safe=""), safe="").replace("%", "$")
+        return (
+            f"https://{self._console()}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{group}"
+            f"$3FlogStreamNameFilter$3D{ref.id}"
+        )

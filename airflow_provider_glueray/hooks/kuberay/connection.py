@@ -1,0 +1,185 @@
+"""The way to a Kubernetes cluster with KubeRay: what the hooks for RayJobs and for RayClusters stand on.
+
+Floor 2. Of each kind, things are found by a label that holds their name, many with one call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from threading import RLock
+from typing import Any, ClassVar
+
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+from airflow_provider_glueray.core.logs import LogCursor, LogPage
+from airflow_provider_glueray.core.runs import RunRef
+from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
+from airflow_provider_glueray.hooks.kuberay.errors import translated
+from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION
+from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
+
+#: Things per list call: their names stand in its address, and proxies take some 8,000 characters of it.
+BATCH = 100
+# The Kubernetes client keeps what it has read of a kubeconfig in a global before it makes a client of it.
+_configuring = RLock()
+
+
+class KubeRayConnectionHook(KubernetesHook):
+    """Talk to a Kubernetes cluster about custom resources of one kind.
+
+    Its parameters and the fields of its connection are those of ``KubernetesHook``. The connection's extra may also
+    have ``kuberay`` (the members of :class:`RayJobSettings`, for every run), ``aws_conn_id`` (for files on their way
+    to S3; by default ``aws_default``), and ``run_url`` and ``logs_url`` (addresses with ``{namespace}`` and ``{name}``
+    of what shows a RayJob and its logs).
+
+    :cvar kind: what people call one of them; :cvar plural: what Kubernetes calls them; :cvar label: of them and of
+        their pods, with their name.
+    """
+
+    kind: ClassVar[str]
+    plural: ClassVar[str]
+    label: ClassVar[str]
+
+    # -- logs and places ------------------------------------------------------------------------------------
+
+    def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
+        """Read what is new in the logs of runs. See ``RunBackend``.
+
+        The driver's log is what the submitter's pod prints; ``process`` is the head's, ``monitor`` the autoscaler's.
+        Ray keeps the others in files inside of the pods: they are empty here.
+        """
+        wanted = [source for source in sources if source in SOURCES]
+        pages = {ref: LogPage((), cursor) for ref, cursor in cursors.items()}
+        for namespace, refs in by_namespace(cursors).items() if wanted else ():
+            pods, logs = self._pods(namespace, [place_of(ref)[1] for ref in refs]), PodLogs(self._client, namespace)
+            for ref in refs:
+                pages[ref] = logs.page(pods.get(place_of(ref)[1], []), cursors[ref], wanted)
+        return pages
+
+    def url(self, ref: RunRef) -> str:
+        """Return the page of a run: ``run_url`` of the extra, else the thing at the API server."""
+        return self._address("run_url", f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{self.plural}/{{name}}", ref)
+
+    def logs_url(self, ref: RunRef) -> str:
+        """Return the page of a run's log: ``logs_url`` of the extra, else its pods at the API server."""
+        return self._address(
+            "logs_url", f"/api/v1/namespaces/{{namespace}}/pods?labelSelector={self.label}%3D{{name}}", ref
+        )
+
+    def _address(self, key: str, path: str, ref: RunRef) -> str:
+        namespace, name = place_of(ref)
+        place = self._extra.get(key) or f"{self._client.configuration.host}{path}"
+        return str(place).replace("{namespace}", namespace).replace("{name}", name)
+
+    # -- lists ----------------------------------------------------------------------------------------------
+
+    def _list(self, refs: Iterable[RunRef]) -> dict[str, Mapping[str, Any]]:
+        """Return things by the ids of their runs."""
+        # Also a single one by a list: that one is not there, and that KubeRay is not, would be one answer else.
+        found = {}
+        for namespace, those in by_namespace(refs).items():
+            for begin in range(0, len(those), BATCH):
+                names = [place_of(ref)[1] for ref in those[begin : begin + BATCH]]
+                for thing in self._list_by(namespace, self._selector(names)):
+                    found[id_of(thing)] = thing
+        return found
+
+    def _list_by(self, namespace: str, selector: str, **query: Any) -> list[Mapping[str, Any]]:
+        with translated(f"{self.kind}s in namespace {namespace!r}"):
+            answer = self._things.list_namespaced_custom_object(
+                GROUP, VERSION, namespace, self.plural, label_selector=selector, **query
+            )
+        return list(answer["items"])
+
+    def _selector(self, names: Sequence[str]) -> str:
+        return f"{self.label} in ({','.join(names)})"
+
+    def _pods(self, namespace: str, names: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
+        """Return pods by the name of what they belong to."""
+        pods = defaultdict(list)
+        for begin in range(0, len(names), BATCH):
+            with translated(f"pods in namespace {namespace!r}"):
+                answer = self.core_v1_client.list_namespaced_pod(
+                    namespace, label_selector=self._selector(names[begin : begin + BATCH]), _preload_content=False
+                )
+                for pod in json.loads(answer.data)["items"]:
+                    pods[pod["metadata"]["labels"][self.label]].append(pod)
+        return dict(pods)
+
+    def _warnings(self, namespace: str) -> list[Mapping[str, Any]]:
+        with translated(f"events in namespace {namespace!r}"):
+            answer = self.core_v1_client.list_namespaced_event(
+                namespace, field_selector="type=Warning", limit=500, _preload_content=False
+            )
+            return list(json.loads(answer.data)["items"])
+
+    # -- the connection -------------------------------------------------------------------------------------
+
+    def get_conn(self) -> Any:
+        """Return a client of the cluster."""
+        with _configuring:
+            return super().get_conn()
+
+    @property
+    def _client(self) -> Any:
+        with translated(f"connection {self.conn_id!r}"):
+            return self.api_client
+
+    @property
+    def _things(self) -> Any:
+        with translated(f"connection {self.conn_id!r}"):
+            return self.custom_object_client
+
+    @cached_property
+    def _extra(self) -> Mapping[str, Any]:
+        with translated(f"connection {self.conn_id!r}"):
+            return self.conn_extras  # type: ignore[no-any-return]
+
+    @cached_property
+    def _namespace(self) -> str:
+        with translated(f"connection {self.conn_id!r}"):
+            return self.get_namespace() or self.DEFAULT_NAMESPACE
+
+    def _settings(self, spec: RayJobSpec | RayClusterSpec) -> RayJobSettings:
+        """Return the settings of the connection, and over them those of a task."""
+        over = spec.overrides.get("kuberay", {})
+        return RayJobSettings.of(self._extra.get("kuberay") or {}, over, namespace=self._namespace)
+
+    @cached_property
+    def storage(self) -> Any:
+        """The way to S3, by the connection ``aws_conn_id`` of the extra."""
+        from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
+
+        return GlueConnectionHook(self._extra.get("aws_conn_id", "aws_default"))
+
+    @cached_property
+    def _said(self) -> set[str]:
+        return set()
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.log.warning("%s", text)
+
+
+def place_of(ref: RunRef) -> tuple[str, str]:
+    """Return the namespace and the name of a run's thing."""
+    namespace, _, name = ref.id.partition("/")
+    return namespace, name
+
+
+def by_namespace(refs: Iterable[RunRef]) -> dict[str, list[RunRef]]:
+    """Return runs by their namespace."""
+    places = defaultdict(list)
+    for ref in refs:
+        places[place_of(ref)[0]].append(ref)
+    return dict(places)
+
+
+def id_of(thing: Mapping[str, Any]) -> str:
+    """Return the id of a thing, as in ``RunRef``."""
+    return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"

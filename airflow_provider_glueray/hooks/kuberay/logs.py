@@ -1,0 +1,130 @@
+"""The logs of pods, read in pieces, each line once.
+
+Floor 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+
+from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
+from airflow_provider_glueray.hooks.kuberay.errors import translated
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, ROLE, SUBMITTER
+
+#: The most bytes of a log taken by one read; the rest comes with the next.
+LOG_BYTES = 4 * 1024 * 1024
+#: How far behind the newest line to look again, and the most lines that are remembered for it.
+OVERLAP_MS, MOST_SEEN = 2_000, 1_000
+#: RFC 3339 with nine digits of a second, or fewer.
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+
+
+class _Source(NamedTuple):
+    """Where a log comes from: the part that a pod plays, and its container."""
+
+    role: str
+    container: str
+
+
+#: The sources there are; the others are empty.
+SOURCES = {
+    SCRIPT: _Source(SUBMITTER, SUBMITTER),
+    "process": _Source(HEAD, HEAD),
+    "monitor": _Source(HEAD, "autoscaler"),
+}
+
+
+class PodLogs:
+    """What pods of one namespace have printed.
+
+    :param client: an ``ApiClient`` of the cluster.
+    """
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+
+    def page(self, pods: Sequence[Mapping[str, Any]], cursor: LogCursor, sources: Sequence[str]) -> LogPage:
+        """Return what is new in the logs of pods that belong together."""
+        fresh: list[tuple[int, str, LogLine]] = []
+        for source in sources:
+            for pod in pods:
+                labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
+                if labels.get(ROLE) == SOURCES[source].role and pod["status"].get("phase") != "Pending":
+                    node = "" if source == SCRIPT else name
+                    fresh += [
+                        (at, key, LogLine(source, text, node)) for at, key, text in self._fresh(name, source, cursor)
+                    ]
+        if not fresh:
+            return LogPage((), cursor)
+        fresh.sort(key=lambda each: each[0])
+        since = max(fresh[-1][0] - OVERLAP_MS, cursor.since_ms)
+        if len(fresh) > MOST_SEEN:
+            # A log that runs fast is looked over again by lines, not by time, so that the cursor stays small.
+            since = max(since, fresh[-MOST_SEEN][0])
+        seen = {key for at, key, _ in fresh if at >= since} | {key for key in cursor.seen if _time_in(key) >= since}
+        return LogPage([line for _, _, line in fresh], LogCursor(since, frozenset(seen)))
+
+    def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, str]]:
+        """Return the lines of a source that are new since a cursor: time, key and text of each."""
+        most = LOG_BYTES
+        while True:
+            content = self._read(pod, SOURCES[source].container, cursor.since_ms, most)
+            # What was cut off comes whole with the next read.
+            whole = content if len(content) < most else content[: content.rfind(b"\n") + 1]
+            lines = ((at, f"{at}/{source}{key}", text) for at, key, text in _lines(whole) if at >= cursor.since_ms)
+            fresh = [line for line in lines if line[1] not in cursor.seen]
+            if fresh or len(content) < most:
+                return fresh
+            # The server tells seconds only, and in this one there is more than one read takes.
+            most *= 8
+
+    def _read(self, pod: str, container: str, since_ms: int, most: int) -> bytes:
+        """Return the log of a container with times. One that has not begun, or is gone, has none."""
+        query: list[tuple[str, Any]] = [("container", container), ("timestamps", "true"), ("limitBytes", most)]
+        if since_ms:
+            # The generated client knows sinceSeconds only, which depends on whose clock is right.
+            query.append(("sinceTime", datetime.fromtimestamp(since_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+        with translated(f"log of pod {self._namespace}/{pod}"):
+            try:
+                answer = self._client.call_api(
+                    "/api/v1/namespaces/{namespace}/pods/{name}/log",
+                    "GET",
+                    path_params={"namespace": self._namespace, "name": pod},
+                    query_params=query,
+                    header_params={"Accept": "*/*"},
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                )
+            except ApiException as error:
+                if error.status not in (400, 404):
+                    raise
+                return b""
+            return bytes(answer.data)
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, str, str]]:
+    """Yield the time of each line (epoch milliseconds), what tells it from others of that time, and its text."""
+    known: Counter[str] = Counter()
+    for line in content.decode(errors="replace").split("\n"):
+        stamp, _, text = line.partition(" ")
+        found = _STAMP.fullmatch(stamp)
+        # Where a log is gone, the kubelet says so in its place, without a time.
+        if found is None:
+            continue
+        known[stamp] += 1
+        moment = datetime.fromisoformat(f"{found[1]}{found[3]}").timestamp()
+        fraction = found[2] or "0"
+        yield int(moment) * 1000 + int(f"{fraction:0<3}"[:3]), f"{fraction}#{known[stamp]}", text
+
+
+def _time_in(key: str) -> int:
+    """Return the time that a key of a line begins with."""
+    return int(key.partition("/")[0])

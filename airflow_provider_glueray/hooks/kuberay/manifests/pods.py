@@ -1,0 +1,183 @@
+"""Names, labels, pods and clusters of what runs on KubeRay.
+
+Floor 0: standard library only, no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow_provider_glueray.core.spec import Workers
+from airflow_provider_glueray.core.validation import text_of
+from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
+
+GROUP, VERSION = "ray.io", "v1"
+#: A RayJob's name may have 47 characters, so that the names made of it fit, and must be a DNS-1035 label.
+#: Source: kuberay/…/utils/constant.go MaxRayJobNameLength, validation.go ValidateRayJobMetadata.
+MOST_NAME = 47
+#: Keys of labels and annotations. A label's value is shortened and cleaned; the annotation has it in full.
+MARK, JOB, DAG, TASK, RUN = "glueray/mark", "glueray/job", "glueray/dag", "glueray/task", "glueray/run"
+#: The labels of everything that belongs to one RayJob, or to one RayCluster that runs share, by which many are asked
+#: for at once, and the part a pod plays.
+RAYJOB, RAYCLUSTER, ROLE = "glueray/rayjob", "glueray/raycluster", "glueray/role"
+#: Annotations that we add: we have asked it to stop, and why it had not got under way; why it had to be given up.
+STOPPED, HOPELESS = "glueray/stopped", "glueray/hopeless"
+#: What the first of these holds when there is nothing to say.
+NO_REASON = "true"
+#: Arguments of the operator, and the key of the label that each becomes.
+OWNERS = {"--airflow_dag_id": DAG, "--airflow_task_id": TASK, "--airflow_run_id": RUN}
+#: The label of Kueue, which decides on ``suspend`` where it is used.
+QUEUE = "kueue.x-k8s.io/queue-name"
+#: The containers of the pods, as overrides name them.
+HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "ray-job-submitter"
+
+_NOT_IN_LABEL = re.compile(r"[^A-Za-z0-9_.-]+")
+_NOT_IN_NAME = re.compile(r"[^a-z0-9]+")
+
+
+def label_of(text: str) -> str:
+    """Return a text as a label's value: 63 letters, digits, ``-``, ``_``, ``.``; what is changed gets a digest."""
+    clean = _NOT_IN_LABEL.sub("-", text).strip("-_.")
+    if clean == text and len(text) <= 63:
+        return text
+    return f"{clean[:54].strip('-_.')}-{_digest(text)[:8]}".lstrip("-")
+
+
+def rayjob_name(name: str, mark: str) -> str:
+    """Return the name of a RayJob or a RayCluster: the same for the same mark, so that to create it twice makes one."""
+    slug = _NOT_IN_NAME.sub("-", name.lower()).strip("-")
+    # A DNS-1035 label begins with a letter.
+    slug = slug if slug[:1].isalpha() else f"job-{slug}"
+    return f"{slug[: MOST_NAME - 13].strip('-')}-{_digest(f'{name} {mark}')[:12]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cluster_spec(
+    workers: Workers,
+    spilling: Mapping[str, Any] | str | None,
+    runtime: str,
+    *,
+    settings: RayJobSettings,
+    labels: Mapping[str, str],
+    head_env: Mapping[str, str],
+    worker_env: Mapping[str, str],
+    lifetime: int | None = None,
+) -> dict[str, Any]:
+    """Return the ``RayClusterSpec`` of a cluster, be it a run's own or one that runs share.
+
+    :param runtime: Glue's name of one, for where the settings name no version of Ray.
+    :param labels: of its pods.
+    :param lifetime: seconds after which Kubernetes ends each of its pods.
+    """
+    memory = bytes_of(settings.resources["memory"]) or 0
+    least, most = workers.min_workers or 0, workers.number_of_workers
+    return {
+        "rayVersion": settings.ray_version or _version_of(runtime),
+        "enableInTreeAutoscaling": least != most,
+        "headGroupSpec": {
+            "rayStartParams": {
+                **_object_store(memory, workers.object_store_memory_head),
+                **_spilling(spilling),
+            },
+            "template": pod_of(HEAD, settings, labels, settings.head_pod, head_env, lifetime),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": "workers",
+                "replicas": least,
+                "minReplicas": least,
+                "maxReplicas": most,
+                "rayStartParams": _object_store(memory, workers.object_store_memory_worker),
+                "template": pod_of(WORKER, settings, labels, settings.worker_pod, worker_env, lifetime),
+            }
+        ],
+    }
+
+
+def _version_of(runtime: str) -> str:
+    """Return Glue's name of a runtime, such as Ray2.4, as a version of Ray."""
+    numbers = re.findall(r"\d+", runtime)
+    return ".".join([*numbers, "0", "0"][:3])
+
+
+def _object_store(memory: int, percent: int | None) -> dict[str, str]:
+    """Return bytes for ``ray start``. Glue has percent of the free memory; the pod's limit stands for that."""
+    return {} if percent is None else {"object-store-memory": str(memory * percent // 100)}
+
+
+def _spilling(spilling: Mapping[str, Any] | str | None) -> dict[str, str]:
+    if not spilling:
+        return {}
+    config = json.dumps({"object_spilling_config": text_of(spilling)})
+    # KubeRay puts the value into a shell command as it is, and Kubernetes replaces $(NAME) in it.
+    quoted = config.replace("'", "\\u0027").replace("$", "\\u0024")
+    return {"system-config": f"'{quoted}'"}
+
+
+def pod_of(
+    container: str,
+    settings: RayJobSettings,
+    labels: Mapping[str, str],
+    over: Mapping[str, Any],
+    env: Mapping[str, str],
+    lifetime: int | None = None,
+) -> dict[str, Any]:
+    """Return a pod template with one container, and what the user lays over it.
+
+    :param lifetime: seconds after which Kubernetes ends the pod.
+    """
+    is_submitter = container == SUBMITTER
+    # What it asks for by default (kuberay/…/common/job.go): not what the workers ask for.
+    small = {"requests": {"cpu": "500m", "memory": "200Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    whole = {"requests": dict(settings.resources), "limits": dict(settings.resources)}
+    ours: dict[str, Any] = {
+        "metadata": {"labels": {**labels, ROLE: container}},
+        "spec": {
+            "containers": [
+                {
+                    "name": container,
+                    "image": settings.image,
+                    "resources": small if is_submitter else whole,
+                    # Kubernetes reads $(NAME) in a value as a reference, and $$ as a dollar.
+                    "env": [{"name": key, "value": text.replace("$", "$$")} for key, text in env.items()],
+                }
+            ],
+            "nodeSelector": dict(settings.node_selector),
+            "tolerations": list(settings.tolerations),
+            "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+            **({"restartPolicy": "Never"} if is_submitter else {}),
+            **({} if lifetime is None else {"activeDeadlineSeconds": lifetime}),
+            **(
+                {"serviceAccountName": settings.service_account}
+                if settings.service_account and not is_submitter
+                else {}
+            ),
+        },
+    }
+    merged: dict[str, Any] = _laid_over(ours, over)
+    return merged
+
+
+def _laid_over(ours: Any, theirs: Any) -> Any:
+    """Merge mappings by key and lists of named things by name; anything else is replaced."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        both = {key: _laid_over(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()}
+        return {**ours, **theirs, **both}
+    if ours and all(isinstance(each, Mapping) and "name" in each for part in (ours, theirs) for each in _listed(part)):
+        named = {each["name"]: each for each in ours}
+        for each in theirs:
+            named[each["name"]] = _laid_over(named.get(each["name"], {}), each)
+        return list(named.values())
+    return theirs
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    """Return a list as it is, and for anything else one that has no names in it."""
+    return value if isinstance(value, (list, tuple)) else [None]

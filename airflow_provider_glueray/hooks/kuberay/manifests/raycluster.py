@@ -1,0 +1,79 @@
+"""A cluster that runs share as a RayCluster, a custom resource of KubeRay, and what the status of one means.
+
+Floor 0: standard library only, no clock, no I/O. What is followed is a cluster's *start*: that it is ready is the
+success. What is said of KubeRay here was read in its v1.7.0; its files are named as ``kuberay/…``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.spec import RayClusterSpec
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    GROUP,
+    JOB,
+    MARK,
+    OWNERS,
+    RAYCLUSTER,
+    VERSION,
+    cluster_spec,
+    label_of,
+    rayjob_name,
+)
+from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
+
+PLURAL = "rayclusters"
+#: Of the RayClusters in a namespace those that no RayJob has made for itself (kuberay/…/utils/constant.go).
+SHARED = "ray.io/originated-from-crd!=RayJob"
+#: Members of RayJobSettings that a cluster has no use for. In the connection they are for its runs.
+_OF_RUNS = ("submitter_pod", "ttl_seconds_after_finished", "keep_finished_days")
+#: KubeRay then makes no new head in the place of one that has ended (kuberay/…/raycluster_controller.go reconcilePods):
+#: a new one would know nothing of what the old one ran, and live on for ever.
+NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
+
+
+def to_raycluster(
+    spec: RayClusterSpec, mark: str, *, settings: RayJobSettings, lifetime_seconds: int | None
+) -> dict[str, Any]:
+    """Translate to a RayCluster that carries ``mark``.
+
+    :param lifetime_seconds: after which Kubernetes ends its pods, whoever still knows of them: KubeRay has no such
+        bound for a RayCluster. A worker that autoscaling has added late may take up to as long again.
+    :raises SpecError: the task has given a setting that only runs have.
+    """
+    strange = [name for name in _OF_RUNS if name in spec.overrides.get("kuberay", {})]
+    if strange:
+        raise SpecError([f"overrides['kuberay'][{name!r}]: it is of runs, not of a cluster" for name in strange])
+    name = rayjob_name(spec.name, mark)
+    whose = {key: spec.tags[word] for argument, key in OWNERS.items() if (word := argument[2:]) in spec.tags}
+    full = {MARK: mark, JOB: spec.name, **whose}
+    labels = {**{key: label_of(text) for key, text in full.items()}, RAYCLUSTER: name}
+    lifetime = None if lifetime_seconds is None else min(max(lifetime_seconds, 1), MOST_SECONDS)
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayCluster",
+        "metadata": {
+            "name": name,
+            "namespace": settings.namespace,
+            "labels": {**settings.labels, **labels},
+            "annotations": {
+                **({} if lifetime is None else {NO_NEW_HEAD: "true"}),
+                **settings.annotations,
+                **full,
+                **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
+                **({"glueray/description": spec.description} if spec.description else {}),
+            },
+        },
+        "spec": cluster_spec(
+            spec.workers,
+            spec.spilling,
+            spec.runtime,
+            settings=settings,
+            labels=labels,
+            head_env={},
+            worker_env={},
+            lifetime=lifetime,
+        ),
+    }

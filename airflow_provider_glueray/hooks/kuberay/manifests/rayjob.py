@@ -1,0 +1,281 @@
+"""A spec as a RayJob, the custom resource of KubeRay.
+
+Floor 0: standard library only, no clock, no I/O, so a manifest can be printed, compared and validated without a
+cluster. What is said of KubeRay here was read in its v1.7.0; its files are named as ``kuberay/…``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.core.validation import text_of
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    GROUP,
+    JOB,
+    MARK,
+    OWNERS,
+    QUEUE,
+    RAYJOB,
+    SUBMITTER,
+    VERSION,
+    cluster_spec,
+    label_of,
+    pod_of,
+    rayjob_name,
+)
+from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
+
+PLURAL = "rayjobs"
+#: How a RayJob names the cluster that it runs in (kuberay/…/utils/constant.go RayJobClusterSelectorKey).
+CLUSTER_SELECTOR = "ray.io/cluster"
+
+#: What becomes of each field of a spec. "guide" is dg/awsglue-ray-jobs-availability-change, AWS's way from Glue for
+#: Ray to KubeRay; where we depart from it, it is said why.
+TRANSLATION: Mapping[str, str] = {
+    "name": "metadata.name, with a digest of name and mark; annotation glueray/job",
+    "script": "entrypoint: pyarrow fetches it from S3 in the head pod, then Python runs it",
+    "role": "not used, noted: pods get AWS rights through `service_account` (IRSA)",
+    "arguments": "environment of head and workers, and `--name value` for the script",
+    "number_of_workers": "workerGroupSpecs[0].maxReplicas (guide); the head pod comes on top",
+    "min_workers": "workerGroupSpecs[0].minReplicas (guide), 0 when not given; below maxReplicas it autoscales",
+    "worker_type": "Z.2X: 8 CPU and 64Gi for each pod on kubernetes.io/arch=arm64 (guide: r7g.2xlarge)",
+    "object_store_memory_head": "head rayStartParams object-store-memory: that share of the memory limit, in bytes",
+    "object_store_memory_worker": "worker rayStartParams object-store-memory, likewise",
+    "pip": "runtimeEnvYAML pip (guide)",
+    "py_modules": "runtimeEnvYAML py_modules (guide)",
+    "working_dir": "runtimeEnvYAML working_dir: Ray takes s3:// zips (the guide uses py_modules for these)",
+    "spilling": "head rayStartParams system-config: `ray start` has no object-spilling-config, which the guide names",
+    "logging": "not used, noted: there are pod logs",
+    "runtime": "rayVersion, unless `ray_version` is set; the image decides what runs",
+    "python_version": "not used: the image decides",
+    "glue_version": "not used",
+    "description": "annotation glueray/description",
+    "tags": "annotation glueray/tags",
+    "cluster": "clusterSelector ray.io/cluster instead of rayClusterSpec; what else differs then: IN_A_CLUSTER",
+    "max_concurrent_runs": "not used, noted if it is not 1: KubeRay has no such limit, Kueue has",
+    "overrides": "`kuberay`: the members of RayJobSettings; those of other backends have no effect",
+}
+
+#: What becomes of those fields for which it makes a difference that the cluster is there already and is shared.
+IN_A_CLUSTER: Mapping[str, str] = {
+    "script": "runtimeEnvYAML env_vars, with what runs it: the head pod is not the run's own",
+    "arguments": "runtimeEnvYAML env_vars, and `--name value` for the script; workers have all but those with a `$`, a "
+    "backtick or an unprintable character, noted: a shell or Ray would change them on their way",
+    "number_of_workers": "the cluster's; noted if it is another number",
+    "min_workers": "the cluster's; noted if it is another number",
+    "object_store_memory_head": "refused: it is set when a cluster is made",
+    "object_store_memory_worker": "refused, likewise",
+    "spilling": "refused, likewise",
+    "runtime": "the cluster's",
+    "overrides": "`kuberay`: refused where it is about the cluster; `image` is the submitter's, noted if the cluster's "
+    "is another; Kueue's queue is the cluster's",
+}
+#: Members of RayJobSettings that only the maker of a cluster can give.
+_OF_CLUSTERS = ("ray_version", "service_account", "resources", "head_pod", "worker_pod", "ttl_seconds_after_finished")
+
+# The submitter's shell takes the quotes away, `ray job submit` puts them back (older Ray only around what has spaces,
+# with list2cmdline), and the shell of Ray's job supervisor takes them away again. So what a user says is never part
+# of the command: it is in the environment of the head pod, where the driver runs.
+_ENTRYPOINT = "python -c \"import os; exec(os.environ['GLUERAY_MAIN'])\""
+# A shared cluster has no environment for one run. There it comes with the runtime environment, in letters that no shell
+# acts on and Ray leaves alone. KubeRay ends no run in a cluster that is not its own (kuberay/…/rayjob_controller.go:
+# the deadline only sets the status), so the driver brings its own end along: an alarm outlives `execv`.
+_SHARED_ENTRYPOINT = (
+    'python -c "import base64, json, os, signal; '
+    "run = json.loads(base64.b64decode(os.environ['GLUERAY_RUN'])); os.environ.update(run); "
+    "signal.alarm(int(run['GLUERAY_SECONDS'])); exec(run['GLUERAY_MAIN'])\""
+)
+#: Python 3.9. It becomes the script rather than calling it, so that tracebacks and ``__main__`` are the script's own.
+_MAIN = """\
+import json, os, sys, tempfile, urllib.parse
+from pyarrow import fs
+given = json.loads(os.environ["GLUERAY_ARGUMENTS"])
+store, path = fs.FileSystem.from_uri(urllib.parse.quote(os.environ["GLUERAY_SCRIPT"], safe=":/"))
+script = os.path.join(tempfile.mkdtemp(), os.path.basename(path))
+with store.open_input_stream(path) as source, open(script, "wb") as target:
+    target.write(source.read())
+os.environ.update(given)
+argv = [word for name, text in given.items() for word in ("--" + name, text)]
+os.execv(sys.executable, [sys.executable, script, *argv])
+"""
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def notes_on(spec: RayJobSpec, settings: RayJobSettings) -> Iterator[str]:
+    """Tell what the spec asks for that KubeRay has not."""
+    if spec.role:
+        account = settings.service_account
+        yield f"role={spec.role!r} is for AWS Glue; " + (
+            f"the pods have the rights of the service account {account!r}"
+            if account
+            else "name a service account that is bound to an IAM role (IRSA) as 'service_account'"
+        )
+    if spec.logging:
+        yield "logging switches are for AWS Glue; here there are the logs of the pods"
+    if spec.max_concurrent_runs != 1:
+        yield f"max_concurrent_runs={spec.max_concurrent_runs} is not kept by KubeRay; a queue of Kueue can"
+
+
+def notes_in(spec: RayJobSpec, settings: RayJobSettings, raycluster: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what the spec asks for that the cluster it shares has otherwise.
+
+    :param raycluster: as the API server returns it.
+    """
+    there = raycluster["spec"]
+    groups = there.get("workerGroupSpecs") or ()
+    asked = {"max": spec.workers.number_of_workers, "min": spec.workers.min_workers}
+    for word, field in (("max", "number_of_workers"), ("min", "min_workers")):
+        has = sum(int(group.get(f"{word}Replicas") or 0) for group in groups)
+        if asked[word] not in (None, has):
+            yield f"{field}={asked[word]} is for a cluster of the run's own; {spec.cluster} has {has}"
+    image = there["headGroupSpec"]["template"]["spec"]["containers"][0].get("image")
+    if image != settings.image:
+        yield f"image={settings.image!r} submits the run; it runs on that of {spec.cluster}, {image!r}"
+    odd = sorted(key for key, text in spec.arguments.items() if not _travels(text_of(text)))
+    if odd:
+        names = ", ".join(key.removeprefix("--") for key in odd)
+        yield f"arguments: the script has them all, its workers not {names}, which a shell or Ray would change"
+
+
+def to_rayjob(
+    spec: RayJobSpec,
+    mark: str,
+    *,
+    arguments: Mapping[str, str],
+    settings: RayJobSettings,
+    deadline_seconds: int | None,
+) -> dict[str, Any]:
+    """Translate to a RayJob that carries ``mark``; :data:`TRANSLATION` has it field by field.
+
+    :param spec: one whose files are in S3.
+    :param arguments: are added to those of the spec.
+    :param deadline_seconds: after which KubeRay itself ends the run, whoever still watches it.
+    :raises SpecError: a text cannot pass the shell of KubeRay's submitter, or a file is not in S3; or a field asks for
+        what the cluster to share has already.
+    """
+    given = {key.removeprefix("--"): text_of(text) for key, text in {**spec.arguments, **arguments}.items()}
+    runtime_env = _runtime_env(spec)
+    _refuse_what_breaks(spec, given, runtime_env)
+    name = rayjob_name(spec.name, mark)
+    full = {MARK: mark, JOB: spec.name}
+    full |= {key: spec.arguments[name] for name, key in OWNERS.items() if name in spec.arguments}
+    labels = {**{key: label_of(text) for key, text in full.items()}, RAYJOB: name}
+    annotations = {
+        **settings.annotations,
+        **full,
+        **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
+        **({"glueray/description": spec.description} if spec.description else {}),
+    }
+    env = {key: text for key, text in given.items() if _ENV_NAME.fullmatch(key)}
+    main = {"GLUERAY_SCRIPT": spec.script, "GLUERAY_ARGUMENTS": json.dumps(given), "GLUERAY_MAIN": _MAIN}
+    if spec.cluster:
+        _refuse_what_a_cluster_has(spec, settings.namespace)
+        run = json.dumps({**main, "GLUERAY_SECONDS": str(deadline_seconds or 0)})
+        plain = {key: text for key, text in env.items() if _travels(text)}
+        runtime_env["env_vars"] = {**plain, "GLUERAY_RUN": base64.b64encode(run.encode()).decode()}
+        where = {
+            "entrypoint": _SHARED_ENTRYPOINT,
+            "clusterSelector": {CLUSTER_SELECTOR: spec.cluster.partition("/")[2]},
+            "shutdownAfterJobFinishes": False,
+        }
+    else:
+        where = {
+            "entrypoint": _ENTRYPOINT,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
+            "rayClusterSpec": cluster_spec(
+                spec.workers,
+                spec.spilling,
+                spec.runtime,
+                settings=settings,
+                labels=labels,
+                head_env={**env, **main},
+                worker_env=env,
+            ),
+        }
+    # A queue of Kueue admits a cluster, not what runs in it.
+    theirs = {key: text for key, text in settings.labels.items() if not (spec.cluster and key == QUEUE)}
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayJob",
+        "metadata": {
+            "name": name,
+            "namespace": settings.namespace,
+            "labels": {**theirs, **labels},
+            "annotations": annotations,
+        },
+        "spec": {
+            **where,
+            # JSON is YAML that no reader can misunderstand: 1e-5 or no in quotes stay texts.
+            **({"runtimeEnvYAML": json.dumps(runtime_env, ensure_ascii=False)} if runtime_env else {}),
+            # A pod of its own submits the job and prints the driver's log, which can then be read like that of any
+            # pod and outlives the Ray cluster. HTTPMode has the log only inside of the cluster (kuberay#1374).
+            "submissionMode": "K8sJobMode",
+            # A retry is Airflow's: it knows what the run was for, and a second one here would be nobody's.
+            "backoffLimit": 0,
+            "submitterConfig": {"backoffLimit": 0},
+            "submitterPodTemplate": pod_of(SUBMITTER, settings, labels, settings.submitter_pod, {}),
+            **_deadline(deadline_seconds),
+        },
+    }
+
+
+def _deadline(seconds: int | None) -> dict[str, int]:
+    return {} if seconds is None else {"activeDeadlineSeconds": min(max(seconds, 1), MOST_SECONDS)}
+
+
+def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
+    return {
+        **({"pip": list(spec.pip)} if spec.pip else {}),
+        # Ray takes away the one folder at the root of an archive in S3, as Glue does (ray/…/runtime_env/packaging.py).
+        **({"py_modules": list(spec.py_modules)} if spec.py_modules else {}),
+        **({"working_dir": spec.working_dir} if spec.working_dir else {}),
+    }
+
+
+def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str], runtime_env: Mapping[str, Any]) -> None:
+    problems = [f"{path!r} is local; KubeRay needs it in S3" for path in spec.local_files()]
+    # kuberay/…/common/job.go puts the runtime environment between double quotes of a shell command.
+    problems += [
+        f"{name}: {text!r} has a '$' or a '`', which the shell of KubeRay's submitter would act on"
+        for name, value in runtime_env.items()
+        for text in ([value] if isinstance(value, str) else value)
+        if re.search(r"[$`]", text)
+    ]
+    problems += [f"arguments: {key!r} holds a NUL character" for key, text in given.items() if "\0" in text]
+    if problems:
+        raise SpecError(problems)
+
+
+def _travels(text: str) -> bool:
+    """Tell whether a text reaches a shared cluster's workers as it is.
+
+    It stands between double quotes of a shell command, quoted by Go's rules, and then Ray expands what looks like a
+    variable (kuberay/…/common/job.go, ray/…/_private/utils.py update_envs).
+    """
+    return not re.search(r"[$`]", text) and all(each.isprintable() or each in "\n\r\t" for each in text)
+
+
+def _refuse_what_a_cluster_has(spec: RayJobSpec, namespace: str) -> None:
+    asked = {
+        "object_store_memory_head": spec.workers.object_store_memory_head,
+        "object_store_memory_worker": spec.workers.object_store_memory_worker,
+        "spilling": spec.spilling,
+        **{f"overrides['kuberay'][{name!r}]": spec.overrides.get("kuberay", {}).get(name) for name in _OF_CLUSTERS},
+    }
+    problems = [
+        f"{name}: it is set when a cluster is made, and {spec.cluster} is there; give it to what makes the cluster"
+        for name, value in asked.items()
+        if value is not None
+    ]
+    if str(spec.cluster).partition("/")[0] != namespace:
+        problems.append(f"cluster={spec.cluster!r} is in another namespace than the connection's runs, {namespace!r}")
+    if problems:
+        raise SpecError(problems)

@@ -1,0 +1,115 @@
+"""What RayJobs and RayClusters are made with, beyond what a spec says: ``kuberay`` of a connection and of a task.
+
+Floor 0: standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from airflow_provider_glueray.core.errors import SpecError
+
+#: Seconds that the Ray cluster stays after the run, for a look at its logs. The driver's log is that of the
+#: submitter's pod and stays longer: as long as the RayJob.
+DEFAULT_TTL = 600
+#: Days for which a RayJob that has ended can be looked at. KubeRay itself never deletes one.
+KEEP_DAYS = 7
+#: One Z.2X worker, which is an r7g.2xlarge in the guide.
+Z2X: Mapping[str, str] = {"cpu": "8", "memory": "64Gi"}
+#: The most a 32 bit number holds.
+MOST_SECONDS = 2**31 - 1
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]i|[kMGTP])?")
+_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)
+}
+
+
+@dataclass(frozen=True)
+class RayJobSettings:
+    """What a RayJob needs and a spec does not have: ``kuberay`` in the connection's extra, then in ``overrides``.
+
+    :param image: of head, workers and submitter, for the processor in ``node_selector``.
+    :param namespace: that of the connection.
+    :param ray_version: that of the image.
+    :param service_account: whose AWS rights head and workers have (IRSA).
+    :param resources: requests and limits of head and worker containers. A node keeps a part of itself: the 8 CPU and
+        64Gi of a Z.2X do not fit a node that has just these.
+    :param node_selector, tolerations: of head and workers.
+    :param image_pull_secrets: names of secrets.
+    :param labels, annotations: of the RayJob or the RayCluster, such as Kueue's queue.
+    :param head_pod, worker_pod, submitter_pod: parts of pod templates that are laid over ours; lists of things with
+        names are merged by these, such as the containers ``ray-head``, ``ray-worker`` and ``ray-job-submitter``.
+    :param ttl_seconds_after_finished: how long the Ray cluster stays after the run.
+    :param keep_finished_days: RayJobs of the same job that have ended longer ago are deleted when a run is started;
+        0 keeps them all.
+    """
+
+    image: str
+    namespace: str = "default"
+    ray_version: str | None = None
+    service_account: str | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=lambda: {"kubernetes.io/arch": "arm64"})
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    image_pull_secrets: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    head_pod: Mapping[str, Any] = field(default_factory=dict)
+    worker_pod: Mapping[str, Any] = field(default_factory=dict)
+    submitter_pod: Mapping[str, Any] = field(default_factory=dict)
+    ttl_seconds_after_finished: int = DEFAULT_TTL
+    keep_finished_days: int = KEEP_DAYS
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"kuberay: {name}={getattr(self, name)!r} must be a {'mapping' if kind is Mapping else 'list'}"
+            for names, kind in ((_MAPPINGS, Mapping), (_LISTS, (list, tuple)))
+            for name in names
+            if not isinstance(getattr(self, name), kind)
+        ]
+        if not self.image or not isinstance(self.image, str):
+            problems.append("kuberay: image must be the name of an image with Ray, pyarrow and smart_open[s3]")
+        problems += [
+            f"kuberay: {name}={value!r} must be a whole number, 0 or more"
+            for name in ("ttl_seconds_after_finished", "keep_finished_days")
+            for value in [getattr(self, name)]
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_SECONDS
+        ]
+        if not problems:
+            object.__setattr__(self, "resources", {**Z2X, **self.resources})
+            if bytes_of(self.resources["memory"]) is None:
+                problems.append(f"kuberay: resources: memory={self.resources['memory']!r} is no quantity such as 56Gi")
+        if problems:
+            raise SpecError(problems)
+
+    @classmethod
+    def of(cls, *layers: Mapping[str, Any], namespace: str) -> RayJobSettings:
+        """Make settings of mappings; a later one replaces members of an earlier one.
+
+        :raises SpecError: a member is unknown, or not of its kind.
+        """
+        known = {each.name for each in fields(cls)} - {"namespace"}
+        given = {name: value for layer in layers for name, value in layer.items()}
+        problems = [
+            f"kuberay: there is no {name!r}; there are {', '.join(sorted(known))}"
+            for name in sorted(set(given) - known)
+        ]
+        if "namespace" in given:
+            problems = ["kuberay: 'namespace' is a field of the connection, so that every run can be found again"]
+        if problems:
+            raise SpecError(problems)
+        return cls(**{"image": "", **given}, namespace=namespace)
+
+
+_MAPPINGS = ("resources", "node_selector", "labels", "annotations", "head_pod", "worker_pod", "submitter_pod")
+_LISTS = ("tolerations", "image_pull_secrets")
+
+
+def bytes_of(quantity: object) -> int | None:
+    """Read an amount of memory as Kubernetes writes it, such as 64Gi."""
+    found = _QUANTITY.fullmatch(str(quantity).strip())
+    return int(float(found[1]) * _UNITS.get(found[2] or "", 1)) if found else None

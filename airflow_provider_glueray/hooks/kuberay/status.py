@@ -1,0 +1,246 @@
+"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way.
+
+Floor 0: standard library only, no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, overload
+
+from airflow_provider_glueray.core.runs import (
+    KUBERAY_CLUSTER,
+    KUBERAY_JOB,
+    RunRef,
+    RunSnapshot,
+    RunState,
+    Usage,
+    read_state,
+)
+from airflow_provider_glueray.core.spec import MDPU_PER_WORKER
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import HOPELESS, JOB, NO_REASON, QUEUE, STOPPED
+from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import NO_NEW_HEAD
+
+#: ``jobDeploymentStatus`` and what refines it: ``jobStatus`` for Running and Complete, ``reason`` for Failed; "" is
+#: for any other. Source: kuberay/…/apis/ray/v1/rayjob_types.go. Complete without Ray's own SUCCEEDED fails closed.
+KUBERAY_JOB_STATE: Mapping[tuple[str, str], RunState] = {
+    ("", ""): RunState.QUEUED,  # KubeRay has not looked at it yet
+    ("Initializing", ""): RunState.STARTING,
+    ("Waiting", ""): RunState.STARTING,
+    ("Running", ""): RunState.STARTING,  # the submitter is at work
+    ("Running", "PENDING"): RunState.STARTING,
+    ("Running", "RUNNING"): RunState.RUNNING,
+    # Ray's word is final, and KubeRay may take minutes to repeat it (kuberay#2359, #3553).
+    ("Running", "SUCCEEDED"): RunState.SUCCEEDED,
+    ("Running", "FAILED"): RunState.FAILED,
+    ("Running", "STOPPED"): RunState.STOPPED,
+    ("Complete", ""): RunState.FAILED,
+    ("Complete", "SUCCEEDED"): RunState.SUCCEEDED,
+    ("Complete", "STOPPED"): RunState.STOPPED,
+    ("Failed", ""): RunState.FAILED,
+    ("Failed", "DeadlineExceeded"): RunState.TIMED_OUT,
+    ("Failed", "PreRunningDeadlineExceeded"): RunState.TIMED_OUT,
+    # Suspended by somebody else is waiting for a place, which is how Kueue works.
+    ("Suspending", ""): RunState.QUEUED,
+    ("Suspended", ""): RunState.QUEUED,
+    ("Retrying", ""): RunState.STARTING,  # never with our backoffLimit
+    # KubeRay leaves it so for ever (kuberay/…/rayjob_controller.go), so it is an end.
+    ("ValidationFailed", ""): RunState.FAILED,
+}
+
+
+#: ``state`` of a RayCluster of KubeRay (kuberay/…/apis/ray/v1/raycluster_types.go). What is followed is a cluster's
+#: *start*: ready is its success.
+KUBERAY_CLUSTER_STATE: Mapping[str, RunState] = {
+    "": RunState.STARTING,
+    "ready": RunState.SUCCEEDED,
+    "failed": RunState.STARTING,  # before 1.3: KubeRay could not make a pod, and goes on trying
+    "suspended": RunState.QUEUED,  # by Kueue, until there is room
+}
+
+_WORDS = {deployment for deployment, _ in KUBERAY_JOB_STATE}
+#: Reasons for which a container does not start, and that no waiting mends.
+_HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
+#: Events of a RayCluster that KubeRay will not have: it has no status for this (kuberay/…/raycluster_controller.go).
+_REFUSED = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
+#: What a container waits for in the ordinary course of things.
+_ORDINARY = frozenset({"ContainerCreating", "PodInitializing", ""})
+
+
+class Trouble(NamedTuple):
+    """Why a run does not get under way: the word for it, the sentence, and whether waiting cannot help."""
+
+    reason: str
+    message: str
+    is_hopeless: bool = False
+
+
+def snapshot_of(rayjob: Mapping[str, Any], trouble: Trouble | None = None) -> RunSnapshot:
+    """Read a RayJob as the API server returns it."""
+    metadata, status = rayjob["metadata"], rayjob.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    ref = RunRef(KUBERAY_JOB, annotations.get(JOB, ""), f"{metadata['namespace']}/{metadata['name']}")
+    state, raw = _state_of(status)
+    message = status.get("message") or ""
+    was_asked = STOPPED in annotations or bool(metadata.get("deletionTimestamp"))
+    if HOPELESS in annotations and not state.is_terminal:
+        state, raw, message = RunState.FAILED, f"{raw}/hopeless", annotations[HOPELESS]
+    elif was_asked and not state.is_terminal:
+        state = RunState.STOPPED if raw == "Suspended" else RunState.STOPPING
+        raw = raw if raw.startswith("Suspend") else f"{raw}/stopping"
+        why = annotations.get(STOPPED, NO_REASON)
+        message = message if why == NO_REASON else why
+    elif trouble is not None and not state.is_terminal:
+        raw, message = f"{raw}/{trouble.reason}", trouble.message
+    elif state is RunState.QUEUED and raw == "Suspended":
+        message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
+    started, ended = _time_of(status.get("startTime")), _time_of(status.get("endTime"))
+    if ended is None and state.is_terminal:
+        ended = _time_of((status.get("rayJobInfo") or {}).get("endTime"))
+    return RunSnapshot(
+        ref=ref,
+        state=state,
+        raw_state=raw,
+        message=message[:2000],
+        started=started,
+        completed=ended,
+        usage=_usage(rayjob, ended - started) if started and ended else None,
+        recognised=status.get("jobDeploymentStatus", "") in _WORDS,
+    )
+
+
+def _state_of(status: Mapping[str, Any]) -> tuple[RunState, str]:
+    """Return the state, and KubeRay's words for it."""
+    word = status.get("jobDeploymentStatus", "")
+    if word == "Failed" and status.get("jobStatus") == "SUCCEEDED" and status.get("reason") == "DeadlineExceeded":
+        # KubeRay looks no more at what runs in a cluster that has been deleted, until the deadline of the RayJob.
+        return RunState.SUCCEEDED, "Failed/DeadlineExceeded after SUCCEEDED"
+    detail = status.get("reason" if word == "Failed" else "jobStatus", "")
+    raw = f"{word}/{detail}" if detail and word in ("Running", "Complete", "Failed") else word or "New"
+    known = KUBERAY_JOB_STATE.get((word, detail)) or KUBERAY_JOB_STATE.get((word, ""))
+    if known is not None:
+        return known, raw
+    # An unknown word is active, unless KubeRay has set the time of its end.
+    return (RunState.FAILED if status.get("endTime") else RunState.RUNNING), raw
+
+
+@overload
+def _time_of(text: str) -> float: ...
+@overload
+def _time_of(text: None) -> None: ...
+def _time_of(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
+def _usage(rayjob: Mapping[str, Any], seconds: float) -> Usage:
+    """Reckon with the full size, the head among it: when autoscaling took pods away is not told.
+
+    What a shared cluster uses is its own.
+    """
+    if "rayClusterSpec" not in rayjob["spec"]:
+        return Usage(seconds, 0, 0.0)
+    groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in groups)
+    return Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600)
+
+
+def trouble_of(
+    thing: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+) -> Trouble | None:
+    """Say why a RayJob or a RayCluster does not get under way, from its pods, else from what KubeRay could not make.
+
+    :param pods: those of this one.
+    :param events: warnings of its namespace, which may be about others.
+    """
+    found = [trouble for pod in pods for trouble in _troubles_of_pod(pod)]
+    if found:
+        return next((each for each in found if each.is_hopeless), found[0])
+    status = thing.get("status") or {}
+    of_cluster = status.get("rayClusterStatus") or (status if "jobDeploymentStatus" not in status else {})
+    for condition in of_cluster.get("conditions") or ():
+        if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
+            return Trouble(condition["reason"], condition.get("message", ""))
+    mine = {thing["metadata"]["name"], status.get("rayClusterName")}
+    about = [event for event in events if event.get("involvedObject", {}).get("name") in mine]
+    if about:
+        latest = max(about, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+        reason = latest.get("reason", "Warning")
+        return Trouble(reason, latest.get("message", ""), reason in _REFUSED)
+    if not status:
+        text = "KubeRay has not taken it up. Does its operator run, and does it watch this namespace?"
+        return Trouble("NotTakenUp", text)
+    return None
+
+
+def _troubles_of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason not in _ORDINARY:
+            text = f"Container {container['name']} of pod {name}: {waiting.get('message') or reason}"
+            # What a container died of says more than that its next start is put off.
+            last = (container.get("lastState") or {}).get("terminated") or {}
+            text += f"; it ended with {last.get('reason')} ({last.get('exitCode')})" if last else ""
+            yield Trouble(reason, text, reason in _HOPELESS_REASONS)
+    for condition in status.get("conditions", ()):
+        if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
+            yield Trouble(condition.get("reason", "Unschedulable"), f"Pod {name}: {condition.get('message', '')}")
+
+
+def cluster_snapshot(raycluster: Mapping[str, Any], now: float, trouble: Trouble | None = None) -> RunSnapshot:
+    """Read a RayCluster as the API server returns it.
+
+    :param now: epoch seconds, until which it has been used if it is not being deleted.
+    """
+    metadata, status = raycluster["metadata"], raycluster.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    ref = RunRef(KUBERAY_CLUSTER, annotations.get(JOB, ""), f"{metadata['namespace']}/{metadata['name']}")
+    word = status.get("state", "")
+    state, raw, message = read_state(KUBERAY_CLUSTER_STATE, word, completed=False), word or "provisioning", ""
+    if HOPELESS in annotations:
+        state, raw, message = RunState.FAILED, f"{raw}/hopeless", annotations[HOPELESS]
+    elif metadata.get("deletionTimestamp"):
+        state, raw = RunState.STOPPING, "deleting"
+    elif (end := end_of(raycluster, ref.id)) is not None:
+        state, raw, message = RunState.TIMED_OUT, "ended", end.message
+    elif trouble is not None and not state.is_terminal:
+        raw, message = f"{raw}/{trouble.reason}", trouble.message
+    elif state is RunState.QUEUED:
+        message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
+    began = _time_of(metadata["creationTimestamp"])
+    ended = _time_of(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else now
+    groups = raycluster["spec"].get("workerGroupSpecs") or ()
+    pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in groups)
+    seconds = max(ended - began, 0.0)
+    return RunSnapshot(
+        ref=ref,
+        state=state,
+        raw_state=raw,
+        message=message[:2000],
+        started=began,
+        # With the full size, the head among it: when autoscaling took pods away is not told.
+        usage=Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600),
+        recognised=word in KUBERAY_CLUSTER_STATE,
+    )
+
+
+def end_of(raycluster: Mapping[str, Any] | None, cluster_id: str) -> Trouble | None:
+    """Say why nothing will run in a cluster any more, or None.
+
+    :param raycluster: None if it is not there.
+    """
+    if raycluster is None:
+        return Trouble("RayClusterGone", f"the cluster {cluster_id} is not there; it was deleted, or never made", True)
+    metadata, status = raycluster["metadata"], raycluster.get("status") or {}
+    if metadata.get("deletionTimestamp"):
+        return Trouble("RayClusterGone", f"the cluster {cluster_id} is being deleted", True)
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    was_up = conditions.get("RayClusterProvisioned", {}).get("status") == "True"
+    has_no_head = conditions.get("HeadPodReady", {}).get("reason") == "HeadPodNotFound"
+    if was_up and has_no_head and (metadata.get("annotations") or {}).get(NO_NEW_HEAD) == "true":
+        return Trouble(
+            "RayClusterEnded", f"the head of the cluster {cluster_id} has ended; its lifetime may be over", True
+        )
+    return None

@@ -1,0 +1,185 @@
+"""A connection to a Ray cluster: requests, and what their answers mean in words.
+
+Floor 2. It knows the Jobs API's manners, and nothing of runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import httpx
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airflow_provider_glueray.core.errors import (
+    ConnectionMissing,
+    RequestRefused,
+    SpecError,
+    SubmitError,
+    SubmitUnknown,
+)
+
+#: The oldest Ray whose Jobs API this was tried with; see docs/ray.md.
+OLDEST = (2, 9)
+#: Seconds for a request, and to connect.
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+#: Answers of a gateway that got none, or none in time: what was asked for may have been done.
+GATEWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
+
+
+class RayConnectionHook(BaseHook):
+    """Hold a connection of type ``ray``."""
+
+    conn_name_attr = "ray_conn_id"
+    default_conn_name = "ray_default"
+    conn_type = "ray"
+    hook_name = "Ray cluster"
+
+    def __init__(self, ray_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.ray_conn_id = ray_conn_id
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask the cluster for its version; the button in Airflow's form for connections."""
+        try:
+            return True, f"Ray {self._check_version()}"
+        except (SubmitError, SpecError) as error:
+            return False, str(error)
+
+    def _check_version(self) -> str:
+        answer = self._ask("GET", "/api/version")
+        found = self._content(answer) if answer.is_success else {}
+        version = str(found.get("ray_version", ""))
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if not numbers:
+            raise RequestRefused(f"{self._base} is no Ray Jobs API: {reason(answer)}")
+        if numbers < OLDEST:
+            raise RequestRefused(f"The cluster at {self._base} has Ray {version}; 2.9 is the oldest that will do")
+        return version
+
+    def _job(self, submission_id: str) -> Mapping[str, Any] | None:
+        answer = self._ask("GET", f"/api/jobs/{submission_id}")
+        if self._is_unknown(answer):
+            return None
+        return self._content(answer)  # type: ignore[no-any-return]
+
+    def _is_unknown(self, answer: httpx.Response) -> bool:
+        """Tell Ray's own "does not exist" from the page of a gateway that has lost Ray."""
+        return answer.status_code == httpx.codes.NOT_FOUND and "does not exist" in answer.text
+
+    def _content(self, answer: httpx.Response, kind: type = dict) -> Any:
+        """Return what an answer holds.
+
+        :raises SubmitError: it is none of Ray's.
+        """
+        if not answer.is_success:
+            raise SubmitError(f"Ray at {self._base} answered {reason(answer)}")
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, kind):
+            raise SubmitError(f"What answers at {self._base} is not Ray: {reason(answer)}")
+        return content
+
+    def _ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        with self._open(method, path, **kwargs) as answer:
+            answer.read()
+            self._refuse_strangers(answer)
+            return answer
+
+    @contextmanager
+    def _open(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx.Response]:
+        """Ask, and leave the body of the answer to be read piece by piece."""
+        try:
+            with self._client.stream(method, path, **kwargs) as answer:
+                yield answer
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if "CERTIFICATE" in str(error).upper():
+                raise SubmitError(
+                    f"The certificate of {self._base} is not trusted ({error}); name its CA as 'verify' in the extra "
+                    f"of the connection {self.ray_conn_id!r}"
+                ) from error
+            raise SubmitError(f"There is no way to Ray at {self._base}: {error}") from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise SubmitUnknown(f"Ray at {self._base}: {type(error).__name__} {error}") from error
+
+    def _refuse_strangers(self, answer: httpx.Response) -> None:
+        """Raise for an answer that Ray has not given, or that says who may not ask."""
+        where = f"of the connection {self.ray_conn_id!r}"
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise RequestRefused(
+                f"No token, or a wrong one, for Ray at {self._base}: {reason(answer)}. It is the password {where}"
+            )
+        if answer.status_code == httpx.codes.FORBIDDEN:
+            # Ray itself says so of a token that is wrong; of one that is missing it says 401.
+            raise RequestRefused(
+                f"Not allowed to use Ray at {self._base}: {reason(answer)}. The token is the password {where}"
+            )
+        if answer.is_redirect:
+            raise RequestRefused(
+                f"Ray at {self._base} is behind something that leads elsewhere ({answer.status_code} to "
+                f"{answer.headers.get('location', 'nowhere')[:200]}), such as a login; what it wants to see can be "
+                f"'headers' in the extra {where}"
+            )
+        if answer.status_code in GATEWAY:
+            raise SubmitUnknown(f"No answer of Ray at {self._base}: {reason(answer)}")
+
+    @cached_property
+    def _connection(self) -> Any:
+        try:
+            return self.get_connection(self.ray_conn_id)
+        except AirflowNotFoundException as error:
+            raise ConnectionMissing(f"There is no connection {self.ray_conn_id!r}; make one of type 'ray'") from error
+
+    @cached_property
+    def _base(self) -> str:
+        host, port = self._connection.host or "", self._connection.port
+        if not host:
+            raise ConnectionMissing(f"The connection {self.ray_conn_id!r} has no host")
+        if "://" in host:
+            return str(host).rstrip("/")
+        return f"{self._connection.schema or 'http'}://{host}:{port or 8265}"
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        extra = self._connection.extra_dejson
+        headers = dict(extra.get("headers") or {})
+        if self._connection.password:
+            headers["Authorization"] = f"Bearer {self._connection.password}"
+        verify = self._verify(extra.get("verify"))
+        return httpx.Client(base_url=self._base, headers=headers, timeout=TIMEOUT, verify=verify)
+
+    @staticmethod
+    def _verify(given: Any) -> Any:
+        """Read ``verify`` of the extra: nothing, false, or the path of a CA; the form has texts only."""
+        words = {"": True, "none": True, "true": True, "false": False}
+        text = "" if given is None else str(given).strip()
+        if text.lower() in words:
+            return words[text.lower()]
+        import ssl
+
+        try:
+            return ssl.create_default_context(cafile=text)
+        except OSError as error:
+            raise SpecError([f"verify={given!r}: it is not the path of a CA's certificate ({error})"]) from error
+
+    @cached_property
+    def storage(self) -> Any:
+        """The way to S3, by the connection ``aws_conn_id`` of the extra."""
+        from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
+
+        return GlueConnectionHook(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
+
+
+def reason(answer: httpx.Response) -> str:
+    """Return the status and the last words of an answer: Ray sends whole tracebacks, a gateway whole pages."""
+    status = f"{answer.status_code} {answer.reason_phrase}".strip()
+    if "html" in answer.headers.get("content-type", "") or answer.text.lstrip()[:1] == "<":
+        return f"{status}, a page for people"
+    lines = [line for line in answer.text.strip().splitlines() if line.strip()]
+    return f"{answer.status_code} {lines[-1][:500]}" if lines else status

@@ -1,0 +1,234 @@
+"""Jobs on any running Ray cluster, over its Jobs HTTP API: no ``ray`` package here.
+
+Floor 2. Ray takes a submission id once, and ours is made of the run's mark, so a request that is sent twice starts one
+run. What is local is put into the cluster's own package store, under the hash of its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.backend import Prepared
+from airflow_provider_glueray.core.errors import JobConflict, RequestRefused, StopError, SubmitError, SubmitUnknown
+from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
+from airflow_provider_glueray.core.runs import RAY_JOB, RunRef, RunSnapshot, RunState
+from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.hooks import settings
+from airflow_provider_glueray.hooks.ray.connection import RayConnectionHook, reason
+from airflow_provider_glueray.hooks.ray.logs import END_LINES, LARGE, Place, mark_of, page_of, unmarked
+from airflow_provider_glueray.hooks.ray.packages import Package, packed
+from airflow_provider_glueray.hooks.ray.requests import note_on, submission_id_of, to_ray_submission
+from airflow_provider_glueray.hooks.ray.responses import MARK, NAME, Size, size_of, snapshot_of
+
+#: Requests to start one run.
+ATTEMPTS = 3
+#: Where logs are read; a name that nothing there has, and how often to ask for it.
+LOGS, NO_LOG, PROBES, PROBE_SECONDS = "/api/v0/logs/file", "glueray-no-such.log", 5, 0.2
+
+
+class RayJobsHook(RayConnectionHook):
+    """Talk to a Ray cluster about jobs.
+
+    :param ray_conn_id: a connection of type ``ray``: host (a name or a whole URL), port (8265), schema (http or
+        https), password (the cluster's token); in the extra ``headers`` (a mapping), ``verify`` (False, or the path of
+        a CA), and ``aws_conn_id`` (whose S3 a function's arguments pass through).
+    """
+
+    def prepare(self, spec: RayJobSpec, staging: str | None = None, timeout: float | None = None) -> Prepared:
+        """Put what is local into the cluster's package store.
+
+        :param staging, timeout: not needed here.
+        :raises SpecError: a field asks for what only somebody who makes the cluster can give.
+        :raises ScriptError: a file is missing, unreadable or of the wrong kind.
+        :raises SubmitError: the cluster cannot be reached, refuses the token, or is too old.
+        """
+        self._check_version()
+        places, packages = packed(spec)
+        # Refused now, not when the run is started: nothing is wrong with the cluster.
+        to_ray_submission(spec, "", places, {})
+        for package in packages:
+            self._store(package)
+        idle = [name for name in ("role", "logging") if getattr(spec, name)]
+        if idle:
+            self.log.info("No effect on a Ray cluster: %s", ", ".join(idle))
+        size = self._size() if spec.workers.min_workers else Size()
+        self.log.info(note_on(spec.workers, size))
+
+        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
+            return self._start(spec, to_ray_submission(spec, mark, places, arguments, scales=size.scales))
+
+        return Prepared(start, is_new=False)
+
+    def _size(self) -> Size:
+        """Ask how large the cluster is, and whether it grows. What cannot be told fails nothing."""
+        paths = ("/api/cluster_status", "/api/v0/nodes?limit=10000", "/nodes?view=summary")
+        try:
+            return size_of(*(self._content(self._ask("GET", path)) for path in paths))
+        except (SubmitError, LookupError, TypeError, AttributeError) as error:
+            self.log.warning("How large the cluster is cannot be seen: %r", error)
+            return Size()
+
+    def _start(self, spec: RayJobSpec, body: Mapping[str, Any]) -> RunRef:
+        ref = RunRef(RAY_JOB, spec.name, body["submission_id"])
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                answer = self._ask("POST", "/api/jobs/", json=body)
+            except SubmitUnknown as error:
+                self.log.warning("No answer to the start of %s (%s); asking again", ref.title, error)
+                if attempt == ATTEMPTS:
+                    raise
+                clock.sleep(settings.waits().look_again)
+                continue
+            if answer.is_success:
+                return ref
+            if "already exists" in answer.text:
+                return self._ours(ref, body["metadata"][MARK])
+            kind = SubmitError if answer.is_server_error else RequestRefused
+            raise kind(f"Ray refused {ref.title}: {reason(answer)}")
+        raise AssertionError("the loop returns or raises")
+
+    def _ours(self, ref: RunRef, mark: str) -> RunRef:
+        """Tell a repeated request from an id that somebody else has taken."""
+        details = self._job(ref.id)
+        if details is not None and (details.get("metadata") or {}).get(MARK) == mark:
+            return ref
+        raise JobConflict(f"The submission id {ref.id!r} is taken by a job that is not of this task")
+
+    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+        """Return the run that carries ``mark``, if there is one: its id is made of the mark."""
+        details = self._job(submission_id_of(mark))
+        return [snapshot_of(details)] if details is not None else []
+
+    def latest_run(self, name: str) -> RunSnapshot | None:
+        """Return the newest run of a job, or None if it never ran on this cluster."""
+        mine = [each for each in self._list() if (each.get("metadata") or {}).get(NAME) == name]
+        return snapshot_of(max(mine, key=lambda each: each.get("start_time") or 0)) if mine else None
+
+    def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
+        """Describe runs: one call for many. See ``RunBackend``."""
+        known: dict[str, Mapping[str, Any]] = {}
+        if len(refs) > 1:
+            known = {str(each.get("submission_id")): each for each in self._list()}
+        found = {}
+        for ref in refs:
+            details = known.get(ref.id) or self._job(ref.id)
+            found[ref] = (
+                snapshot_of(details)._replace(ref=ref)
+                if details is not None
+                else RunSnapshot(ref, RunState.LOST, "LOST", "The cluster does not know it; was it started anew?")
+            )
+        return found
+
+    def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
+        """Read what is new in the drivers' logs: one call for each. See ``RunBackend``.
+
+        An unended line is shown when the run is over. Of many logs, one that cannot be read holds up no other.
+        """
+        pages = {ref: LogPage((), cursor) for ref, cursor in cursors.items()}
+        for ref, cursor in cursors.items() if SCRIPT in sources else ():
+            try:
+                pages[ref] = self._new_lines(ref, cursor)
+            except SubmitError as error:
+                if len(cursors) == 1:
+                    raise
+                self.log.warning("Could not read the log of %s: %s", ref.title, error)
+        return pages
+
+    def _new_lines(self, ref: RunRef, cursor: LogCursor) -> LogPage:
+        place, end = Place.of(cursor), ""
+        if not place.node:
+            place = place._replace(node=(self._job(ref.id) or {}).get("driver_node_id") or "")
+        if not place.node:
+            return LogPage((), cursor)
+        try:
+            if place.shown >= LARGE and not cursor.to_end:
+                # Before the log: what is written between the two is new to the next read.
+                with self._log_of(ref, place.node, END_LINES) as pieces:
+                    end = mark_of(pieces)
+                if end and end == place.end:
+                    return LogPage((), cursor)
+            with self._log_of(ref, place.node) as pieces:
+                return page_of(pieces, place, to_end=cursor.to_end, end=end)
+        except SubmitError as error:
+            if _is_absent(str(error)):
+                return LogPage((), cursor)
+            raise
+
+    @contextmanager
+    def _log_of(self, ref: RunRef, node: str, lines: int = -1) -> Iterator[Iterable[bytes]]:
+        """Open the log of a run, or so many of its last lines."""
+        marks = self._marks_logs
+        with self._open("GET", LOGS, params=_driver_log(ref.id, node, lines=lines)) as answer:
+            if not answer.is_success or "html" in answer.headers.get("content-type", ""):
+                answer.read()
+                self._refuse_strangers(answer)
+                raise SubmitError(f"Ray did not hand over the log of {ref.title}: {reason(answer)}")
+            pieces = answer.iter_bytes()
+            yield unmarked(pieces) if marks else pieces
+
+    @cached_property
+    def _marks_logs(self) -> bool:
+        """Whether this Ray marks the pieces of a log, as it does the words of an error.
+
+        :raises SubmitError: it cannot be told now.
+        """
+        found = self._content(self._ask("GET", "/api/v0/nodes?limit=1"))["data"]["result"]["result"]
+        for _ in range(PROBES):
+            answer = self._ask("GET", LOGS, params=_driver_log("", found[0]["node_id"], NO_LOG))
+            # Ray drops the words of an error now and then, and says nothing at all: 2.9, and a newer one that is busy.
+            if answer.is_success and answer.content:
+                return answer.content[:1] == b"0"
+            if _is_absent(answer.text):
+                return False
+            clock.sleep(PROBE_SECONDS)
+        raise SubmitError(f"How Ray at {self._base} hands over logs cannot be told: {reason(answer)}")
+
+    def stop(self, *refs: RunRef) -> None:
+        """Ask Ray to stop runs. A run that has ended, or is not there, is no error.
+
+        :raises StopError: Ray refused to stop a run that is still active.
+        """
+        for ref in refs:
+            answer = self._ask("POST", f"/api/jobs/{ref.id}/stop")
+            if answer.is_success or self._is_unknown(answer):
+                continue
+            if not self.describe([ref])[ref].is_over:
+                raise StopError(f"Ray did not stop {ref.title}: {reason(answer)}")
+
+    def url(self, ref: RunRef) -> str:
+        """Return the job's page in Ray's dashboard."""
+        return f"{self._base}/#/jobs/{ref.id}"
+
+    def logs_url(self, ref: RunRef) -> str:
+        """Return the same page: it shows the log."""
+        return self.url(ref)
+
+    def _list(self) -> list[Mapping[str, Any]]:
+        return self._content(self._ask("GET", "/api/jobs/"), list)  # type: ignore[no-any-return]
+
+    def _store(self, package: Package) -> None:
+        """Put a package into the store unless it is there."""
+        place = f"/api/packages/{package.uri.replace('://', '/')}"
+        answer = self._ask("GET", place)
+        if answer.is_success:
+            return
+        if self._is_unknown(answer):
+            answer = self._ask("PUT", place, content=package.content())
+        if not answer.is_success:
+            raise SubmitError(f"Ray did not take {package.parcel.name} into its package store: {reason(answer)}")
+        self.log.info("Uploaded %s as %s", package.parcel.name, package.uri)
+
+
+def _driver_log(submission_id: str, node: str, name: str = "", lines: int = -1) -> dict[str, Any]:
+    """Return what to ask for a log; JOB_LOGS_PATH_TEMPLATE in ray/dashboard/modules/job/common.py names it."""
+    return {
+        "node_id": node, "filename": name or f"job-driver-{submission_id}.log", "lines": lines, "format": "text",
+    }  # fmt: skip
+
+
+def _is_absent(words: str) -> bool:
+    return "file is not found" in words

@@ -1,0 +1,197 @@
+"""A spec as a request to Ray's Jobs API.
+
+Floor 0: standard library only, pure. The cluster is there already and has its own size, image and storage, so what a
+spec says of these is refused or told, never dropped without a word.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.spec import RayJobSpec, Workers
+from airflow_provider_glueray.hooks.ray.responses import MARK, NAME, Size
+
+#: What becomes of each field of a spec on a cluster that runs already.
+TRANSLATION: Mapping[str, str] = {
+    "name": "metadata `glueray_name`, by which a sensor finds the run",
+    "script": (
+        "local: a module in the cluster's package store, under the hash of its content, run by `python -m`; "
+        "in S3: fetched by the cluster (pyarrow) and run as the main program"
+    ),
+    "role": "not used, noted: the cluster has AWS rights of its own",
+    "arguments": (
+        "environment variables, of the workers too, and `--name value`. Those with a hyphen in the name or a `$` in "
+        "the value are variables of the script only, because Ray would replace what follows the `$`"
+    ),
+    "number_of_workers": "not kept, noted: others use the cluster too",
+    "min_workers": (
+        "the driver takes one CPU (`entrypoint_num_cpus`), so the run waits while the cluster is full; "
+        "if it scales, 8 CPUs for each are asked for"
+    ),
+    "worker_type": "Z.2X: 8 CPUs for each of `min_workers`",
+    "object_store_memory_head": "refused: it is set when a cluster is started",
+    "object_store_memory_worker": "refused likewise",
+    "pip": "runtime_env `pip`",
+    "py_modules": "runtime_env `py_modules`, local ones from the package store",
+    "working_dir": "runtime_env `working_dir`, a local one from the package store",
+    "spilling": "refused: it is set when a cluster is started",
+    "logging": "not used, noted: there is the driver's log",
+    "runtime": "not used: the cluster has its Ray",
+    "python_version": "the syntax of a local script is checked by it; the cluster has its Python",
+    "glue_version": "not used",
+    "description": "not used",
+    "tags": "metadata of the job",
+    "max_concurrent_runs": "not used: Ray has no such limit",
+    "cluster": "refused: the connection is the cluster",
+    "overrides": (
+        "`ray`: `entrypoint_num_cpus`, `entrypoint_num_gpus`, `entrypoint_memory`, `entrypoint_resources`, "
+        "`entrypoint_label_selector`, more of `runtime_env` and `metadata`; those of other backends have no effect"
+    ),
+}
+
+#: Members of the request that ``overrides["ray"]`` may set (ray/dashboard/modules/job/common.py, JobSubmitRequest).
+MEMBERS = frozenset(
+    {
+        "entrypoint_num_cpus",
+        "entrypoint_num_gpus",
+        "entrypoint_memory",
+        "entrypoint_resources",
+        "entrypoint_label_selector",
+        "runtime_env",
+        "metadata",
+    }
+)
+#: Fetches a script that lies in a store and runs it as the main program, with the arguments that follow.
+_FETCH = (
+    "import runpy,sys,tempfile,urllib.parse as u;from pyarrow.fs import FileSystem as F;sys.argv=sys.argv[1:];"
+    "s,p=F.from_uri(u.quote(sys.argv[0],safe=':/'));d=tempfile.mkdtemp()+'/'+p.split('/')[-1];"
+    "open(d,'wb').write(s.open_input_stream(p).read());runpy.run_path(d,run_name='__main__')"
+)
+#: CPUs of a Z.2X worker.
+CPUS_PER_WORKER = 8
+#: Asks an autoscaler for CPUs while the script, which follows with its arguments, takes this process over: so exit
+#: code and signals are the script's own. There is no request for it in the Jobs API, and ``request_resources`` would
+#: outlive a run that is killed; a placement group goes with the process that has made it. Python 3.9, Ray 2.9.
+_FLOOR = (
+    "import os,subprocess as s,sys;n=s.DEVNULL;"
+    "s.Popen([sys.executable,'-c',os.environ['GLUERAY_FLOOR'],sys.argv[1],str(os.getpid())],stdin=n,stdout=n,stderr=n);"
+    "os.execvp(sys.argv[2],sys.argv[2:])"
+)
+#: Holds a place for nothing: the group is removed as soon as there is room for it, that is when the cluster has grown.
+#: It is a driver of its own, not one more of the job, and ends with the script.
+_ASK = """\
+import os, sys, threading, time
+def watch():
+    while os.getppid() == int(sys.argv[2]):
+        time.sleep(0.5)
+    os._exit(0)
+threading.Thread(target=watch, daemon=True).start()
+os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
+import ray
+from ray.util import placement_group, remove_placement_group
+ray.init("auto", log_to_driver=False)
+group = placement_group([{"CPU": 1}] * int(sys.argv[1]))
+while not group.wait(60):
+    pass
+remove_placement_group(group)
+"""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Places(NamedTuple):
+    """Where the cluster finds what was local.
+
+    :param script: the module that the script has become, or the URI of one that lies in a store.
+    :param py_modules, working_dir: URIs.
+    """
+
+    script: str
+    py_modules: tuple[str, ...] = ()
+    working_dir: str | None = None
+
+
+def note_on(workers: Workers, size: Size) -> str:
+    """Say what is made of the workers that a spec asks for."""
+    ceiling = f"number_of_workers={workers.number_of_workers} is not kept: others use the cluster too"
+    if not workers.min_workers:
+        return f"The cluster has its own size; {ceiling}"
+    floor = f"min_workers={workers.min_workers} is a floor of {workers.min_workers * CPUS_PER_WORKER}"
+    has = "How large the cluster is cannot be seen" if size.cpus is None else f"The cluster has {size.cpus} CPUs"
+    if size.scales:
+        return f"{has} and scales; {floor}, which is asked for. {ceiling}"
+    grows = "" if size.cpus is None else " and does not scale"
+    return f"{has}{grows}; {floor}, of which the run waits for one. {ceiling}"
+
+
+def submission_id_of(mark: str) -> str:
+    """Return the id of the run with a mark; Ray takes an id only once."""
+    return f"glueray-{mark}"
+
+
+def to_ray_submission(
+    spec: RayJobSpec, mark: str, places: Places, arguments: Mapping[str, str], *, scales: bool = False
+) -> dict[str, Any]:
+    """Translate to the body of ``POST /api/jobs/``; :data:`TRANSLATION` has it field by field.
+
+    Arguments reach the script as environment variables and as ``--name value``; the workers have the variables too,
+    but for those with a hyphen in the name or a ``$`` in the value.
+
+    :param scales: whether the cluster has an autoscaler that can be asked for ``min_workers``.
+    :raises SpecError: a field asks for what only somebody who makes the cluster can give.
+    """
+    _refuse_what_a_cluster_has(spec)
+    more = spec.overrides.get("ray", {})
+    given = {key.removeprefix("--"): text for key, text in {**spec.arguments, **arguments}.items()}
+    # Not every shell hands on a name that it could not set itself, and Ray would replace what follows a "$" in its
+    # env_vars; env(1) does the one and not the other. Such a value reaches the script only, not its workers.
+    odd = [f"{key}={text}" for key, text in given.items() if not _NAME.fullmatch(key) or "$" in text]
+    words = ["env", *odd] if odd else []
+    is_stored = "://" in places.script
+    words += ["python", "-c", _FETCH, places.script] if is_stored else ["python", "-m", places.script]
+    words += [word for key, text in given.items() for word in (f"--{key}", text)]
+    least = spec.workers.min_workers or 0
+    asks = least and not any(name.startswith("entrypoint_") for name in more)
+    env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
+    if least and scales:
+        words = ["python", "-c", _FLOOR, str(least * CPUS_PER_WORKER), *words]
+        env_vars["GLUERAY_FLOOR"] = _ASK
+    more_env = more.get("runtime_env", {})
+    runtime_env: dict[str, Any] = {
+        **more_env,
+        "env_vars": {**more_env.get("env_vars", {}), **env_vars},
+        **({"pip": list(spec.pip)} if spec.pip else {}),
+        **({"py_modules": list(places.py_modules)} if places.py_modules else {}),
+        **({"working_dir": places.working_dir} if places.working_dir else {}),
+    }
+    return {
+        # A run that must have room waits for it, as PENDING; without, it would start on a cluster that is full.
+        **({"entrypoint_num_cpus": 1} if asks else {}),
+        **{name: value for name, value in more.items() if name not in ("runtime_env", "metadata")},
+        "entrypoint": shlex.join(words),
+        "submission_id": submission_id_of(mark),
+        "runtime_env": runtime_env,
+        "metadata": {**more.get("metadata", {}), MARK: mark, NAME: spec.name, **dict(spec.tags)},
+    }
+
+
+def _refuse_what_a_cluster_has(spec: RayJobSpec) -> None:
+    asked = {
+        "object_store_memory_head": spec.workers.object_store_memory_head,
+        "object_store_memory_worker": spec.workers.object_store_memory_worker,
+        "spilling": spec.spilling,
+    }
+    unknown = sorted(set(spec.overrides.get("ray", {})) - MEMBERS)
+    problems = [
+        f"{name}: it is set when a Ray cluster is started, and this one runs; take it out, or run on Glue or KubeRay"
+        for name, value in asked.items()
+        if value is not None
+    ]
+    if spec.cluster:
+        problems.append(f"cluster={spec.cluster!r}: the connection is the cluster; take it out, or run on KubeRay")
+    problems += [f"overrides['ray'] has {name!r}; there are {', '.join(sorted(MEMBERS))}" for name in unknown]
+    if problems:
+        raise SpecError(problems)

@@ -1,0 +1,36 @@
+"""What a deployment says under ``[glueray]`` in Airflow's configuration.
+
+Floor 2: Airflow's configuration, and no service.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import conf
+
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.follow import Waits
+
+#: US dollars per M-DPU-hour: a rate of 2024-11 for sessions in eu-west-1; that jobs cost the same is assumed.
+DEFAULT_PRICE = 0.44
+
+
+def default_conn_id() -> str:
+    """Return the connection that a whole deployment runs its jobs by, unless a task names another."""
+    return conf.get("glueray", "conn_id", fallback="aws_default")
+
+
+def price_per_mdpu_hour() -> float:
+    """Return the price that costs are estimated with, in US dollars."""
+    return conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
+
+
+def waits() -> Waits:
+    """Return how long to wait.
+
+    :raises SpecError: the setting cannot be read.
+    """
+    text = conf.get("glueray", "waits", fallback="")
+    try:
+        return Waits.from_text(text)
+    except (TypeError, ValueError) as error:
+        raise SpecError([f"[glueray] waits = {text}: {error}"]) from error

@@ -1,0 +1,266 @@
+"""Speak Glue's job API (AWS JSON 1.1): wire to validation to ledger and back.
+
+Jobs are kept per Region. Operations which moto offers and we do not (databases, crawlers) are not handled
+here. It refuses what the service refuses and never pretends that a run moved: that is the engine's business.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from airflow_provider_glueray.local.api.request_validation import check_input
+from airflow_provider_glueray.local.engine import rules
+from airflow_provider_glueray.local.engine.errors import GlueError
+from airflow_provider_glueray.local.engine.faults import Faults
+from airflow_provider_glueray.local.engine.state import ACCOUNT, TERMINAL, Job, Ledger, Phase, Run
+
+Request = Mapping[str, Any]
+Response = dict[str, Any]
+_T = TypeVar("_T")
+TAG_OPERATIONS = frozenset({"TagResource", "UntagResource", "GetTags"})
+#: Members of CreateJob which are not part of the definition.
+_NOT_DEFINITION = ("Name", "Tags")
+#: Used when CreateJob gives none; the service's default for Ray is undocumented [INFERRED].
+_GLUE_VERSION = "4.0"
+
+
+class Stopper(Protocol):
+    """What the API needs of the engine."""
+
+    def request_stop(self, run: Run) -> None:
+        """Ask that a run be stopped; returns at once."""
+
+
+class GlueApi:
+    """The Glue face of one endpoint."""
+
+    def __init__(self, ledger: Ledger, engine: Stopper, faults: Faults) -> None:
+        self._ledger = ledger
+        self._engine = engine
+        self._faults = faults
+        self._operations: dict[str, Callable[[Request, str], Response]] = {
+            "CreateJob": self._create_job,
+            "UpdateJob": self._update_job,
+            "GetJob": self._get_job,
+            "GetJobs": self._get_jobs,
+            "ListJobs": self._list_jobs,
+            "BatchGetJobs": self._batch_get_jobs,
+            "DeleteJob": self._delete_job,
+            "StartJobRun": self._start_job_run,
+            "GetJobRun": self._get_job_run,
+            "GetJobRuns": self._get_job_runs,
+            "BatchStopJobRun": self._batch_stop_job_run,
+            **tag_operations("job", lambda region, name: self._job(region, name).tags),
+        }
+
+    def handles(self, operation: str, request: Request) -> bool:
+        """Tell whether the operation is ours; tag calls are for job ARNs only."""
+        if operation in TAG_OPERATIONS:
+            return ":job/" in str(request.get("ResourceArn", ""))
+        return operation in self._operations
+
+    def call(self, operation: str, request: Request, region: str) -> Response:
+        """Answer one request, or raise GlueError."""
+        check_input(operation, request)
+        with self._ledger.lock:
+            return self._operations[operation](request, region)
+
+    def _job(self, region: str, name: str) -> Job:
+        try:
+            return self._ledger.jobs[region, name]
+        except KeyError:
+            raise GlueError("EntityNotFoundException", f"Job with name: {name} not found.") from None
+
+    def _create_job(self, request: Request, region: str) -> Response:
+        definition = {key: value for key, value in request.items() if key not in _NOT_DEFINITION}
+        definition.setdefault("GlueVersion", _GLUE_VERSION)
+        if rules.is_ray(definition) and self._faults.values(region)["account_closed"]:
+            raise rules.invalid(rules.ACCOUNT_CLOSED)
+        rules.check_job(definition)
+        name = request["Name"]
+        known = self._ledger.jobs.get((region, name))
+        if known is not None and known.definition == definition:
+            raise GlueError("AlreadyExistsException", f"Job {name} already exists.")
+        if known is not None:
+            raise GlueError(
+                "IdempotentParameterMismatchException",
+                f"Job {name} already submitted with different configuration",
+            )
+        self._ledger.jobs[region, name] = Job(name, region, definition, dict(request.get("Tags", {})))
+        return {"Name": name}
+
+    def _update_job(self, request: Request, region: str) -> Response:
+        job = self._job(region, request["JobName"])
+        update = dict(request["JobUpdate"])
+        update.setdefault("GlueVersion", job.definition["GlueVersion"])
+        for name in ("Role", "Command"):
+            if not update.get(name):
+                raise rules.invalid(f"{name} cannot be null or empty")  # expected every time [guide]
+        rules.check_job(update)
+        job.definition, job.modified = update, time.time()
+        return {"JobName": job.name}
+
+    def _get_job(self, request: Request, region: str) -> Response:
+        return {"Job": self._job(region, request["JobName"]).wire()}
+
+    def _in_region(self, region: str, tags: Mapping[str, str] | None = None) -> list[Job]:
+        return [
+            job
+            for (place, _), job in sorted(self._ledger.jobs.items())
+            if place == region and (tags or {}).items() <= job.tags.items()
+        ]
+
+    def _get_jobs(self, request: Request, region: str) -> Response:
+        jobs, token = page(self._in_region(region), request, 100)
+        return {"Jobs": [job.wire() for job in jobs], **token}
+
+    def _list_jobs(self, request: Request, region: str) -> Response:
+        jobs, token = page(self._in_region(region, request.get("Tags")), request, 100)
+        return {"JobNames": [job.name for job in jobs], **token}
+
+    def _batch_get_jobs(self, request: Request, region: str) -> Response:
+        found = [self._ledger.jobs.get((region, name)) for name in request["JobNames"]]
+        return {
+            "Jobs": [job.wire() for job in found if job is not None],
+            "JobsNotFound": [name for name, job in zip(request["JobNames"], found, strict=True) if job is None],
+        }
+
+    def _delete_job(self, request: Request, region: str) -> Response:
+        name = request["JobName"]
+        self._ledger.jobs.pop((region, name), None)
+        for run in self._ledger.newest_first.pop((region, name), []):
+            if run.phase is Phase.DONE:
+                del self._ledger.runs[run.id]
+            else:
+                self._engine.request_stop(run)
+        return {"JobName": name}
+
+    def _start_job_run(self, request: Request, region: str) -> Response:
+        job = self._ledger.jobs.get((region, request["JobName"]))
+        if job is None:
+            raise GlueError("EntityNotFoundException", "Failed to start job run due to missing metadata")
+        faults = self._faults.values(region)
+        if rules.is_ray(job.definition) and faults["account_closed"]:
+            raise rules.invalid(rules.ACCOUNT_CLOSED)
+        sizes = ("WorkerType", "NumberOfWorkers", "AllocatedCapacity", "MaxCapacity")
+        merged = {**job.definition, **{key: request[key] for key in sizes if key in request}}
+        arguments = {
+            **job.definition.get("DefaultArguments", {}),
+            **request.get("Arguments", {}),
+            **job.definition.get("NonOverridableArguments", {}),
+        }
+        rules.check_run(request, merged, arguments)
+        previous = self._predecessor(request, region)
+        queuing = bool(request.get("JobRunQueuingEnabled", merged.get("JobRunQueuingEnabled", False)))
+        shown = ("GlueVersion", "WorkerType", "SecurityConfiguration", "NotificationProperty", "JobMode")
+        own = ("SecurityConfiguration", "NotificationProperty", "ExecutionRoleSessionPolicy")
+        run = Run(
+            job=job.name,
+            region=region,
+            script=job.definition["Command"].get("ScriptLocation", ""),
+            arguments=arguments,
+            workers=merged["NumberOfWorkers"],
+            max_concurrent_runs=job.max_concurrent_runs,
+            previous=previous.id if previous else None,
+            attempt=previous.attempt + 1 if previous else 0,
+            fields={
+                **{key: merged[key] for key in shown if key in merged},
+                **{key: request[key] for key in own if key in request},
+                "JobRunQueuingEnabled": queuing,
+            },
+        )
+        full = self._ledger.full(job.name, region, run.workers, run.max_concurrent_runs, faults["quota_mdpu"])
+        if full is not None and not queuing:
+            raise GlueError(*full)
+        if full is not None:
+            run.state, run.phase, run.detail = "WAITING", Phase.QUEUED, full[1]
+        self._ledger.add(run)
+        return {"JobRunId": run.id}
+
+    def _predecessor(self, request: Request, region: str) -> Run | None:
+        if "JobRunId" not in request:
+            return None
+        run = self._run(region, request["JobName"], request["JobRunId"])
+        if run.state not in TERMINAL:
+            raise rules.invalid(f"Job run {run.id} is {run.state} and cannot be retried")
+        return run
+
+    def _run(self, region: str, job: str, run_id: str) -> Run:
+        run = self._ledger.runs.get(run_id)
+        if run is None or (run.region, run.job) != (region, job):
+            raise GlueError("EntityNotFoundException", f"Job run {run_id} of job {job} not found.")
+        return run
+
+    def _get_job_run(self, request: Request, region: str) -> Response:
+        self._job(region, request["JobName"])
+        return {"JobRun": self._run(region, request["JobName"], request["RunId"]).wire()}
+
+    def _get_job_runs(self, request: Request, region: str) -> Response:
+        job = self._job(region, request["JobName"])
+        runs, token = page(self._ledger.newest_first.get((region, job.name), []), request, 200)
+        return {"JobRuns": [run.wire() for run in runs], **token}
+
+    def _batch_stop_job_run(self, request: Request, region: str) -> Response:
+        stopped: list[dict[str, str]] = []
+        errors: list[dict[str, Any]] = []
+        for run_id in request["JobRunIds"]:
+            ids = {"JobName": request["JobName"], "JobRunId": run_id}
+            try:
+                run = self._run(region, request["JobName"], run_id)
+                if (run.forced or run.state) in TERMINAL:
+                    raise _terminal(run)
+            except GlueError as error:
+                errors.append({**ids, "ErrorDetail": {"ErrorCode": error.code, "ErrorMessage": error.message}})
+            else:
+                self._engine.request_stop(run)
+                stopped.append(ids)
+        return {"SuccessfulSubmissions": stopped, "Errors": errors}
+
+
+def _terminal(run: Run) -> GlueError:
+    message = f"Job run {run.id} is in terminal state {run.forced or run.state}"
+    return GlueError("JobRunInTerminalStateException", message)
+
+
+def page(items: list[_T], request: Request, default: int) -> tuple[list[_T], dict[str, str]]:
+    """Cut one page; returns its items and {"NextToken": ...} while more follow."""
+    start = 0
+    if request.get("NextToken"):
+        try:
+            start = int(base64.urlsafe_b64decode(request["NextToken"]))
+        except (ValueError, binascii.Error):
+            raise rules.invalid("Invalid NextToken") from None
+    end = start + request.get("MaxResults", default)
+    more = {"NextToken": base64.urlsafe_b64encode(str(end).encode()).decode()} if end < len(items) else {}
+    return items[start:end], more
+
+
+def tag_operations(
+    kind: str, tags: Callable[[str, str], dict[str, str]]
+) -> dict[str, Callable[[Request, str], Response]]:
+    """Make the operations for ARNs of one kind; `tags(region, name)` finds the tags of a resource, to be changed."""
+
+    def find(request: Request, region: str) -> dict[str, str]:
+        arn, _, name = request["ResourceArn"].partition(f":{kind}/")
+        if arn.split(":")[2:] != ["glue", region, ACCOUNT]:
+            raise GlueError("EntityNotFoundException", f"Resource {request['ResourceArn']} not found.")
+        return tags(region, name)
+
+    def add(request: Request, region: str) -> Response:
+        find(request, region).update(request["TagsToAdd"])
+        return {}
+
+    def remove(request: Request, region: str) -> Response:
+        found = find(request, region)
+        for key in request["TagsToRemove"]:
+            found.pop(key, None)
+        return {}
+
+    def get(request: Request, region: str) -> Response:
+        return {"Tags": dict(find(request, region))}
+
+    return {"TagResource": add, "UntagResource": remove, "GetTags": get}

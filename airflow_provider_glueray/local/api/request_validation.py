@@ -1,0 +1,124 @@
+"""Check requests against the service's own model, so that what the real front end refuses is refused here.
+
+botocore ships the model of Glue. Its client checks required members, types and minimums; the service also
+checks lengths, patterns and enums, and answers `ValidationException`. This module does the service's half,
+and nothing that needs to know what a Ray job is (that is `rules`).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+
+from airflow_provider_glueray.local.engine.errors import GlueError
+
+#: Java writes "every astral character" this way; Python needs the range itself.
+_JAVA_ASTRAL = r"\uD800\uDC00-\uDBFF\uDFFF"
+
+
+@functools.cache
+def service_model() -> ServiceModel:
+    """Return botocore's model of Glue."""
+    return ServiceModel(Loader().load_service_model("glue", "service-2"), "glue")
+
+
+def check_input(operation: str, request: Mapping[str, Any]) -> None:
+    """Refuse a request which the model of `operation` does not allow.
+
+    Raises GlueError `SerializationException` for a wrong JSON type and `ValidationException` for a missing
+    member or a broken constraint, worded "N validation error(s) detected: ..." as AWS's front end does [seen
+    in Glue and EMR threads]. Members the model does not know are ignored, as the service ignores them.
+    """
+    shape = service_model().operation_model(operation).input_shape
+    found = list(_violations(shape, request, "")) if shape is not None else []
+    if found:
+        noun = "error" if len(found) == 1 else "errors"
+        raise GlueError("ValidationException", f"{len(found)} validation {noun} detected: {'; '.join(found)}")
+
+
+def _lower(name: str) -> str:
+    return name[:1].lower() + name[1:]
+
+
+def _violation(value: Any, path: str, rule: str) -> str:
+    shown = "null" if value is None else f"'{value}'"
+    return f"Value {shown} at '{path}' failed to satisfy constraint: Member must {rule}"
+
+
+def _violations(shape: Any, value: Any, path: str) -> Iterator[str]:
+    if not _has_type(shape.type_name, value):
+        raise GlueError("SerializationException", f"Expected a {shape.type_name} at '{path or 'request'}'")
+    if shape.type_name == "structure":
+        for name in shape.required_members:
+            if value.get(name) is None:
+                yield _violation(None, f"{path}{_lower(name)}", "not be null")
+        for name, member in shape.members.items():
+            if value.get(name) is not None:
+                child = f"{path}{_lower(name)}"
+                yield from _violations(member, value[name], child + _separator(member))
+    elif shape.type_name == "list":
+        yield from _range(shape, len(value), value, path, "length")
+        for position, item in enumerate(value, start=1):
+            yield from _violations(shape.member, item, f"{path}.{position}.member{_separator(shape.member)}")
+    elif shape.type_name == "map":
+        yield from _range(shape, len(value), value, path, "length")
+        for key, item in value.items():
+            yield from _violations(shape.key, key, f"{path}.key")
+            yield from _violations(shape.value, item, f"{path}.{key}.member")
+    elif shape.type_name == "string":
+        yield from _text(shape, value, path)
+    elif shape.type_name in {"integer", "long", "float", "double"}:
+        yield from _range(shape, value, value, path, "value")
+
+
+def _separator(shape: Any) -> str:
+    return "." if shape.type_name == "structure" else ""
+
+
+def _has_type(type_name: str, value: Any) -> bool:
+    match type_name:
+        case "structure" | "map":
+            return isinstance(value, Mapping)
+        case "list":
+            return isinstance(value, list)
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "integer" | "long":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "float" | "double":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case _:
+            return True
+
+
+def _range(shape: Any, size: float, value: Any, path: str, noun: str) -> Iterator[str]:
+    low, high = shape.metadata.get("min"), shape.metadata.get("max")
+    if low is not None and size < low:
+        yield _violation(value, path, f"have {noun} greater than or equal to {low}")
+    if high is not None and size > high:
+        yield _violation(value, path, f"have {noun} less than or equal to {high}")
+
+
+def _text(shape: Any, value: str, path: str) -> Iterator[str]:
+    yield from _range(shape, len(value), value, path, "length")
+    if shape.enum and value not in shape.enum:
+        yield _violation(value, path, f"satisfy enum value set: [{', '.join(shape.enum)}]")
+    pattern = shape.metadata.get("pattern")
+    expression = _compiled(pattern) if pattern else None
+    if expression is not None and expression.fullmatch(value) is None:
+        yield _violation(value, path, f"satisfy regular expression pattern: {pattern}")
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern.replace(_JAVA_ASTRAL, "\U00010000-\U0010ffff"))
+    except re.error:
+        return None  # \p{..} classes: Python's re has none, and no member we implement depends on them

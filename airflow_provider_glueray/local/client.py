@@ -1,0 +1,340 @@
+"""Start, find, ask and stop endpoints from the outside: what the command line, the tests and the demo use.
+
+Light on purpose: no boto3, moto or Ray is imported here; the daemon (`python -m
+airflow_provider_glueray.local`) has them. A state file per endpoint, readable by its owner only, is all that
+connects the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlencode
+
+from airflow_provider_glueray.local.runtime import environments, processes
+
+DEFAULT_NAME = "default"
+DEFAULT_PORT = 4577
+DEFAULT_NODES = 2
+DEFAULT_OBJECT_STORE_MB = 300
+REGION = "us-east-1"
+#: Made at start, so that a first job needs nothing else.
+BUCKET = "glueray-local"
+ROLE_ARN = "arn:aws:iam::123456789012:role/GlueRayRole"
+#: Credentials mean nothing here. Airflow masks a connection's password wherever it occurs in a log, so the
+#: secret is a text that occurs nowhere else.
+ACCESS_KEY, SECRET_KEY = "glueray-local", "no-secret-Ee4Ku2wahs"
+#: The services which amazon's hooks ask for by name in a connection's `service_config`.
+_SERVICES = ("glue", "s3", "logs", "sts", "iam")
+
+
+class EndpointError(RuntimeError):
+    """The endpoint did not start or does not answer; the message says what to do."""
+
+
+class Endpoint:
+    """A running endpoint. As a context manager it stops at the end of the block."""
+
+    def __init__(
+        self,
+        state: dict[str, Any],
+        path: Path,
+        child: subprocess.Popen[bytes] | None = None,
+        only_region: str | None = None,
+    ) -> None:
+        self._state, self._path, self._child, self._only_region = state, path, child, only_region
+
+    @property
+    def name(self) -> str:
+        """The name it was started under."""
+        return str(self._state["name"])
+
+    @property
+    def runtime(self) -> str:
+        """What scripts run on: "newest" or "Ray2.4"."""
+        return str(self._state.get("runtime", "newest"))
+
+    @property
+    def url(self) -> str:
+        """The one URL for Glue, CloudWatch Logs, S3, IAM and STS."""
+        return str(self._state["url"])
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        return int(self._state["pid"])
+
+    @property
+    def log_path(self) -> Path:
+        """The daemon's own log."""
+        return self._path.with_suffix(".log")
+
+    @property
+    def region(self) -> str:
+        """The Region that `env` and `airflow_connection` lead to unless told otherwise."""
+        return self._only_region or REGION
+
+    def at(self, region: str) -> Endpoint:
+        """Return the same endpoint as one Region has it: its faults and counters are those of that Region alone."""
+        return Endpoint(self._state, self._path, self._child, region)
+
+    def ray(self) -> dict[str, str]:
+        """Return `address` (GCS), `dashboard` (URL of the Jobs API) and `token` of the Ray cluster."""
+        return {key: str(self._state[key]) for key in ("address", "dashboard", "token")}
+
+    def env(self, region: str | None = None) -> dict[str, str]:
+        """Return the environment which points any AWS SDK here; the credentials mean nothing."""
+        region = region or self.region
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": region,
+            "AWS_REGION": region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def airflow_connection(self, region: str | None = None) -> dict[str, Any]:
+        """Return the JSON form of an Airflow `aws` connection, for AIRFLOW_CONN_AWS_DEFAULT."""
+        return {
+            "conn_type": "aws",
+            "login": ACCESS_KEY,
+            "password": SECRET_KEY,
+            "extra": {
+                "region_name": region or self.region,
+                "endpoint_url": self.url,
+                "service_config": {service: {"endpoint_url": self.url} for service in _SERVICES},
+            },
+        }
+
+    def ray_connection(self) -> dict[str, Any]:
+        """Return the JSON form of an Airflow `ray` connection to the Ray cluster, for AIRFLOW_CONN_RAY_DEFAULT."""
+        ray = self.ray()
+        return {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
+
+    def status(self) -> dict[str, Any]:
+        """Return `nodes_alive`, `nodes`, `ready`, `problem`, and counts of runs and sessions by state."""
+        return self._ask("GET", "status")
+
+    def calls(self) -> dict[str, int]:
+        """Return how often each Glue and Logs operation was asked for, in all Regions or in that of `at`."""
+        return self._ask("GET", self._here("calls"))
+
+    def reset_calls(self) -> None:
+        """Forget all counts."""
+        self._ask("DELETE", self._here("calls"))
+
+    def faults(self, **changes: Any) -> dict[str, Any]:
+        """Change the given faults (see `faults.Faults`), return all; EndpointError for an unknown one.
+
+        They hold in all Regions or, on what `at` returns, in that one.
+        """
+        faults = self._here("faults")
+        return self._ask("PUT", faults, changes) if changes else self._ask("GET", faults)
+
+    def reset_faults(self) -> None:
+        """Behave again."""
+        self._ask("DELETE", self._here("faults"))
+
+    def wait_ready(self, timeout_seconds: float = 120.0, say: Callable[[str], None] | None = None) -> None:
+        """Return when every Ray node is alive, telling `say` how it goes; else EndpointError."""
+        deadline = time.monotonic() + timeout_seconds
+        said = -1
+        while True:
+            status = self.status()
+            if status["problem"]:
+                raise EndpointError(f"{status['problem']}; see {self.log_path}")
+            if say and status["nodes_alive"] != said and status["nodes_alive"]:
+                said = status["nodes_alive"]
+                say(f"Ray nodes {said}/{status['nodes']}")
+            if status["ready"]:
+                return
+            if time.monotonic() > deadline:
+                raise EndpointError(f"Ray was not ready after {timeout_seconds:.0f} s; see {self.log_path}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop the daemon, its Ray cluster and whatever they left behind; harmless when already stopped."""
+        created = self._state.get("created")
+        if processes.alive(self.pid, created):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            _until(lambda: not processes.alive(self.pid, created), 20)
+            if processes.alive(self.pid, created):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+        if self._child is not None:
+            self._child.wait(timeout=10)
+        state = _read(self._path) or self._state
+        if state.get("pid") == self.pid:
+            if state.get("sessions") and state.get("boot") == processes.boot():
+                processes.end_sessions(state["sessions"])
+            shutil.rmtree(state["root"], ignore_errors=True)
+            self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _here(self, what: str) -> str:
+        return what if self._only_region is None else f"{what}?{urlencode({'region': self._only_region})}"
+
+    def _ask(self, method: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.url}/_glueray/{what}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                answer: dict[str, Any] = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise EndpointError(json.load(error)["message"]) from None
+        except OSError as error:
+            raise EndpointError(f"the endpoint at {self.url} does not answer: {error}") from error
+        return answer
+
+
+def start(
+    name: str = DEFAULT_NAME,
+    *,
+    port: int = DEFAULT_PORT,
+    nodes: int = DEFAULT_NODES,
+    home: Path | None = None,
+    quiet: bool = True,
+    provisioning_seconds: float = 0.0,
+    quota_mdpu: int = 50,
+    object_store_mb: int = DEFAULT_OBJECT_STORE_MB,
+    runtime: str = environments.NEWEST,
+    wait: bool = True,
+) -> Endpoint:
+    """Start an endpoint, or return the one which already runs under `name`.
+
+    `nodes` counts the head; `port` 0 takes any free one; `quota_mdpu` and `provisioning_seconds` can be
+    changed later with `Endpoint.faults`. `runtime` is what scripts run on (`runtimes.NAMES`); one that is not there yet
+    is built first. With `wait` it returns when all Ray nodes are alive, else as soon as the URL answers. EndpointError
+    when it does not start; nothing is left running then.
+    """
+    say: Callable[[str], None] = (lambda _: None) if quiet else _say
+    path = _state_path(name, home)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", __package__, "--state", str(path), "--name", name, "--port", str(port)]
+    command += ["--nodes", str(nodes), "--provisioning-seconds", str(provisioning_seconds)]
+    command += ["--quota-mdpu", str(quota_mdpu), "--object-store-mb", str(object_store_mb)]
+    with _alone(path):
+        running = find(name, home)
+        if running is not None:
+            return _same(running, runtime)
+        try:
+            provided = environments.provide(runtime, say)
+        except environments.CannotProvide as error:
+            raise EndpointError(str(error)) from error
+        forget(name, home)
+        endpoint = _launch([*command, "--runtime", provided.name, "--python", str(provided.python)], path)
+    say(f"endpoint {endpoint.url}")
+    if wait:
+        try:
+            endpoint.wait_ready(say=say)
+        except BaseException:
+            endpoint.stop()
+            raise
+    return endpoint
+
+
+def _same(running: Endpoint, runtime: str) -> Endpoint:
+    if running.runtime != runtime:
+        message = f"{running.name} is already running on {running.runtime}, not on {runtime}"
+        raise EndpointError(f"{message}; stop it first or start another one under another name")
+    return running
+
+
+def _launch(command: list[str], path: Path) -> Endpoint:
+    """Start the daemon, detached, and wait for its state file."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    log_path = path.with_suffix(".log")
+    with log_path.open("wb") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+    _until(lambda: child.poll() is not None or (_read(path) or {}).get("pid") == child.pid, 60)
+    state = _read(path)
+    if state is None or child.poll() is not None:
+        child.kill()
+        tail = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+        raise EndpointError(f"the endpoint did not start: {' '.join(tail)} (see {log_path})")
+    return Endpoint(state, path, child)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep two starts of one name apart."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def find(name: str = DEFAULT_NAME, home: Path | None = None) -> Endpoint | None:
+    """Return the endpoint which runs under `name`, or None."""
+    path = _state_path(name, home)
+    state = _read(path)
+    if state is None or not processes.alive(state["pid"], state["created"]):
+        return None
+    return Endpoint(state, path)
+
+
+def forget(name: str = DEFAULT_NAME, home: Path | None = None) -> bool:
+    """Stop the endpoint `name` or sweep up what a crashed one left; tells whether there was anything."""
+    path = _state_path(name, home)
+    state = _read(path)
+    if state is None:
+        return False
+    Endpoint(state, path).stop()
+    return True
+
+
+def _state_path(name: str, home: Path | None) -> Path:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise EndpointError(f"an endpoint's name has letters, digits, - and _ only, not '{name}'")
+    root = home or Path(os.environ.get("GLUERAY_HOME") or Path.home() / ".glueray" / "local")
+    return root / f"{name}.json"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return state
+
+
+def _until(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

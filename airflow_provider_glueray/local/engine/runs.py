@@ -1,0 +1,240 @@
+"""Move every run through the service's states while Ray does the work.
+
+One thread looks at all open runs a few times a second, and asks Ray about those which are with Ray. Downloads,
+submissions and the last logs happen in worker threads. No other module changes a run's state, except that
+StartJobRun decides between STARTING and WAITING.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_glueray.local.engine import rules
+from airflow_provider_glueray.local.engine.faults import Faults
+from airflow_provider_glueray.local.engine.job_inputs import EXIT_CODE, CannotPrepare, prepare
+from airflow_provider_glueray.local.engine.logs import LogWriter, RunLogs, Shipper
+from airflow_provider_glueray.local.engine.sessions import ENDED
+from airflow_provider_glueray.local.engine.state import TERMINAL, Ledger, Phase, Run
+from airflow_provider_glueray.local.runtime.cluster import Cluster, RayUnavailable
+from airflow_provider_glueray.local.runtime.overlay import Overlays
+
+TICK_SECONDS = 0.15
+#: Ray is asked to stop a job again after this long, since a job which is still pending may miss the first
+#: request.
+_STOP_AGAIN_SECONDS = 2.0
+_RAY_ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+_EXCEPTION_LINE = re.compile(r"[A-Za-z_][\w.]*(\([\w.]+\))?(: .*)?")
+
+_logger = logging.getLogger(__name__)
+
+
+class Engine(threading.Thread):
+    """The thread which moves runs. `client(service, region)` returns a boto3 client of this endpoint."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        cluster: Cluster,
+        faults: Faults,
+        client: Callable[[str, str], Any],
+        overlays: Overlays,
+    ) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._ledger, self._cluster, self._faults, self._client = ledger, cluster, faults, client
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="run")
+        self._shipper = Shipper()
+        self._overlays = overlays
+        self._ended = threading.Event()
+
+    def request_stop(self, run: Run) -> None:
+        """Begin to stop a run that is not terminal; asking twice is harmless."""
+        with self._ledger.lock:
+            run.stop_requested = True
+            if run.phase is Phase.QUEUED:
+                self._done(run, "STOPPED", None)
+            elif run.phase is not Phase.DONE and run.state != "STOPPING":
+                run.move("STOPPING")
+
+    def run(self) -> None:
+        """Tick until `end` is called."""
+        self._shipper.start()
+        while not self._ended.wait(TICK_SECONDS):
+            try:
+                self.tick()
+            except Exception:
+                _logger.exception("the engine stumbled")
+
+    def end(self, patience_seconds: float = 5.0) -> None:
+        """Stop all runs, wait a little for them, then end the thread."""
+        with self._ledger.lock:
+            for run in self._ledger.active():
+                self.request_stop(run)
+        deadline = time.monotonic() + patience_seconds
+        while time.monotonic() < deadline and self._ledger.active() and not self._cluster.lost:
+            time.sleep(0.1)
+        self._ended.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def tick(self) -> None:
+        """Look at every open run once."""
+        with self._ledger.lock:
+            self._force_states()
+            self._admit()
+            open_runs = self._ledger.active()
+        if not open_runs:
+            return
+        known = {run.id: self._ask_ray(run) for run in open_runs if run.phase is Phase.SUBMITTED}
+        with self._ledger.lock:
+            for run in open_runs:
+                self._advance(run, known.get(run.id))
+
+    def _ask_ray(self, run: Run) -> Mapping[str, Any] | None:
+        if self._cluster.lost:
+            return None
+        try:
+            return self._cluster.job(run.id)
+        except RayUnavailable as error:
+            _logger.warning("Ray does not answer: %s", error)
+            return None
+
+    def _force_states(self) -> None:
+        for region in self._ledger.regions():
+            forced = self._faults.values(region)["force_state"]
+            if forced:
+                self._force_states_in(region, forced)
+
+    def _force_states_in(self, region: str, forced: Mapping[str, str | None]) -> None:
+        for run_id, state in forced.items():
+            run = self._ledger.runs.get(run_id)
+            if run is None or run.region != region or run.forced == state:
+                continue
+            run.forced = state
+            if state in TERMINAL and run.phase is not Phase.DONE:
+                if run.phase is Phase.SUBMITTED:
+                    self._pool.submit(self._cluster.stop_job, run.id)
+                self._done(run, str(state), None)
+        for session in self._ledger.sessions.values():
+            if session.region == region and session.id in forced and session.forced != forced[session.id]:
+                session.forced = forced[session.id]
+                if session.forced in ENDED:
+                    session.condemn(session.forced, None)
+
+    def _admit(self) -> None:
+        for run in [run for run in self._ledger.active() if run.phase is Phase.QUEUED]:
+            quota = self._faults.values(run.region)["quota_mdpu"]
+            full = self._ledger.full(run.job, run.region, run.workers, run.max_concurrent_runs, quota)
+            if full is None:
+                run.phase, run.detail, run.admitted = Phase.PROVISIONING, None, time.time()
+                run.move("STARTING")
+
+    def _advance(self, run: Run, info: Mapping[str, Any] | None) -> None:
+        if run.phase is Phase.PROVISIONING:
+            delay = self._faults.values(run.region)["provisioning_seconds"]
+            if run.stop_requested:
+                self._done(run, "STOPPED", None)
+            elif self._cluster.lost:
+                self._close(run, "FAILED", "The Ray cluster of this endpoint has died")
+            elif self._cluster.ready and time.time() >= run.admitted + delay:
+                run.phase, run.work = Phase.PREPARING, self._pool.submit(self._launch, run)
+        elif run.phase is Phase.PREPARING:
+            if run.work is not None and run.work.done():
+                self._launched(run, run.work.exception())
+        elif run.phase is Phase.SUBMITTED:
+            self._with_ray(run, info)
+        elif run.phase is Phase.CLOSING and run.work is not None and run.work.done():
+            self._done(run, *run.outcome)
+
+    def _launch(self, run: Run) -> None:
+        directory = self._directory(run)
+        directory.mkdir(parents=True)
+        if rules.logging_enabled(run.arguments.get("--logging_configuration", "{}")):
+            writer = LogWriter(self._client("logs", run.region))
+            self._shipper.attach(run.id, RunLogs(run, lambda: list(self._cluster.nodes), directory, writer))
+        prepared = prepare(run, self._client("s3", run.region), self._overlays, directory)
+        if run.stop_requested:
+            raise CannotPrepare("stopped")
+        self._cluster.submit(run.id, prepared.entrypoint, prepared.runtime_env)
+
+    def _launched(self, run: Run, error: BaseException | None) -> None:
+        if error is None:
+            run.phase = Phase.SUBMITTED
+        elif run.stop_requested:
+            self._close(run, "STOPPED", None)
+        else:
+            if not isinstance(error, CannotPrepare | RayUnavailable):
+                _logger.error("run %s could not be launched", run.id, exc_info=error)
+            self._close(run, "FAILED", str(error))
+
+    def _with_ray(self, run: Run, info: Mapping[str, Any] | None) -> None:
+        if self._cluster.lost:
+            self._close(run, "FAILED", "The Ray cluster of this endpoint has died")
+            return
+        if info is not None:
+            run.ray_job = info.get("job_id") or run.ray_job
+            if info["status"] != "PENDING" and run.running_since is None:
+                run.running_since = time.time()
+                if not run.stop_requested:
+                    run.move("RUNNING")
+            if info["status"] in _RAY_ENDED:
+                self._close(run, *_verdict(run, self._with_exit_code(run, info)))
+                return
+        if run.stop_requested and time.time() - run.stop_sent > _STOP_AGAIN_SECONDS:
+            run.stop_sent = time.time()
+            self._pool.submit(self._cluster.stop_job, run.id)
+
+    def _with_exit_code(self, run: Run, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what Ray says of a job, with the exit code which a Ray that does not tell it had noted down."""
+        try:
+            return {**info, "driver_exit_code": int((self._directory(run) / EXIT_CODE).read_text())}
+        except (FileNotFoundError, ValueError):
+            return info
+
+    def _close(self, run: Run, state: str, message: str | None) -> None:
+        run.outcome = (state, message)
+        run.phase, run.work = Phase.CLOSING, self._pool.submit(self._wind_up, run)
+
+    def _wind_up(self, run: Run) -> None:
+        self._shipper.finish(run.id)
+        shutil.rmtree(self._directory(run), ignore_errors=True)
+
+    def _done(self, run: Run, state: str, message: str | None) -> None:
+        run.message = message
+        run.phase, run.work, run.completed = Phase.DONE, None, time.time()
+        run.move(state)
+
+    def _directory(self, run: Run) -> Path:
+        return self._cluster.root / "runs" / run.id
+
+
+def _verdict(run: Run, info: Mapping[str, Any]) -> tuple[str, str | None]:
+    if run.stop_requested:
+        return "STOPPED", None
+    if info["status"] == "SUCCEEDED":
+        return "SUCCEEDED", None
+    if info["status"] == "STOPPED":
+        return "STOPPED", "Stopped through the Ray cluster"
+    return "FAILED", failure_message(info.get("driver_exit_code"), info.get("message") or "")
+
+
+def failure_message(exit_code: int | None, report: str) -> str:
+    """Say why a script failed: the last exception line of `report` and the exit code, or Ray's words."""
+    if exit_code is None:
+        return report[:2000] or "Ray gave no reason"
+    ended = f"Job entrypoint command failed with exit code {exit_code}"
+    lines = report.splitlines()
+    # Ray keeps the last lines only, so the traceback's first line may be gone; its frames are indented.
+    ends = [
+        line
+        for before, line in itertools.pairwise(lines)
+        if before.startswith("  ") and _EXCEPTION_LINE.fullmatch(line)
+    ]
+    return f"{ends[-1]}. {ended}" if ends else ended

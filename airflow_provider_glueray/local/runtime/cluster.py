@@ -1,0 +1,236 @@
+"""Run the Ray cluster of one endpoint: a head and its workers as separate nodes with addresses of their own.
+
+Every node offers the logical shape of a Z.2X worker (8 CPUs), whatever the host has. Token authentication is on; a Ray
+without it listens on 127.0.0.1 only (see `bridge`). It knows nothing of Glue; it needs Linux, where all of 127.0.0.0/8
+is loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import psutil
+
+from airflow_provider_glueray.local.runtime import compat_shim, processes
+from airflow_provider_glueray.local.runtime.environments import BRIDGE, Runtime
+
+#: vCPUs of a Z.2X worker [botocore].
+CPUS_PER_NODE = 8
+#: The address of the first node.
+HEAD = "127.0.0.2"
+
+
+class RayUnavailable(Exception):
+    """The Jobs API of the cluster did not answer."""
+
+
+@dataclass
+class Node:
+    """One `ray start --block`; `directory` holds its temp dir and `session` is its process session.
+
+    `address` is its own, in the names of log streams and of nodes, also where all nodes listen on 127.0.0.1.
+    """
+
+    address: str
+    directory: Path
+    process: Popen[bytes]
+
+    @property
+    def session(self) -> int:
+        """The session id, which is the pid of `ray start`."""
+        return self.process.pid
+
+    @property
+    def logs(self) -> Path:
+        """Where Ray writes the logs of this node."""
+        return self.directory / "session_latest" / "logs"
+
+
+class Cluster:
+    """A head and `size - 1` workers. Call `start` and `replace_worker` from one long-lived thread only."""
+
+    def __init__(self, size: int, object_store_bytes: int, runtime: Runtime) -> None:
+        self.size, self.runtime = size, runtime
+        self.root = Path(tempfile.mkdtemp(prefix="glueray-"))  # short: a socket path has 107 characters
+        self.token = secrets.token_hex(16)
+        self.nodes: list[Node] = []
+        self.nodes_alive = 0
+        self._born = 0
+        self._object_store_bytes = object_store_bytes
+        inherited = processes.plain_environment()
+        self._environment = {
+            **inherited,
+            "PATH": os.pathsep.join([str(runtime.python.parent), inherited.get("PATH", os.defpath)]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **(self._tokens() if runtime.is_newest else self._bridges()),
+        }
+        self._gcs_port, self.dashboard_port, self._client_port = free_ports("127.0.0.1", 3)
+        self.address = f"{self._bound_to(HEAD)}:{self._gcs_port}"
+        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+
+    def _tokens(self) -> dict[str, str]:
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            # Else eight logical CPUs on a small host start eight interpreters at once.
+            "RAY_worker_maximum_startup_concurrency": str(os.cpu_count() or 2),
+        }
+
+    def _bridges(self) -> dict[str, str]:
+        return {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_START_HOOK": f"{BRIDGE}.{compat_shim.start_node.__name__}",
+            compat_shim.HEAD_VARIABLE: HEAD,
+            "RAY_TMPDIR": str(self.root),  # else a worker node notes the cluster's address in /tmp/ray
+        }
+
+    def _bound_to(self, address: str) -> str:
+        return address if self.runtime.is_newest else "127.0.0.1"
+
+    @property
+    def sessions(self) -> list[int]:
+        """Session ids of all nodes."""
+        return [node.session for node in self.nodes]
+
+    @property
+    def driver_environment(self) -> dict[str, str]:
+        """The environment in which a process that Ray does not start itself attaches to this cluster."""
+        return {**self._environment, "RAY_ADDRESS": self.address}
+
+    @property
+    def ready(self) -> bool:
+        """Whether every node has been seen alive."""
+        return self.nodes_alive >= self.size
+
+    @property
+    def lost(self) -> bool:
+        """Whether the head has died."""
+        return bool(self.nodes) and self.nodes[0].process.poll() is not None
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start the head and, once it accepts connections, the workers; returns before they are alive.
+
+        `environment` is added to that of every Ray process, hence to every script's.
+        """
+        self._environment |= environment
+        self._add_node(
+            "--head",
+            *("--port", str(self._gcs_port)),
+            *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(self.dashboard_port)),
+            *("--ray-client-server-port", str(self._client_port), "--include-dashboard", "true"),
+        )
+        deadline = time.monotonic() + 60
+        while not _accepts(self._bound_to(HEAD), self._gcs_port):
+            if self.lost or time.monotonic() > deadline:
+                raise RayUnavailable(f"the Ray head did not start, see {self.root}/ray.log")
+            time.sleep(0.1)
+        for _ in range(self.size - 1):
+            self._add_node("--address", self.address)
+
+    def replace_worker(self) -> None:
+        """Kill the newest worker node without warning and start another, at an address of its own."""
+        if self.size < 2:
+            return
+        node = self.nodes.pop()
+        for process in processes.in_sessions([node.session]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.process.wait()
+        self.nodes_alive = len(self.nodes)
+        self._add_node("--address", self.address)
+
+    def _add_node(self, *options: str) -> None:
+        address = f"127.0.0.{2 + self._born}"
+        bound_to = self._bound_to(address)
+        directory = self.root / str(self._born)
+        directory.mkdir()
+        command = [
+            str(self.runtime.python.parent / "ray"),
+            *("start", "--block", *options, "--node-ip-address", bound_to, "--node-name", address),
+            *("--dashboard-agent-listen-port", str(free_ports(bound_to, 1)[0]), "--temp-dir", str(directory)),
+            *("--num-cpus", str(CPUS_PER_NODE), "--num-gpus", "0"),
+            *("--object-store-memory", str(self._object_store_bytes), "--disable-usage-stats"),
+            *("--min-worker-port", "0", "--max-worker-port", "0"),
+        ]
+        self._born += 1
+        environment = {**self._environment, compat_shim.DIRECTORY_VARIABLE: str(directory)}
+        self.nodes.append(Node(address, directory, processes.spawn(command, environment, self.root / "ray.log")))
+
+    def count_nodes(self) -> int:
+        """Ask Ray how many nodes are alive, and remember it."""
+        answer = self._request("GET", "/api/v0/nodes")
+        nodes = answer["data"]["result"]["result"]
+        self.nodes_alive = sum(1 for node in nodes if node["state"] == "ALIVE")
+        return self.nodes_alive
+
+    def submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> None:
+        """Submit a Ray job."""
+        body = {"entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": dict(runtime_env)}
+        self._request("POST", "/api/jobs/", body)
+
+    def job(self, submission_id: str) -> dict[str, Any]:
+        """Return one Ray job: `status`, `message`, `driver_exit_code`, `job_id`.
+
+        Asked one by one, because Ray's list costs over a millisecond for every job there ever was.
+        """
+        answer: dict[str, Any] = self._request("GET", f"/api/jobs/{submission_id}")
+        return answer
+
+    def stop_job(self, submission_id: str) -> None:
+        """Ask Ray to stop a job: SIGTERM now, SIGKILL three seconds later [ray]."""
+        self._request("POST", f"/api/jobs/{submission_id}/stop")
+
+    def stop(self) -> None:
+        """Stop Ray and remove what it wrote."""
+        processes.end_sessions(self.sessions)
+        for node in self.nodes:
+            node.process.wait(timeout=5)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self.dashboard + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise RayUnavailable(
+                f"{method} {path}: {error.code} {error.read(2000).decode(errors='replace')}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RayUnavailable(f"{method} {path}: {error}") from error
+
+
+def free_ports(address: str, count: int) -> list[int]:
+    """Return `count` different TCP ports which are free at `address` now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((address, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _accepts(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Install `--pip-install` packages in an environment laid over the one that scripts run in.
+
+Ray's own `pip` runtime environment copies the whole virtual environment, for every node, and needs pip in it. Here a
+new environment sees the packages of that one through a .pth file: pip installs only what is missing or different,
+above the originals, which stay untouched. Equal lists share one overlay while the endpoint lives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_glueray.local.runtime import processes
+from airflow_provider_glueray.local.runtime.environments import Runtime
+
+_READY = "ready"
+
+
+class CannotInstall(Exception):
+    """pip failed or was interrupted; the text says how."""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An interpreter for the driver, and what makes Ray's workers see the same packages."""
+
+    python: Path
+    runtime_env: dict[str, Any]
+
+
+class Overlays:
+    """The overlays of one endpoint, below `root`; one installation at a time."""
+
+    def __init__(self, root: Path, runtime: Runtime) -> None:
+        self._root, self.runtime = root, runtime
+        self._lock = threading.Lock()
+
+    def overlay(self, requirements: Sequence[str], log: Path, abandoned: Callable[[], bool]) -> Overlay:
+        """Return an overlay with `requirements` (PEP 508), writing pip's words to `log`.
+
+        Raises CannotInstall when pip fails, and when `abandoned` becomes true meanwhile.
+        """
+        digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:16]
+        directory = self._root / digest
+        with self._lock:
+            if not (directory / _READY).exists():
+                self._install(directory, requirements, log, abandoned)
+                (directory / _READY).touch()
+        python = directory / "bin" / "python"
+        if self.runtime.is_newest:
+            return Overlay(python, {"py_executable": str(python)})
+        # Ray 2.4 has no way to choose a worker's interpreter, but it is the same Python with other packages.
+        return Overlay(python, {"env_vars": {"PYTHONPATH": str(self._packages(directory))}})
+
+    def _packages(self, directory: Path) -> Path:
+        return next((directory / "lib").glob("python3.*")) / "site-packages"
+
+    def _install(self, directory: Path, requirements: Sequence[str], log: Path, abandoned: Callable[[], bool]) -> None:
+        create = [str(self.runtime.python), "-m", "venv", "--clear", str(directory)]
+        if not self.runtime.is_newest:
+            create.append("--without-pip")  # the one beneath is AWS's
+        python = str(directory / "bin" / "python")
+        self._run(create, "venv", log, abandoned)
+        beneath = self._packages(directory) / "glueray_beneath.pth"
+        beneath.write_text(f"import site; site.addsitedir({str(self.runtime.packages)!r})\n")
+        command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        self._run([*command, *requirements], "pip install", log, abandoned)
+
+    @staticmethod
+    def _run(command: Sequence[str], name: str, log: Path, abandoned: Callable[[], bool]) -> None:
+        installing = processes.spawn(command, processes.plain_environment(), log)
+        while installing.poll() is None:
+            if abandoned():
+                installing.kill()
+                raise CannotInstall(f"{name} was abandoned")
+            time.sleep(0.1)
+        if installing.returncode != 0:
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise CannotInstall(
+                f"runtime_env setup failed: {name} exited with code {installing.returncode}: {lines[-1]}"
+            )

@@ -1,0 +1,84 @@
+"""The notebook that a task runs: what there is to run, what has come of it, and where that is written.
+
+Floor 3. It starts nothing and waits for nothing; it is given what the cells have said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from airflow_provider_glueray.core.runs import StatementOutput
+from airflow_provider_glueray.hooks.glue.statements import prepare
+from airflow_provider_glueray.notebooks import document
+from airflow_provider_glueray.task.record import new_mark
+
+#: Lines of a failed cell that its error shows.
+SOURCE_LINES = 30
+
+
+class ExecutedNotebook:
+    """A notebook with its parameters, and the copy of it that gets the outputs.
+
+    :param text: the notebook, as JSON.
+    :param name: of the notebook, in errors and in its metadata.
+    :param place: where the executed notebook is written.
+    :param write: writes a text to a place.
+    :ivar cells: all code cells.
+    :ivar settings: what its magics set; see :func:`magics.settings`.
+    :raises ScriptError, SpecError: it cannot be run as it is, wholly or in part.
+    """
+
+    def __init__(
+        self, text: str, *, name: str, place: str, parameters: Mapping[str, Any], write: Callable[[str, str], None]
+    ) -> None:
+        self.name, self.place = name, place
+        self._parameters, self._write_text = parameters, write
+        self._began = time.time()
+        self._notebook = document.cleared(document.with_parameters(document.read(text, name), parameters))
+        self.settings, self.cells = document.cells(self._notebook)
+        for cell in self.cells:
+            if cell.code:
+                prepare(cell.code, new_mark(), self.where(cell))
+
+    def where(self, cell: document.Cell) -> str:
+        """Return what to call a cell in an error."""
+        return f"Cell {cell.number} of {self.name}"
+
+    def title(self, cell: document.Cell) -> str:
+        """Return the headline of a cell in the task log: its first line that is code."""
+        first = next((line for line in cell.code.splitlines() if line.strip()), "")
+        return f"Cell {cell.number} of {len(self.cells)}: {first.strip()[:80]}"
+
+    def about(self, cell: document.Cell) -> tuple[str, ...]:
+        """Return the lines with which the error of a failed cell begins."""
+        lines = [f"  {line}" for line in cell.source.strip().splitlines()]
+        shown = lines if len(lines) <= SOURCE_LINES else [*lines[: SOURCE_LINES - 1], "  …"]
+        return (f"{self.where(cell)} failed; the executed notebook is {self.place}. The cell:", *shown)
+
+    def note(self, cell: document.Cell, output: StatementOutput, status: str) -> None:
+        """Note how a cell stands; a text that is too long for a notebook goes into a file beside it."""
+        folder, _, name = self.place.rpartition("/")
+        beside = f"{name.removesuffix('.ipynb')}-cell-{cell.number}.txt"
+        whole = document.record(self._notebook, cell, output, status, whole_name=beside)
+        if whole is not None:
+            self._write_text(f"{folder}/{beside}", whole)
+
+    def write(self, *, done: bool = False, failed: bool = False) -> None:
+        """Write the notebook as it stands.
+
+        :raises StagingError: it cannot be written there.
+        """
+        copy = deepcopy(self._notebook)
+        document.finish(
+            copy,
+            parameters=self._parameters,
+            input_name=self.name,
+            output_name=self.place,
+            started=self._began,
+            ended=time.time() if done or failed else None,
+            exception=failed,
+        )
+        self._write_text(self.place, document.dump(copy))

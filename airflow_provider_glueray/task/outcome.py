@@ -1,0 +1,93 @@
+"""What operators and sensors do alike: announce a run, and leave with its outcome.
+
+Floor 3. There is one exit, so both modes of both give the same verdict, XComs and closing line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_glueray.core.backend import RunHook
+from airflow_provider_glueray.core.drivers import TaskLog
+from airflow_provider_glueray.core.errors import GlueRayError, failure_of
+from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef, RunSnapshot
+from airflow_provider_glueray.hooks.settings import price_per_mdpu_hour
+from airflow_provider_glueray.links.runs import LINKS
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+#: The most characters of a statement's output in the task log.
+MOST_SHOWN = 200_000
+
+
+def announce(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) -> None:
+    """Tell the UI where a run is, now and not only when the task ends; XComs of an earlier try are gone."""
+    url = hook.url(ref)
+    for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
+        context["ti"].xcom_push(key=link.xcom_key, value=target)
+    log.info("This is %s", ref.title)
+    log.info("%s", url)
+
+
+def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> str:
+    """Leave: push what was used, write the closing line, and return the run's id or raise its failure.
+
+    :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
+    """
+    snapshot = outcome.snapshot
+    push_usage(snapshot, context, log)
+    failure = failure_of(outcome, hook.url(snapshot.ref))
+    if failure is not None:
+        raise failure
+    return snapshot.ref.id
+
+
+def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
+    """Push what a run has used as an XCom, and say it in the closing line."""
+    used = snapshot.usage.to_json(price_per_mdpu_hour()) if snapshot.usage else {}
+    context["ti"].xcom_push(key="glueray_usage", value=used)
+    # What matters first: the log view cuts long lines off, and a run's id is long.
+    text = f"Ended {snapshot.raw_state}"
+    if used and not used["workers"]:
+        text += f": {used['seconds']:.0f} s"
+    elif used:
+        text += (
+            f": {used['seconds']:.0f} s on up to {used['workers']} workers, {used['mdpu_hours']:.4f} "
+            f"M-DPU-hours, about {used['estimated_cost_usd']:.4f} USD (an estimate)"
+        )
+    ref = snapshot.ref
+    log.info("%s; %s", text, f"{ref.id} of {ref.name}" if ref.backend == GLUE_JOB else ref.title)
+
+
+def show(text: str, log: TaskLog) -> None:
+    """Write what a statement printed to the task log; of a very long text, the beginning and the end."""
+    left_out = max(len(text) - MOST_SHOWN, 0)
+    head, tail = (text[: MOST_SHOWN // 2], text[-MOST_SHOWN // 2 :]) if left_out else (text, "")
+    for line in head.splitlines():
+        log.info("%s", line)
+    if left_out:
+        log.info("[… %d characters are left out here; the session keeps all of them until it is deleted]", left_out)
+    for line in tail.splitlines():
+        log.info("%s", line)
+
+
+@contextmanager
+def no_useless_retry() -> Iterator[None]:
+    """Fail for good where trying again cannot help; let everything else be retried as the task says."""
+    try:
+        yield
+    except GlueRayError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+
+
+def is_retried(error: BaseException, context: Context) -> bool:
+    """Tell whether Airflow will run the task once more after this error."""
+    ti = context["ti"]
+    return int(ti.try_number) <= int(ti.max_tries) and getattr(error, "retryable", True)

@@ -1,0 +1,174 @@
+"""What every sensor has in common: wait for a run that was started elsewhere.
+
+Floor 3. The same snapshots, trigger and verdict as the operators; only it never stops a run: it is not its own.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.errors import ConnectionMissing, GlueRayError, RunFailed
+from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.logs import LogCursor
+from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState
+from airflow_provider_glueray.hooks import settings
+from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
+from airflow_provider_glueray.links.runs import LINKS
+from airflow_provider_glueray.task.outcome import announce, no_useless_retry
+from airflow_provider_glueray.task.record import Record, new_mark, series_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class GlueRayRunSensor(BaseSensorOperator):
+    """Wait until a run has succeeded; fail when it failed. For which run, the sensors built on this one say.
+
+    :param conn_id: an ``aws`` connection; None for boto3's own credentials.
+    :param region_name, verify, botocore_config: as in the amazon provider.
+    :param deferrable: wait in the triggerer, where sensors and operators of one job share their polls.
+    :param poll_seconds: the longest pause between two polls.
+
+    ``timeout``, ``soft_fail``, ``mode`` and the rest are Airflow's own. A failed run fails the sensor for good:
+    waiting again cannot change it.
+    """
+
+    operator_extra_links = LINKS
+    ui_color = "#d5f5e3"
+
+    def __init__(
+        self,
+        *,
+        conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_seconds: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"poke_interval": poll_seconds, **kwargs})
+        self.conn_id = conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+        self.deferrable = deferrable
+        self.poll_seconds = poll_seconds
+        self._announced = False
+
+    # -- what a sensor says of its run --------------------------------------------------------------------------
+
+    def _look(self) -> RunRef | None:
+        """Return the run to wait for, or None while there is none."""
+        raise NotImplementedError
+
+    def _finish(self, outcome: Outcome, context: Context) -> Any:
+        """Leave with the result of the run, or raise its failure."""
+        raise NotImplementedError
+
+    @property
+    def _backend(self) -> str:
+        """The backend of the run, as in ``RunRef``."""
+        raise NotImplementedError
+
+    # -- the waiting --------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context, event: Any = None) -> Any:
+        """Wait, in whichever mode. ``event`` only says that a timer has rung."""
+        if not self.deferrable:
+            return super().execute(context)
+        with no_useless_retry():
+            ref = self._run(context)
+        if ref is None:
+            from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+            self.log.info("Nothing to wait for yet")
+            pause = TimeDeltaTrigger(timedelta(seconds=self.poll_seconds))
+            return self.defer(trigger=pause, method_name=self.execute.__name__, timeout=self._left(context))
+        from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
+
+        waits = settings.waits()
+        policy = Policy(
+            poll_seconds=self.poll_seconds, owns_run=False, sources=(), least_seconds=waits.least_poll, waits=waits
+        )
+        return self.defer(
+            trigger=GlueRayRunTrigger(
+                run=ref.to_json(),
+                hook=self._hook_kwargs(),
+                policy=policy.to_json(),
+                cursor=LogCursor().to_json(),
+            ),
+            method_name=self.execute_complete.__name__,
+            timeout=self._left(context),
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take over from the trigger: judge the outcome it sent."""
+        return self._leave(Outcome.from_json(event), context)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once. A failed look is not a failed run."""
+        with no_useless_retry():
+            try:
+                ref = self._run(context)
+                snapshot = self.hook.describe([ref])[ref] if ref else None
+            except ConnectionMissing:
+                raise
+            except GlueRayError as error:
+                self.log.warning("Could not look, trying again: %s", error)
+                return PokeReturnValue(is_done=False)
+        # A run may be known to whoever started it a little before it is known to everybody.
+        is_lost = snapshot is not None and snapshot.state is RunState.LOST
+        unsure = is_lost and self._looked(context) < settings.waits().lost
+        if snapshot is None or unsure or not snapshot.state.is_terminal:
+            self.log.info(
+                "%s", f"{snapshot.ref.title} is {snapshot.raw_state}" if snapshot else "Nothing to wait for yet"
+            )
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._leave(Outcome(snapshot), context))
+
+    def _run(self, context: Context) -> RunRef | None:
+        """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
+        record = Record.load(context)
+        if record is None or record.series < series_of(context):
+            record = Record.new(context, new_mark(), "", clock.now())
+        if record.run_id is None:
+            found = self._look()
+            if found is not None:
+                record.name, record.run_id = found.name, found.id
+            record.save(context)
+        ref = record.ref(self._backend)
+        if ref and not self._announced:
+            announce(ref, self.hook, context, self.log)
+            self._announced = True
+        return ref
+
+    def _leave(self, outcome: Outcome, context: Context) -> Any:
+        try:
+            return self._finish(outcome, context)
+        except RunFailed as failure:
+            # Waiting again cannot change how a run has ended.
+            raise AirflowFailException(str(failure)) from failure
+
+    def _looked(self, context: Context) -> float:
+        """Return the seconds since the sensor's first look."""
+        record = Record.load(context)
+        return clock.now() - record.submitted if record else 0.0
+
+    def _left(self, context: Context) -> timedelta:
+        """Return what is left of the timeout, which runs from the sensor's first look."""
+        return timedelta(seconds=max(self.timeout - self._looked(context), 0.0))
+
+    @cached_property
+    def hook(self) -> Any:
+        """The door to the service."""
+        return make_hook(self._backend, self._hook_kwargs())
+
+    def _hook_kwargs(self) -> dict[str, Any]:
+        return hook_kwargs(self._backend, self.conn_id, self.region_name, self.verify, self.botocore_config)

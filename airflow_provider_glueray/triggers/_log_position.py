@@ -1,0 +1,82 @@
+"""How far the log of a deferred run was shown, kept where a restarted triggerer finds it again.
+
+Floor 3. A triggerer can reach XCom but not the task state store, so the place is an XCom of the task; the task
+deletes it when it resumes. Without it, every restart would show the whole log once more.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from airflow.sdk.execution_time.xcom import XCom
+
+from airflow_provider_glueray.core.logs import LogCursor
+
+KEY = "glueray_log_cursor"
+#: Seconds between two notes while lines keep coming: what a triggerer that is killed outright may show twice.
+NOTE_SECONDS = 30.0
+#: Seconds after the beginning of its log, which is set a minute before the run was asked for, in which a trigger
+#: counts as the first one of its run.
+YOUNG_SECONDS = 65.0
+
+
+class Bookmark:
+    """The place in the log of one task's run.
+
+    :param task_instance: what Airflow gave the trigger; None outside a triggerer, where nothing is kept.
+    """
+
+    def __init__(self, task_instance: Any) -> None:
+        self._place: dict[str, Any] | None = None
+        if task_instance is not None:
+            names = ("dag_id", "task_id", "run_id", "map_index")
+            self._place = {"key": KEY, **{name: getattr(task_instance, name) for name in names}}
+        self._cursor: LogCursor | None = None
+        self._noted: LogCursor | None = None
+        self._noted_at = time.monotonic()
+
+    @property
+    def was_noted(self) -> bool:
+        """Tell whether there is an XCom to delete."""
+        return self._noted is not None
+
+    async def find(self, begin: LogCursor) -> LogCursor:
+        """Return where to go on: the place noted for this run, else ``begin``."""
+        found = None
+        # Right after the start of its run a trigger cannot have been restarted, and a note that is not there is
+        # an error in the triggerer's log. A place that cannot be read costs repeated lines, and no more.
+        if self._place and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
+            with suppress(Exception):
+                found = await XCom.aget_one(**self._place)
+        # A note of an earlier run of the same task is older than where this one begins.
+        if found and found["since_ms"] >= begin.since_ms:
+            begin = self._noted = LogCursor.from_json(found)
+        self._cursor = begin
+        return begin
+
+    async def turn(self, cursor: LogCursor) -> None:
+        """Remember a place, and note it if the last note is old enough."""
+        self._cursor = cursor
+        if time.monotonic() - self._noted_at >= NOTE_SECONDS:
+            await self.note()
+
+    async def note(self) -> None:
+        """Write the place down, if it is another one than was written last."""
+        self._noted_at = time.monotonic()
+        if self._place and self._cursor and self._cursor != self._noted:
+            with suppress(Exception):
+                await XCom.aset(value=self._cursor.to_json(), **self._place)
+                self._noted = self._cursor
+
+
+def forget(task_instance: Any) -> None:
+    """Delete the note of a task, from its worker."""
+    XCom.delete(
+        key=KEY,
+        dag_id=task_instance.dag_id,
+        task_id=task_instance.task_id,
+        run_id=task_instance.run_id,
+        map_index=task_instance.map_index,
+    )

@@ -1,0 +1,642 @@
+"""The hook for KubeRay against a server that behaves like the API of a Kubernetes cluster, through the real client."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.errors import (
+    ConnectionMissing,
+    JobConflict,
+    RequestRefused,
+    RunTimedOut,
+    ServiceFull,
+    SpecError,
+    StopError,
+    SubmitError,
+    SubmitUnknown,
+    failure_of,
+)
+from airflow_provider_glueray.core.follow import Policy, Waits, follow
+from airflow_provider_glueray.core.logs import SCRIPT, LogCursor
+from airflow_provider_glueray.core.runs import KUBERAY_JOB, Outcome, RunRef, RunState
+from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.hooks.kuberay import logs
+from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook
+from tests.hooks.kuberay import kubernetes_api
+
+START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
+RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
+DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
+WAITING_TOO_LONG = Waits().pending_reason + 5
+
+
+def spec(**fields: Any) -> RayJobSpec:
+    """Return the spec of a job whose script nobody runs."""
+    return RayJobSpec(**{"name": "nightly-clean", "script": "s3://bucket/clean.py", **fields})
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Return a cluster with KubeRay in it."""
+    with kubernetes_api.serving() as running:
+        yield running
+
+
+@pytest.fixture
+def hook(cluster, monkeypatch) -> KubeRayHook:
+    """Return a hook on the cluster, through an Airflow connection."""
+    connection = cluster.config(kuberay={"image": "ours/ray:2.4.0"})
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
+    return KubeRayHook()
+
+
+@pytest.fixture
+def start(hook) -> Callable[..., RunRef]:
+    """Return a function that starts a run."""
+
+    def start(mark: str = "m1", timeout: float | None = None, **fields: Any) -> RunRef:
+        return hook.prepare(spec(**fields), timeout=timeout).start(mark, {})
+
+    return start
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """Return what the task's log was told."""
+    return []
+
+
+@pytest.fixture
+def watch(hook, told, set_clock) -> Callable[..., Outcome]:
+    """Return a function that follows a run to its end, on a clock that does not wait."""
+    now = SimpleNamespace(time=0.0)
+
+    def sleep(seconds: float) -> None:
+        now.time += seconds
+
+    def log(level: int, text: str, *values: Any) -> None:
+        told.append(text % values)
+
+    def watch(ref: RunRef, **policy: Any) -> Outcome:
+        now.time = policy.pop("now", 1_772_330_400.0)
+        writer = SimpleNamespace(log=log, info=lambda text, *values: log(logging.INFO, text, *values))
+        set_clock(lambda: now.time, sleep)
+        return drive(follow(ref, Policy(**policy)), hook, ref, writer)
+
+    return watch
+
+
+class TestStart:
+    """Never two."""
+
+    def test_created_once(self, cluster, hook, start):
+        ref = start("m1", arguments={"airflow_dag_id": "d"}, timeout=90.2)
+
+        [(place, rayjob)] = cluster.rayjobs.items()
+        assert ref == RunRef(KUBERAY_JOB, "nightly-clean", "/".join(place))
+        assert rayjob["spec"]["activeDeadlineSeconds"] == 91
+        assert start("m1") == ref
+        assert len(cluster.rayjobs) == 1
+        assert start("m2") != ref
+
+    def test_the_answer_is_lost(self, cluster, hook, start):
+        """The next request finds what the first has made."""
+        cluster.lost_answers = 1
+        ref = start()
+
+        assert [snapshot.ref for snapshot in hook.find_runs("nightly-clean", "m1")] == [ref]
+        assert cluster.calls["create rayjobs"] == 2
+        assert len(cluster.rayjobs) == 1
+
+    def test_no_answer_at_all(self, cluster, start):
+        cluster.refusals.extend([500, 500, 500])
+
+        with pytest.raises(SubmitUnknown, match="etcdserver: request timed out"):
+            start()
+
+    def test_a_name_that_is_taken(self, cluster, start):
+        """By hand, or by a strange coincidence: it is not ours to follow."""
+        ref = start()
+        namespace, name = ref.id.split("/")
+        cluster.rayjobs[namespace, name]["metadata"]["annotations"]["glueray/mark"] = "another"
+
+        with pytest.raises(JobConflict, match="taken by one with the mark 'another'"):
+            start()
+
+    def test_a_quota(self, cluster, start):
+        """Full is not failed: the operator waits."""
+        cluster.quota = "etl, requested: count/rayjobs.ray.io=1, used: 5, limited: 5"
+
+        with pytest.raises(ServiceFull, match="exceeded quota: etl"):
+            start()
+
+    def test_too_many_requests(self, cluster, start):
+        cluster.refusals.append(429)
+
+        with pytest.raises(ServiceFull):
+            start()
+
+    def test_no_permission(self, cluster, start):
+        """Which verb on what is said, and what it takes in all."""
+        cluster.denied.add(("create", "rayjobs"))
+
+        with pytest.raises(RequestRefused, match=r'cannot create resource "rayjobs".*create, get, list, patch'):
+            start()
+
+    def test_no_kuberay(self, cluster, start):
+        cluster.has_kuberay = False
+
+        with pytest.raises(RequestRefused, match="is the KubeRay operator installed"):
+            start()
+
+    def test_no_such_namespace(self, cluster, start):
+        cluster.namespaces.clear()
+
+        with pytest.raises(RequestRefused, match='namespaces "etl" not found'):
+            start()
+
+    def test_a_token_that_is_refused(self, cluster, monkeypatch):
+        connection = cluster.config(kuberay={"image": "i"})
+        connection["extra"]["kube_config"]["users"][0]["user"]["token"] = "old"
+        monkeypatch.setenv("AIRFLOW_CONN_OLD", json.dumps(connection))
+
+        with pytest.raises(RequestRefused, match="Unauthorized"):
+            KubeRayHook("old").prepare(spec()).start("m", {})
+
+    def test_nobody_there(self, cluster, monkeypatch):
+        connection = cluster.config(kuberay={"image": "i"})
+        connection["extra"]["kube_config"]["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
+        monkeypatch.setenv("AIRFLOW_CONN_AWAY", json.dumps(connection))
+
+        with pytest.raises(SubmitError, match="cannot be reached"):
+            KubeRayHook("away").prepare(spec()).start("m", {})
+
+    def test_no_connection(self):
+        with pytest.raises(ConnectionMissing, match="'nowhere'"):
+            KubeRayHook("nowhere").prepare(spec())
+
+    def test_a_member_that_kubernetes_does_not_know(self, start):
+        """Strict: it would be dropped without a word else."""
+        over = {"kuberay": {"head_pod": {"spec": {"nodeSelecter": {}}}}}
+
+        with pytest.raises(RequestRefused, match=r"strict decoding error.*nodeSelecter"):
+            start(overrides=over)
+
+    def test_settings(self, cluster, hook, start):
+        """Of the connection, and over it those of the task; what is unknown is refused before anything is made."""
+        place = start(overrides={"kuberay": {"service_account": "etl-writer"}}).id
+        cluster_spec = cluster.rayjobs[tuple(place.split("/"))]["spec"]["rayClusterSpec"]
+        pod = cluster_spec["headGroupSpec"]["template"]["spec"]
+        assert (pod["containers"][0]["image"], pod["serviceAccountName"]) == ("ours/ray:2.4.0", "etl-writer")
+
+        with pytest.raises(SpecError, match="there is no 'serviceaccount'"):
+            start(overrides={"kuberay": {"serviceaccount": "x"}})
+
+    def test_what_is_not_used_is_said_once(self, hook, monkeypatch):
+        said = []
+        monkeypatch.setattr(hook.log, "warning", lambda text, *values: said.append(text % values))
+        for _ in range(2):
+            hook.prepare(spec(role="GlueRayRole", logging={"S3": False}, max_concurrent_runs=2))
+
+        assert len(said) == 3
+        assert "IRSA" in said[0]
+
+
+class TestStaging:
+    def test_local_files(self, cluster, start, clean_endpoint, monkeypatch, tmp_path, hook):
+        """They go to S3 by the connection that the extra names."""
+        script = tmp_path / "etl.py"
+        script.write_text("print(1)\n")
+        monkeypatch.setenv("AIRFLOW_CONN_S3", json.dumps(clean_endpoint.airflow_connection()))
+        connection = cluster.config(kuberay={"image": "i"}, aws_conn_id="s3")
+        monkeypatch.setenv("AIRFLOW_CONN_WITH_S3", json.dumps(connection))
+        prepared = KubeRayHook("with_s3").prepare(spec(script=str(script)), "s3://glueray-local/code")
+        place = tuple(prepared.start("m", {"day": "2026-03-01"}).id.split("/"))
+
+        head = cluster.rayjobs[place]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+        env = {each["name"]: each["value"] for each in head["env"]}
+        assert env["GLUERAY_SCRIPT"].startswith("s3://glueray-local/code/etl-")
+        assert env["day"] == "2026-03-01"
+
+    def test_without_a_place(self, hook, tmp_path):
+        script = tmp_path / "etl.py"
+        script.write_text("print(1)\n")
+
+        with pytest.raises(SpecError, match="needs an S3 prefix"):
+            hook.prepare(spec(script=str(script)))
+
+
+class TestDescribe:
+    """What has become of runs, and what it costs to know."""
+
+    def test_fifty_runs_are_one_call(self, cluster, hook, start):
+        refs = [start(f"m{count}") for count in range(50)]
+        for ref in refs:
+            cluster.play(ref.id, RUNNING)
+        before = cluster.calls.total()
+        found = hook.describe(refs)
+
+        assert {snapshot.state for snapshot in found.values()} == {RunState.RUNNING}
+        assert cluster.calls.total() - before == 1
+
+    def test_of_two_namespaces(self, cluster, hook, start, monkeypatch):
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_OTHER", json.dumps(cluster.config(namespace="default", kuberay={"image": "i"}))
+        )
+        refs = [start(), KubeRayHook("other").prepare(spec()).start("m1", {})]
+
+        assert [ref.id.split("/")[0] for ref in refs] == ["etl", "default"]
+        assert all(snapshot.state is RunState.QUEUED for snapshot in hook.describe(refs).values())
+
+    def test_one_that_is_gone(self, cluster, hook, start):
+        ref = start()
+        cluster.rayjobs.clear()
+
+        assert hook.describe([ref])[ref].state is RunState.LOST
+        assert hook.find_runs("nightly-clean", "m1") == []
+
+    def test_that_kuberay_is_gone_is_no_loss(self, cluster, hook, start):
+        """Nothing is known of the run then, so the poll fails and is repeated."""
+        ref = start()
+        cluster.has_kuberay = False
+
+        with pytest.raises(RequestRefused, match="KubeRay"):
+            hook.describe([ref])
+
+    def test_usage(self, cluster, hook, start):
+        ref = start()
+        cluster.play(ref.id, DONE)
+        usage = hook.describe([ref])[ref].usage
+
+        assert usage is not None
+        assert (usage.seconds, usage.workers, usage.mdpu_hours) == (600, 3, 1.0)
+
+    def test_the_latest(self, cluster, hook, start):
+        assert hook.latest_run("nightly-clean") is None
+        old, new = start("m1"), start("m2")
+        cluster.age(old.id, 60)
+
+        assert hook.latest_run("nightly-clean").ref == new
+
+
+class TestTrouble:
+    """A run that does not get under way says why."""
+
+    @pytest.fixture
+    def slow(self, cluster, start) -> RunRef:
+        """Return a run that has been initializing for a while."""
+        ref = start()
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing", "startTime": START})
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        return ref
+
+    def test_an_image_that_cannot_be_pulled(self, cluster, hook, slow):
+        """It may be there in a minute, so the run goes on."""
+        waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "ours/ray:2.4.0"'}
+        statuses = [{"name": "ray-head", "state": {"waiting": waiting}}]
+        cluster.run_pod(slow.id, "ray-head", "Pending", containerStatuses=statuses)
+        snapshot = hook.describe([slow])[slow]
+
+        assert (snapshot.state, snapshot.raw_state) == (RunState.STARTING, "Initializing/ImagePullBackOff")
+        assert 'Back-off pulling image "ours/ray:2.4.0"' in snapshot.message
+
+    def test_no_node_has_room(self, cluster, hook, slow):
+        text = "0/3 nodes are available: 3 Insufficient memory."
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
+        cluster.run_pod(slow.id, "ray-head", "Pending", conditions=[condition])
+        snapshot = hook.describe([slow])[slow]
+
+        assert snapshot.raw_state == "Initializing/Unschedulable"
+        assert text in snapshot.message
+
+    def test_a_quota_for_pods(self, cluster, hook, slow):
+        """KubeRay could make no pod, which an event tells."""
+        place = tuple(slow.id.split("/"))
+        cluster.rayjobs[place]["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": "c-1"}
+        cluster.play(slow.id)
+        for name, text in (("c-1", "pods is forbidden: exceeded quota: etl"), ("c-2", "somebody else's")):
+            event = {"type": "Warning", "reason": "FailedToCreateHeadPod", "message": text}
+            cluster.events.append({**event, "involvedObject": {"kind": "RayCluster", "name": name}})
+        snapshot = hook.describe([slow])[slow]
+
+        assert snapshot.raw_state == "Initializing/FailedToCreateHeadPod"
+        assert snapshot.message == "pods is forbidden: exceeded quota: etl"
+
+    def test_what_no_waiting_mends(self, cluster, hook, slow):
+        """It has failed, nothing of it is left running, and it stays failed."""
+        waiting = {"reason": "InvalidImageName", "message": 'couldn\'t parse image name "Ours/ray"'}
+        cluster.run_pod(
+            slow.id, "ray-head", "Pending", containerStatuses=[{"name": "ray-head", "state": {"waiting": waiting}}]
+        )
+        seen = [hook.describe([slow])[slow] for _ in range(4)]
+
+        assert {snapshot.state for snapshot in seen} == {RunState.FAILED}
+        assert all("couldn't parse image name" in snapshot.message for snapshot in seen)
+        assert cluster.rayjobs[tuple(slow.id.split("/"))]["status"]["jobDeploymentStatus"] == "Suspended"
+        assert not cluster.pods
+
+    def test_nobody_takes_it_up(self, cluster, hook, start):
+        """An operator may be down, or watch other namespaces."""
+        ref = start()
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        snapshot = hook.describe([ref])[ref]
+
+        assert (snapshot.state, snapshot.raw_state) == (RunState.QUEUED, "New/NotTakenUp")
+        assert "Does its operator run" in snapshot.message
+
+    def test_it_may_not_be_looked_at(self, cluster, hook, slow):
+        """Then nothing is known, but the run is not affected."""
+        cluster.denied.add(("list", "pods"))
+
+        assert hook.describe([slow])[slow].state is RunState.STARTING
+
+    def test_a_young_run_costs_one_call(self, cluster, hook, start):
+        ref = start()
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing"})
+        before = cluster.calls.total()
+        hook.describe([ref])
+
+        assert cluster.calls.total() - before == 1
+
+
+class TestFollowing:
+    """A run from its start to its end, in the words of the task's log."""
+
+    def test_to_success(self, cluster, start, watch, told):
+        ref = start()
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing"}, RUNNING, RUNNING, DONE)
+        pod = cluster.run_pod(ref.id)
+        cluster.print(pod, "Waiting for Ray Dashboard", "rows: 5")
+        outcome = watch(ref)
+
+        assert failure_of(outcome) is None
+        assert [text for text in told if text.startswith("[script]")] == [
+            "[script] Waiting for Ray Dashboard",
+            "[script] rows: 5",
+        ]
+        assert any(text.startswith("RayJob is Running/RUNNING") for text in told)
+
+    def test_to_failure(self, cluster, start, watch):
+        """The service's words and the script's traceback."""
+        ref = start()
+        message = "Job entrypoint command failed with exit code 1"
+        failed = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": message}
+        cluster.play(ref.id, RUNNING, {**failed, "startTime": START, "endTime": END})
+        lines = ["Traceback (most recent call last):", '  File "clean.py", line 3', "ValueError: no such column"]
+        cluster.print(cluster.run_pod(ref.id), *lines)
+        text = str(failure_of(watch(ref)))
+
+        assert f"RayJob {ref.id} failed (last state Failed/AppFailed)" in text
+        assert "ValueError: no such column" in text
+        assert message in text
+
+    def test_what_kuberay_will_not_have(self, cluster, start, watch):
+        """KubeRay never ends such a run by itself."""
+        ref = start()
+        reason = "The RayJob spec is invalid: headGroupSpec should have at least one container"
+        cluster.play(
+            ref.id, {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": reason}
+        )
+
+        assert reason in str(failure_of(watch(ref)))
+
+    def test_kuberay_ends_it(self, cluster, start, watch):
+        ref = start(timeout=60)
+        text = "The RayJob has passed the activeDeadlineSeconds."
+        status = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": text}
+        cluster.play(ref.id, RUNNING, {**RUNNING, **status, "endTime": END})
+        outcome = watch(ref)
+
+        assert outcome.snapshot.state is RunState.TIMED_OUT
+        assert text in str(failure_of(outcome))
+
+    def test_our_deadline(self, cluster, start, watch):
+        """The run is stopped, and seen to be."""
+        ref = start()
+        cluster.play(ref.id, RUNNING)
+        outcome = watch(ref, deadline=1_772_330_500.0)
+
+        assert (outcome.snapshot.state, outcome.deadline_passed) == (RunState.STOPPED, True)
+        assert cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["suspend"] is True
+
+    @pytest.mark.parametrize("whose", ["ours", "KubeRay's"])
+    def test_a_pod_that_is_never_scheduled(self, cluster, start, watch, whose):
+        """Whichever deadline strikes, the error says what the run has waited for."""
+        ref = start(timeout=60)
+        starting = {"jobDeploymentStatus": "Initializing", "startTime": START}
+        late = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "Passed.", "endTime": END}
+        cluster.play(ref.id, *[starting] * 3, *([late] if whose != "ours" else []))
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        text = "0/3 nodes are available: 3 Insufficient memory."
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
+        cluster.run_pod(ref.id, "ray-head", "Pending", conditions=[condition])
+        outcome = watch(ref, deadline=1_772_330_500.0 if whose == "ours" else None)
+        failure = failure_of(outcome)
+
+        assert isinstance(failure, RunTimedOut)
+        assert text in str(failure)
+
+    def test_deleted_by_somebody(self, cluster, start, watch, monkeypatch):
+        ref = start()
+        cluster.rayjobs.clear()
+
+        assert "there is no rayjob" in str(failure_of(watch(ref))).lower()
+
+    def test_polls_that_fail(self, cluster, start, watch):
+        """They are repeated: nothing is wrong with the run."""
+        ref = start()
+        cluster.play(ref.id, RUNNING, DONE)
+        cluster.refusals.extend([503, 500])
+
+        assert watch(ref).snapshot.state is RunState.SUCCEEDED
+
+    def test_an_old_failure_says_why_in_both_modes(self, cluster, start, watch):
+        """That a run was given up is written on it, for whoever looks later."""
+        ref = start()
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing"})
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        waiting = {"reason": "CreateContainerConfigError", "message": 'secret "db" not found'}
+        cluster.run_pod(
+            ref.id, "ray-head", "Pending", containerStatuses=[{"name": "ray-head", "state": {"waiting": waiting}}]
+        )
+
+        assert 'secret "db" not found' in str(failure_of(watch(ref)))
+        assert 'secret "db" not found' in str(failure_of(watch(ref)))
+
+
+class TestStop:
+    def test_twice(self, cluster, hook, start):
+        ref = start()
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        hook.stop(ref)
+        hook.stop(ref)
+        states = [hook.describe([ref])[ref].state for _ in range(2)]
+
+        assert states[-1] is RunState.STOPPED
+        hook.stop(ref)
+        assert cluster.calls["patch rayjobs"] <= 2
+
+    def test_what_is_over(self, cluster, hook, start):
+        """It stays what it is, and what is gone is no error."""
+        ref, gone = start("m1"), start("m2")
+        cluster.play(ref.id, DONE)
+        hook.describe([ref])
+        del cluster.rayjobs[tuple(gone.id.split("/"))]
+        hook.stop(ref, gone)
+
+        assert hook.describe([ref])[ref].state is RunState.SUCCEEDED
+        assert cluster.calls["patch rayjobs"] == 0
+
+    def test_before_kuberay_has_seen_it(self, hook, start):
+        ref = start()
+        hook.stop(ref)
+        states = [hook.describe([ref])[ref].state for _ in range(4)]
+
+        assert states[0] is RunState.STOPPING
+        assert states[-1] is RunState.STOPPED
+
+    def test_in_a_queue(self, cluster, hook, start):
+        """Kueue would start a suspended one again, so it is deleted."""
+        ref = start(overrides={"kuberay": {"labels": {"kueue.x-k8s.io/queue-name": "etl"}}})
+        hook.stop(ref)
+
+        assert not cluster.rayjobs
+        assert hook.describe([ref])[ref].state is RunState.STOPPED
+
+    def test_says_what_it_had_waited_for(self, cluster, hook, start):
+        """The pods that told it are gone."""
+        ref = start()
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing"})
+        hook.describe([ref])
+        cluster.age(ref.id, WAITING_TOO_LONG)
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+        cluster.run_pod(ref.id, "ray-head", "Pending", conditions=[condition])
+        hook.describe([ref])
+        before = cluster.calls.copy()
+        hook.stop(ref)
+        assert cluster.calls - before == {"list rayjobs": 1, "patch rayjobs": 1}
+        seen = [hook.describe([ref])[ref] for _ in range(3)][-1]
+
+        assert (seen.state, cluster.pods) == (RunState.STOPPED, {})
+        assert "Unschedulable" in seen.message
+        assert "0/3 nodes" in seen.message
+
+    def test_waiting_in_a_queue_is_no_stop(self, cluster, hook, start):
+        ref = start(overrides={"kuberay": {"labels": {"kueue.x-k8s.io/queue-name": "etl"}}})
+        cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["suspend"] = True
+        states = [hook.describe([ref])[ref] for _ in range(3)]
+
+        assert states[-1].state is RunState.QUEUED
+        assert "queue etl" in states[-1].message
+
+    def test_without_the_right(self, cluster, hook, start):
+        ref = start()
+        cluster.denied.add(("patch", "rayjobs"))
+
+        with pytest.raises(StopError, match='cannot patch resource "rayjobs"'):
+            hook.stop(ref)
+
+
+class TestLogs:
+    def read(self, hook: KubeRayHook, ref: RunRef, cursor: LogCursor, *sources: str) -> tuple[list[str], LogCursor]:
+        page = hook.read_logs({ref: cursor}, sources or (SCRIPT,))[ref]
+        return [line.text for line in page.lines], LogCursor.from_json(json.loads(json.dumps(page.cursor.to_json())))
+
+    def test_every_line_once(self, cluster, hook, start):
+        """Also those that come in the same second, or at the same moment, as what was read before."""
+        ref = start()
+        pod = cluster.run_pod(ref.id)
+        cluster.print(pod, "a", "a", at="2026-03-01T02:00:00.123456789Z")
+        first, cursor = self.read(hook, ref, LogCursor())
+        cluster.print(pod, "a", at="2026-03-01T02:00:00.123456789Z")
+        cluster.print(pod, "", "b", at="2026-03-01T02:00:00.9Z")
+        second, cursor = self.read(hook, ref, cursor)
+        third, cursor = self.read(hook, ref, cursor)
+        cluster.print(pod, "c", at="2026-03-01T02:00:07Z")
+        fourth, _ = self.read(hook, ref, cursor)
+
+        assert (first, second, third, fourth) == (["a", "a"], ["a", "", "b"], [], ["c"])
+
+    def test_a_log_that_runs_fast(self, cluster, hook, start, monkeypatch):
+        """The cursor stays small, and what one read cannot take comes with the next."""
+        ref = start()
+        pod = cluster.run_pod(ref.id)
+        monkeypatch.setattr(logs, "LOG_BYTES", 50_000)
+        base = int(datetime(2026, 3, 1, 2, tzinfo=UTC).timestamp() * 1000)
+        for count in range(5_000):
+            moment = datetime.fromtimestamp((base + count // 3) / 1000, UTC)
+            cluster.print(pod, f"line {count}", at=moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + f"{count % 3:03}Z")
+        cursor, lines = LogCursor(), []
+        while len(lines) < 5_000:
+            more, cursor = self.read(hook, ref, cursor)
+            lines += more
+            assert more
+            assert len(cursor.seen) <= 2 * logs.MOST_SEEN
+
+        assert lines == [f"line {count}" for count in range(5_000)]
+
+    def test_none_yet(self, cluster, hook, start):
+        """No pod, a pod that waits, a run that is gone: empty, and no error."""
+        ref, waiting = start("m1"), start("m2")
+        cluster.run_pod(waiting.id, phase="Pending")
+        pages = hook.read_logs(dict.fromkeys((ref, waiting), LogCursor()), (SCRIPT, "worker-err"))
+
+        assert all(not page.lines for page in pages.values())
+
+    def test_of_the_head(self, cluster, hook, start):
+        """What the cluster's own pods print, for whoever looks for why."""
+        ref = start()
+        pod = cluster.run_pod(ref.id, "ray-head")
+        cluster.print(pod, "scaling up", container="autoscaler", at="2026-03-01T02:00:00Z")
+        cluster.print(pod, "Ray runtime started.", container="ray-head", at="2026-03-01T01:59:00Z")
+        page = hook.read_logs({ref: LogCursor()}, ("process", "monitor", SCRIPT))[ref]
+
+        assert [(line.source, line.text) for line in page.lines] == [
+            ("process", "Ray runtime started."),
+            ("monitor", "scaling up"),
+        ]
+        assert page.lines[0].node == pod[1]
+
+    def test_without_the_right(self, cluster, hook, start):
+        ref = start()
+        cluster.run_pod(ref.id)
+        cluster.denied.add(("get", "pods/log"))
+
+        with pytest.raises(RequestRefused, match="get on pods/log"):
+            hook.read_logs({ref: LogCursor()}, (SCRIPT,))
+
+    def test_fifty_runs(self, cluster, hook, start):
+        """One list of pods, and one read for each."""
+        refs = [start(f"m{count}") for count in range(50)]
+        for ref in refs:
+            cluster.print(cluster.run_pod(ref.id), ref.id)
+        before = cluster.calls.copy()
+        pages = hook.read_logs(dict.fromkeys(refs, LogCursor()), (SCRIPT,))
+
+        assert [page.lines[0].text for page in pages.values()] == [ref.id for ref in refs]
+        assert cluster.calls - before == {"list pods": 1, "get pods/log": 50}
+
+
+class TestPlaces:
+    def test_at_the_server(self, cluster, hook):
+        ref = RunRef(KUBERAY_JOB, "n", "etl/n-1")
+
+        assert hook.url(ref) == f"{cluster.url}/apis/ray.io/v1/namespaces/etl/rayjobs/n-1"
+        assert hook.logs_url(ref) == f"{cluster.url}/api/v1/namespaces/etl/pods?labelSelector=glueray/rayjob%3Dn-1"
+
+    def test_where_the_connection_says(self, cluster, monkeypatch):
+        places = {"run_url": "https://k8s/{namespace}/rayjobs/{name}", "logs_url": "https://logs/?q={name}"}
+        monkeypatch.setenv("AIRFLOW_CONN_SHOWN", json.dumps(cluster.config(**places)))
+        ref = RunRef(KUBERAY_JOB, "n", "etl/n-1")
+
+        assert KubeRayHook("shown").url(ref) == "https://k8s/etl/rayjobs/n-1"
+        assert KubeRayHook("shown").logs_url(ref) == "https://logs/?q=n-1"

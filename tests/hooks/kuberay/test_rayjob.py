@@ -1,0 +1,615 @@
+"""RayJobs by plain calls: manifests against KubeRay's published schema, names, labels, shells, and what states mean."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.runs import RunState
+from airflow_provider_glueray.core.spec import RayJobSpec, Workers
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    HEAD,
+    HOPELESS,
+    JOB,
+    MARK,
+    STOPPED,
+    SUBMITTER,
+    WORKER,
+    label_of,
+    rayjob_name,
+)
+from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
+    IN_A_CLUSTER,
+    TRANSLATION,
+    notes_in,
+    notes_on,
+    to_rayjob,
+)
+from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
+from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_JOB_STATE, Trouble, snapshot_of, trouble_of
+from tests.hooks.kuberay import kubernetes_api
+
+NASTY = 'it\'s $HOME; `id` $(PATH) "1e-5" \\ 100% {x} é\n\tno'
+
+
+def spec(**changes: Any) -> RayJobSpec:
+    return RayJobSpec(**{"name": "nightly-clean", "script": "s3://bucket/clean.py", **changes})
+
+
+def manifest(mark: str = "m1", deadline: int | None = None, **changes: Any) -> dict[str, Any]:
+    """Return the manifest of a spec; members of the settings are given as `kuberay`."""
+    over = RayJobSettings.of({"image": "ours/ray:2.4.0"}, changes.pop("kuberay", {}), namespace="etl")
+    return to_rayjob(spec(**changes), mark, arguments={}, settings=over, deadline_seconds=deadline)
+
+
+def pod(rayjob: dict[str, Any], container: str) -> dict[str, Any]:
+    """Return the specification of one of the pods."""
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    template = {
+        HEAD: cluster["headGroupSpec"]["template"],
+        WORKER: cluster["workerGroupSpecs"][0]["template"],
+        SUBMITTER: rayjob["spec"]["submitterPodTemplate"],
+    }[container]
+    return template["spec"]
+
+
+def environment(rayjob: dict[str, Any], container: str) -> dict[str, str]:
+    """Return the environment of a pod's container as Kubernetes makes it: $$ is a dollar."""
+    return {each["name"]: each["value"].replace("$$", "$") for each in pod(rayjob, container)["containers"][0]["env"]}
+
+
+class TestManifest:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.builds(
+            RayJobSpec,
+            name=st.text(min_size=1, max_size=255),
+            script=st.just("s3://bucket/a b.py"),
+            role=st.sampled_from([None, "GlueRayRole"]),
+            arguments=st.dictionaries(
+                st.from_regex(r"[A-Za-z0-9._-]{1,30}", fullmatch=True).filter(
+                    lambda key: f"--{key}" not in ("--min-workers", "--pip-install", "--s3-py-modules", "--working-dir")
+                ),
+                st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+            ),
+            workers=st.builds(
+                Workers,
+                number_of_workers=st.integers(2, 50),
+                min_workers=st.sampled_from([None, 0, 2]),
+                object_store_memory_head=st.sampled_from([None, 1, 100]),
+            ),
+            pip=st.lists(st.sampled_from(["s3fs==2023.4.0", "x~=1.0", "y @ https://h/y-1-py3-none-any.whl"])),
+            py_modules=st.lists(st.just("s3://bucket/m.zip"), max_size=2),
+            working_dir=st.sampled_from([None, "s3://bucket/d.zip"]),
+            spilling=st.sampled_from([None, {"type": "smart_open", "params": {"uri": "s3://b/it's $HOME"}}]),
+            description=st.text(max_size=50),
+            tags=st.dictionaries(st.text(min_size=1, max_size=128), st.text(max_size=256), max_size=3),
+        ),
+        st.uuids().map(lambda value: value.hex),
+    )
+    def test_kubernetes_would_take_it(self, of: RayJobSpec, mark: str):
+        """Whatever the spec, there is no member that the schema does not have, and nothing a label may not hold."""
+        one = RayJobSettings.of({"image": "i", "service_account": "s"}, namespace="etl")
+        rayjob = to_rayjob(of, mark, arguments={}, settings=one, deadline_seconds=60)
+
+        assert kubernetes_api.problems_of(rayjob) == []
+        name, labels = rayjob["metadata"]["name"], rayjob["metadata"]["labels"]
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", name)
+        assert all(re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", text) for text in labels.values())
+        assert rayjob["metadata"]["annotations"][JOB] == of.name
+        assert json.dumps(rayjob) == json.dumps(to_rayjob(of, mark, arguments={}, settings=one, deadline_seconds=60))
+
+    def test_the_whole(self):
+        """What the issue asks for, and the migration guide."""
+        workers = Workers(10, 2, object_store_memory_head=25, object_store_memory_worker=50)
+        rayjob = manifest(deadline=7200, workers=workers, pip=["s3fs==2023.4.0"], py_modules=["s3://b-b/m.zip"],
+                          working_dir="s3://b-b/d.zip", arguments={"day": "2026-03-01"},
+                          kuberay={"service_account": "etl"})  # fmt: skip
+        given, cluster = rayjob["spec"], rayjob["spec"]["rayClusterSpec"]
+        [group] = cluster["workerGroupSpecs"]
+
+        assert (given["activeDeadlineSeconds"], given["ttlSecondsAfterFinished"]) == (7200, 600)
+        assert (given["shutdownAfterJobFinishes"], given["backoffLimit"]) == (True, 0)
+        assert cluster["rayVersion"] == "2.4.0"
+        assert cluster["enableInTreeAutoscaling"] is True
+        assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 10)
+        assert group["rayStartParams"] == {"object-store-memory": str(32 * 1024**3)}
+        assert cluster["headGroupSpec"]["rayStartParams"] == {"object-store-memory": str(16 * 1024**3)}
+        assert yaml.safe_load(given["runtimeEnvYAML"]) == {
+            "pip": ["s3fs==2023.4.0"], "py_modules": ["s3://b-b/m.zip"], "working_dir": "s3://b-b/d.zip",
+        }  # fmt: skip
+        for container in (HEAD, WORKER):
+            shape = {"cpu": "8", "memory": "64Gi"}
+            assert pod(rayjob, container)["containers"][0]["resources"] == {"requests": shape, "limits": shape}
+            assert pod(rayjob, container)["nodeSelector"] == {"kubernetes.io/arch": "arm64"}
+            assert pod(rayjob, container)["serviceAccountName"] == "etl"
+            assert environment(rayjob, container)["day"] == "2026-03-01"
+        assert pod(rayjob, SUBMITTER)["restartPolicy"] == "Never"
+
+    def test_a_size_that_stays(self):
+        cluster = manifest(workers=Workers(3, 3))["spec"]["rayClusterSpec"]
+
+        assert cluster["enableInTreeAutoscaling"] is False
+        assert cluster["workerGroupSpecs"][0]["replicas"] == 3
+
+    def test_every_field_is_in_the_table(self):
+        """So that none is dropped without a word."""
+        given = {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {"workers"}
+
+        assert set(TRANSLATION) == given
+
+    def test_both_tables_are_in_the_docs(self):
+        docs = (
+            (Path(__file__).parents[3] / "docs" / "kuberay.md")
+            .read_text()
+            .replace("[Clusters](#clusters)", "IN_A_CLUSTER")
+        )
+
+        for name, text in (*TRANSLATION.items(), *IN_A_CLUSTER.items()):
+            assert f"| `{name}` | {text} |" in docs, name
+
+    def test_what_is_not_used_is_noted(self):
+        notes = [*notes_on(spec(role="R", logging={"S3": False}, max_concurrent_runs=3), RayJobSettings("i"))]
+
+        assert [note.split("=")[0].split()[0] for note in notes] == ["role", "logging", "max_concurrent_runs"]
+        assert list(notes_on(spec(), RayJobSettings("i"))) == []
+
+    def test_local_files_are_refused(self):
+        with pytest.raises(SpecError, match=r"'etl\.py' is local"):
+            manifest(script="etl.py")
+
+    def test_what_the_submitters_shell_would_act_on(self):
+        with pytest.raises(SpecError, match=r"working_dir: 's3://bucket/\$HOME\.zip' has a"):
+            manifest(working_dir="s3://bucket/$HOME.zip")
+
+
+class TestSettings:
+    def test_what_is_unknown(self):
+        """Peers drop such keys without a word."""
+        with pytest.raises(SpecError, match="there is no 'node_selecter'; there are annotations, head_pod, image"):
+            manifest(kuberay={"node_selecter": {}})
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"image": ""}, "image must be the name"),
+            ({"namespace": "x"}, "is a field of the connection"),
+            ({"tolerations": {"key": "x"}}, "tolerations=.* must be a list"),
+            ({"node_selector": "arm64"}, "node_selector='arm64' must be a mapping"),
+            ({"ttl_seconds_after_finished": -1}, "0 or more"),
+            ({"keep_finished_days": "7"}, "keep_finished_days='7' must be a whole number"),
+            ({"resources": {"memory": "a lot"}}, "no quantity such as 56Gi"),
+        ],
+    )
+    def test_what_is_wrong(self, given, words):
+        with pytest.raises(SpecError, match=words):
+            manifest(kuberay=given)
+
+    def test_pods(self):
+        """Parts are laid over ours: containers by name, others beside them, and what is said of a size counts."""
+        over = {
+            "ray_version": "2.52.0",
+            "resources": {"cpu": "7500m", "memory": "56Gi"},
+            "node_selector": {"kubernetes.io/arch": "amd64"},
+            "tolerations": [{"key": "ray", "operator": "Exists"}],
+            "image_pull_secrets": ["ours"],
+            "labels": {"kueue.x-k8s.io/queue-name": "etl"},
+            "annotations": {"team": "data"},
+            "head_pod": {
+                "metadata": {"labels": {"x": "y"}},
+                "spec": {
+                    "priorityClassName": "high",
+                    "containers": [
+                        {"name": HEAD, "env": [{"name": "RAY_LOG_TO_STDERR", "value": "1"}]},
+                        {"name": "logs", "image": "fluent-bit"},
+                    ],
+                },
+            },
+        }
+        rayjob = manifest(kuberay=over, workers=Workers(2, object_store_memory_head=50))
+        head = pod(rayjob, HEAD)
+
+        assert kubernetes_api.problems_of(rayjob) == []
+        assert [each["name"] for each in head["containers"]] == [HEAD, "logs"]
+        assert head["containers"][0]["image"] == "ours/ray:2.4.0"
+        assert {"RAY_LOG_TO_STDERR", "GLUERAY_MAIN"} <= set(environment(rayjob, HEAD))
+        assert (head["priorityClassName"], head["imagePullSecrets"]) == ("high", [{"name": "ours"}])
+        assert pod(rayjob, WORKER)["containers"][0]["resources"]["limits"] == {"cpu": "7500m", "memory": "56Gi"}
+        cluster = rayjob["spec"]["rayClusterSpec"]
+        assert cluster["rayVersion"] == "2.52.0"
+        assert cluster["headGroupSpec"]["rayStartParams"]["object-store-memory"] == str(28 * 1024**3)
+        labels = cluster["headGroupSpec"]["template"]["metadata"]["labels"]
+        assert labels["x"] == "y"
+        assert "kueue.x-k8s.io/queue-name" not in labels  # of the RayJob alone, or Kueue would queue each pod
+        assert rayjob["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "etl"
+        assert rayjob["metadata"]["annotations"]["team"] == "data"
+
+    @pytest.mark.parametrize(
+        ("text", "count"), [("64Gi", 64 * 1024**3), ("1.5G", 1_500_000_000), (1024, 1024), ("512Mi", 512 * 1024**2),
+                            ("lots", None), ("64 gb", None)],
+    )  # fmt: skip
+    def test_quantities(self, text, count):
+        assert bytes_of(text) == count
+
+
+class TestNames:
+    def test_the_same_for_the_same_mark(self):
+        """So that a start that is sent twice makes one run."""
+        assert rayjob_name("nightly", "m1") == rayjob_name("nightly", "m1")
+        assert rayjob_name("nightly", "m1") != rayjob_name("nightly", "m2")
+        assert rayjob_name("a-b", "m1") != rayjob_name("a_b", "m1")
+
+    @pytest.mark.parametrize("name", ["2026_load", "Über.dag-Task", "---", "a" * 255, "日本"])
+    def test_what_dns_takes(self, name):
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", rayjob_name(name, "m"))
+
+    def test_labels(self):
+        """What a label can hold stays; of the rest, the annotation has it in full."""
+        run = "scheduled__2026-03-01T02:00:00+00:00"
+        arguments = {"airflow_dag_id": "d", "airflow_task_id": "group.t", "airflow_run_id": run}
+        metadata = manifest(arguments=arguments)["metadata"]
+
+        assert metadata["labels"]["glueray/dag"] == "d"
+        assert metadata["labels"]["glueray/task"] == "group.t"
+        assert metadata["labels"]["glueray/run"].startswith("scheduled__2026-03-01T02-00-00-00-00-")
+        assert metadata["annotations"]["glueray/run"] == run
+        assert metadata["annotations"][MARK] == metadata["labels"][MARK] == "m1"
+        assert label_of("a b") != label_of("a-b")
+
+
+def played(tmp_path: Path, rayjob: dict[str, Any], join: str, source: str = "") -> str:
+    """Run the entrypoint as KubeRay does, with a `ray` that does with it what Ray's own does; return what it prints."""
+    # kuberay/…/common/job.go: bash runs `ray job submit … -- <entrypoint>`; ray/dashboard/modules/job/cli.py puts the
+    # words together again (list2cmdline until 2.9 or so), job_supervisor.py gives them to a shell, in an environment
+    # that ray/_private/utils.py update_envs has made.
+    script = tmp_path / "a script.py"
+    script.write_text(
+        source
+        or "import json, os, sys\n"
+        "print(json.dumps({'argv': sys.argv[1:], 'name': __name__, 'file': __file__, **os.environ}))\n"
+    )
+    uri = script.as_uri().replace("%20", " ")
+    given, runtime_env = rayjob["spec"], ""
+    if "rayClusterSpec" in given:
+        env = {**environment(rayjob, HEAD), "GLUERAY_SCRIPT": uri}
+    else:
+        env, sent = {}, json.loads(given["runtimeEnvYAML"])
+        run = json.loads(base64.b64decode(sent["env_vars"]["GLUERAY_RUN"]))
+        sent["env_vars"]["GLUERAY_RUN"] = base64.b64encode(json.dumps({**run, "GLUERAY_SCRIPT": uri}).encode()).decode()
+        runtime_env = f"--runtime-env-json {quoted_by_go(json.dumps(sent, ensure_ascii=False))}"
+    ray = tmp_path / "bin" / "ray"
+    ray.parent.mkdir()
+    ray.write_text(
+        f"#!{sys.executable}\nimport json, os, re, subprocess, sys\nfrom shlex import join\n"
+        "from subprocess import list2cmdline\nat = sys.argv.index('--')\n"
+        "env = json.loads(sys.argv[sys.argv.index('--runtime-env-json') + 1])['env_vars'] if "
+        "'--runtime-env-json' in sys.argv[:at] else {}\n"
+        "for name, text in sorted(env.items()):\n"
+        "    os.environ[name] = re.sub(r'\\$\\{[A-Z0-9_]+\\}', '', os.path.expandvars(text))\n"
+        f"sys.exit(subprocess.call({join}(sys.argv[at + 1:]), shell=True))\n"
+    )
+    ray.chmod(0o755)
+    (ray.parent / "python").symlink_to(sys.executable)
+    path = f"{ray.parent}:{os.environ['PATH']}"
+    command = f"ray job submit --address http://head:8265 --no-wait {runtime_env} -- {given['entrypoint']} ;"
+    done = subprocess.run(
+        ["/bin/bash", "-ce", "--", command],
+        env={**env, "PATH": path, "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stdout}{done.stderr}"
+
+
+def quoted_by_go(runtime_env_yaml: str) -> str:
+    """Do with a runtime environment what KubeRay does: YAML to JSON by Go's rules, and quotes by those of Go."""
+    # sigs.k8s.io/yaml YAMLToJSON, then strconv.Quote; encoding/json also escapes what HTML would act on.
+    text = json.dumps(yaml.safe_load(runtime_env_yaml), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    for each in "<>&\u2028\u2029":
+        text = text.replace(each, f"\\u{ord(each):04x}")
+
+    def quoted(each: str) -> str:
+        if each in '"\\':
+            return f"\\{each}"
+        if each.isprintable():
+            return each
+        return f"\\x{ord(each):02x}" if each == "\x7f" else (
+            f"\\u{ord(each):04x}" if ord(each) < 0x10000 else f"\\U{ord(each):08x}"
+        )  # fmt: skip
+
+    return f'"{"".join(map(quoted, text))}"'
+
+
+class TestArguments:
+    """What a user says passes the shells of KubeRay's submitter and of Ray's supervisor unharmed."""
+
+    @pytest.mark.parametrize("join", ["join", "list2cmdline"])
+    def test_through_both_shells(self, tmp_path, join):
+        rayjob = manifest(arguments={"nasty": NASTY, "with-hyphen": "1e-5", "0": "", "day": "2026-03-01"})
+        seen = json.loads(played(tmp_path, rayjob, join))
+
+        assert (seen["nasty"], seen["with-hyphen"], seen["0"], seen["day"]) == (NASTY, "1e-5", "", "2026-03-01")
+        assert seen["argv"] == ["--nasty", NASTY, "--with-hyphen", "1e-5", "--0", "", "--day", "2026-03-01"]
+        assert (seen["name"], Path(seen["file"]).name) == ("__main__", "a script.py")
+
+    def test_workers_have_them(self):
+        """Those that every Kubernetes takes as a name of a variable; the driver has all."""
+        env = environment(manifest(arguments={"nasty": NASTY, "0": "x"}), WORKER)
+
+        assert env == {"nasty": NASTY}
+
+    def test_spilling_through_a_shell(self):
+        """KubeRay puts the value into `ray start --head --system-config=…` as it is; Ray reads it as JSON, twice."""
+        wanted = {"type": "smart_open", "params": {"uri": ["s3://b/it's $HOME", "s3://b/`id` $(PATH)"]}}
+        given = manifest(spilling=wanted)["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
+        words = shlex.split(f"ray start --head  --system-config={given['system-config']} ")
+        config = json.loads(words[-1].removeprefix("--system-config="))
+
+        assert "$" not in given["system-config"]
+        assert json.loads(config["object_spilling_config"]) == wanted
+
+    @pytest.mark.parametrize("join", ["join", "list2cmdline"])
+    def test_in_a_shared_cluster(self, tmp_path, join):
+        """Whose head pod has no environment for one run."""
+        given = {
+            "nasty": NASTY,
+            "with-hyphen": "1e-5",
+            "day": "2026-03-01",
+            "quotes": 'it\'s "so"\n\\ é',
+            "del": "\x7f",
+        }
+        rayjob = manifest(cluster="etl/c", arguments=given)
+        seen = json.loads(played(tmp_path, rayjob, join))
+
+        assert {key: seen[key] for key in given} == given
+        assert seen["argv"] == [word for key, text in given.items() for word in (f"--{key}", text)]
+        assert (seen["name"], Path(seen["file"]).name) == ("__main__", "a script.py")
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.lists(
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+            | st.text("$`{}()\"'\\!HOME \n\x7f"),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    @example(["$HOME", "`id`", "${HOME}"])
+    def test_what_workers_of_a_shared_cluster_have(self, texts):
+        """Each value as it is, or not at all: none is changed by YAML, by Go's quotes, by a shell or by Ray."""
+        arguments = {f"a{at}": text for at, text in enumerate(texts)}
+        sent = manifest(cluster="etl/c", arguments=arguments)["spec"]["runtimeEnvYAML"]
+        shell = subprocess.run(["/bin/bash", "-c", f"printf %s {quoted_by_go(sent)}"], capture_output=True, check=True)
+        env = json.loads(shell.stdout)["env_vars"]
+
+        assert env == json.loads(sent)["env_vars"]
+        assert all(os.path.expandvars(text) == text for text in env.values())
+        there = {key: text for key, text in env.items() if key != "GLUERAY_RUN"}
+        assert there.items() <= arguments.items()
+        assert all(key in there for key, text in arguments.items() if text.isascii() and text.isalnum())
+
+    def test_a_deadline_in_a_shared_cluster(self, tmp_path):
+        """KubeRay ends nothing there, so the driver brings its end along."""
+        rayjob = manifest(cluster="etl/c", deadline=1)
+        seen = played(tmp_path, rayjob, "join", "import signal\nsignal.pause()\n")
+
+        assert seen.startswith("142: "), seen  # 128 and SIGALRM
+
+    def test_nul_is_refused(self):
+        with pytest.raises(SpecError, match="NUL"):
+            manifest(arguments={"x": "a\0b"})
+
+
+class TestSharedCluster:
+    """A run in a cluster that is there already."""
+
+    def test_kubernetes_would_take_it(self):
+        rayjob = manifest(cluster="etl/c", pip=["s3fs==2023.4.0"], arguments={"airflow_dag_id": "d"}, deadline=60)
+
+        assert kubernetes_api.problems_of(rayjob) == []
+
+    @pytest.mark.parametrize("cluster", ["etl/c", None])
+    def test_kuberay_would_take_it(self, cluster):
+        assert kubernetes_api.refused_by_kuberay(manifest(cluster=cluster)) == ""
+
+    def test_the_whole(self):
+        given = manifest(cluster="etl/c", pip=["s3fs==2023.4.0"], deadline=60, arguments={"day": "2026-03-01"})["spec"]
+
+        assert given["clusterSelector"] == {"ray.io/cluster": "c"}
+        assert given["shutdownAfterJobFinishes"] is False
+        assert not {"rayClusterSpec", "ttlSecondsAfterFinished", "suspend"} & set(given)
+        assert given["activeDeadlineSeconds"] == 60
+        runtime_env = yaml.safe_load(given["runtimeEnvYAML"])
+        assert (runtime_env["pip"], runtime_env["env_vars"]["day"]) == (["s3fs==2023.4.0"], "2026-03-01")
+        assert not set("$`") & set(given["entrypoint"])
+
+    @pytest.mark.parametrize(
+        ("asked", "words"),
+        [
+            ({"workers": Workers(object_store_memory_head=20)}, "object_store_memory_head: it is set when a cluster"),
+            ({"workers": Workers(object_store_memory_worker=20)}, "object_store_memory_worker: it is set"),
+            ({"spilling": {"type": "x"}}, "spilling: it is set when a cluster is made, and etl/c is there"),
+            ({"overrides": {"kuberay": {"resources": {"cpu": "4"}}}}, r"overrides\['kuberay'\]\['resources'\]: it is"),
+            ({"cluster": "other/c"}, "cluster='other/c' is in another namespace than the connection's runs, 'etl'"),
+        ],
+    )
+    def test_what_only_the_maker_of_a_cluster_can_give(self, asked, words):
+        with pytest.raises(SpecError, match=words):
+            manifest(**{"cluster": "etl/c", **asked})
+
+    def test_a_queue_is_the_clusters(self):
+        """Kueue refuses a RayJob of its own that runs in a cluster which is there."""
+        rayjob = manifest(cluster="etl/c", kuberay={"labels": {"kueue.x-k8s.io/queue-name": "etl", "team": "data"}})
+
+        assert "kueue.x-k8s.io/queue-name" not in rayjob["metadata"]["labels"]
+        assert rayjob["metadata"]["labels"]["team"] == "data"
+
+    def test_every_difference_is_of_a_field(self):
+        assert set(IN_A_CLUSTER) < set(TRANSLATION)
+
+    def test_what_is_noted(self):
+        raycluster = {"spec": manifest(workers=Workers(4, 1))["spec"]["rayClusterSpec"]}
+        same = spec(cluster="etl/c", workers=Workers(4, 1), arguments={"day": "x"})
+        other = spec(cluster="etl/c", workers=Workers(2, 0), arguments={"price": "5 $"})
+        image = RayJobSettings(image="ours/ray:2.4.0", namespace="etl")
+
+        assert list(notes_in(same, image, raycluster)) == []
+        notes = [*notes_in(other, RayJobSettings(image="x", namespace="etl"), raycluster)]
+        assert [note.split("=")[0].split(":")[0] for note in notes] == [
+            "number_of_workers", "min_workers", "image", "arguments",
+        ]  # fmt: skip
+        assert "price" in notes[-1]
+
+    def test_usage_is_the_clusters(self):
+        times = {"startTime": "2026-03-01T02:00:00Z", "endTime": "2026-03-01T02:10:00Z"}
+        snapshot = snapshot_of(
+            {
+                **manifest(cluster="etl/c"),
+                "status": {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", **times},
+            }
+        )
+
+        assert snapshot.usage == (600, 0, 0)
+
+
+#: Every JobDeploymentStatus of kuberay/ray-operator/apis/ray/v1/rayjob_types.go, v1.7.0.
+WORDS = (
+    "", "Initializing", "Waiting", "Running", "Complete", "Failed", "ValidationFailed", "Suspending", "Suspended",
+    "Retrying",
+)  # fmt: skip
+LATE = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"}
+
+
+def seen(annotations: dict[str, str] | None = None, trouble: Trouble | None = None, **status: Any):
+    """Return the snapshot of a RayJob with a status."""
+    rayjob = manifest()
+    rayjob["metadata"]["annotations"] |= annotations or {}
+    return snapshot_of({**rayjob, "status": status}, trouble)
+
+
+class TestStates:
+    def test_every_word_is_known(self):
+        assert {word for word, _ in KUBERAY_JOB_STATE} == set(WORDS)
+        assert all((word, "") in KUBERAY_JOB_STATE for word in WORDS)
+
+    @pytest.mark.parametrize(
+        ("status", "state"),
+        [
+            ({}, RunState.QUEUED),
+            ({"jobDeploymentStatus": "Initializing"}, RunState.STARTING),
+            ({"jobDeploymentStatus": "Running"}, RunState.STARTING),
+            ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, RunState.STARTING),
+            ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, RunState.RUNNING),
+            ({"jobDeploymentStatus": "Running", "jobStatus": "SUCCEEDED"}, RunState.SUCCEEDED),
+            ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, RunState.SUCCEEDED),
+            ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, RunState.STOPPED),
+            ({"jobDeploymentStatus": "Complete", "jobStatus": "FAILED"}, RunState.FAILED),
+            ({"jobDeploymentStatus": "Complete"}, RunState.FAILED),
+            ({"jobDeploymentStatus": "Failed", "reason": "AppFailed"}, RunState.FAILED),
+            ({"jobDeploymentStatus": "Failed", "reason": "SubmissionFailed"}, RunState.FAILED),
+            (LATE, RunState.TIMED_OUT),
+            (
+                {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "jobStatus": "RUNNING"},
+                RunState.TIMED_OUT,
+            ),
+            # Of a shared cluster that was deleted before KubeRay looked again.
+            (
+                {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "jobStatus": "SUCCEEDED"},
+                RunState.SUCCEEDED,
+            ),
+            ({"jobDeploymentStatus": "Failed", "reason": "PreRunningDeadlineExceeded"}, RunState.TIMED_OUT),
+            ({"jobDeploymentStatus": "Failed", "reason": "JobStatusCheckTimeoutExceeded"}, RunState.FAILED),
+            ({"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed"}, RunState.FAILED),
+            ({"jobDeploymentStatus": "Suspended"}, RunState.QUEUED),
+            ({"jobDeploymentStatus": "Retrying"}, RunState.STARTING),
+            ({"jobDeploymentStatus": "Pondering"}, RunState.RUNNING),
+            ({"jobDeploymentStatus": "Pondering", "endTime": "2026-03-01T02:00:00Z"}, RunState.FAILED),
+        ],
+    )
+    def test_what_words_mean(self, status, state):
+        snapshot = seen(**status)
+
+        assert snapshot.state is state
+        assert snapshot.recognised is (status.get("jobDeploymentStatus") != "Pondering")
+
+    def test_when_we_have_stopped_it(self):
+        """The same words mean a stop then; what had ended has ended."""
+        states = [
+            seen({STOPPED: "true"}, jobDeploymentStatus=word, jobStatus=status).state
+            for word, status in (
+                ("Running", "RUNNING"),
+                ("Suspending", ""),
+                ("Suspended", ""),
+                ("Complete", "SUCCEEDED"),
+            )
+        ]
+
+        assert states == [RunState.STOPPING, RunState.STOPPING, RunState.STOPPED, RunState.SUCCEEDED]
+
+    def test_why_it_was_stopped(self):
+        """What it had waited for is not lost with its pods."""
+        waited = seen({STOPPED: "Unschedulable: 0/3 nodes"}, jobDeploymentStatus="Suspended")
+
+        assert (waited.state, waited.message) == (RunState.STOPPED, "Unschedulable: 0/3 nodes")
+        assert seen({STOPPED: "true"}, jobDeploymentStatus="Suspended").message == ""
+
+    def test_given_up(self):
+        snapshot = seen({HOPELESS: "InvalidImageName: no"}, jobDeploymentStatus="Suspended")
+
+        assert (snapshot.state, snapshot.message) == (RunState.FAILED, "InvalidImageName: no")
+
+    def test_trouble_is_in_the_raw_state(self):
+        """Which is what `follow` tells of when it changes."""
+        trouble = Trouble("ImagePullBackOff", "Back-off pulling image")
+
+        assert seen(trouble=trouble, jobDeploymentStatus="Initializing").raw_state == "Initializing/ImagePullBackOff"
+        assert seen(trouble=trouble, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED").message == ""
+
+
+class TestTrouble:
+    def pod(self, *statuses: dict[str, Any]) -> dict[str, Any]:
+        return {"metadata": {"name": "p"}, "status": {"containerStatuses": statuses}}
+
+    def test_the_ordinary_is_none(self):
+        making = {"name": HEAD, "state": {"waiting": {"reason": "ContainerCreating"}}}
+        rayjob = {**manifest(), "status": {"jobDeploymentStatus": "Initializing"}}
+
+        assert trouble_of(rayjob, [self.pod(making)], []) is None
+
+    def test_what_a_container_died_of(self):
+        """Rather than only that its next start is put off."""
+        last = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+        waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+        trouble = trouble_of(manifest(), [self.pod({"name": HEAD, "state": waiting, "lastState": last})], [])
+
+        assert trouble == Trouble(
+            "CrashLoopBackOff", "Container ray-head of pod p: back-off 10s; it ended with OOMKilled (137)"
+        )
+
+    def test_the_hopeless_comes_first(self):
+        reasons = ("ErrImagePull", "InvalidImageName")
+        pods = [self.pod({"name": HEAD, "state": {"waiting": {"reason": reason}}}) for reason in reasons]
+        trouble = trouble_of(manifest(), pods, [])
+
+        assert trouble is not None
+        assert (trouble.reason, trouble.is_hopeless) == ("InvalidImageName", True)
+
+    def test_what_kuberay_says_of_the_cluster(self):
+        text = 'pods "c-head" is forbidden: exceeded quota: etl'
+        condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod", "message": text}
+        status = {"jobDeploymentStatus": "Initializing", "rayClusterStatus": {"conditions": [condition]}}
+
+        assert trouble_of({**manifest(), "status": status}, [], []) == Trouble("FailedCreateHeadPod", text)
