@@ -24,6 +24,8 @@ from airflow_provider_glueray.local.runtime import processes
 
 #: Airflow takes a twentieth of it on two cores that have nothing else to do.
 START_SECONDS = 300
+#: A busy machine may let Airflow answer late.
+ANSWER_SECONDS = 120
 #: Processes that the kernel is busy with die a little later than they are told to.
 KILL_SECONDS = 30
 
@@ -74,7 +76,7 @@ class Airflow:
             "NO_COLOR": "1",
             **settings,
         }
-        self._client = httpx.Client(base_url=f"{self.url}/api/v2", timeout=30)
+        self._client = httpx.Client(base_url=f"{self.url}/api/v2", timeout=ANSWER_SECONDS)
 
     def __enter__(self) -> Self:
         try:
@@ -135,7 +137,9 @@ class Airflow:
             if time.monotonic() > end:
                 raise AirflowError(f"Airflow was not healthy after {START_SECONDS} s:\n{self.log_tail()}")
             time.sleep(0.2)
-        answer = httpx.post(f"{self.url}/auth/token", json={"username": "admin", "password": "admin"}, timeout=30)
+        answer = httpx.post(
+            f"{self.url}/auth/token", json={"username": "admin", "password": "admin"}, timeout=ANSWER_SECONDS
+        )
         self._client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def health(self) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 MOST, ENDLESS = 0.2, 100.0
 #: Files whose tests may skip: a real place that nobody has named, a package index that is out of reach.
-MAY_SKIP = {"airflow/contract/test_runs.py", "hooks/test_requirements.py"}
+MAY_SKIP = {"contract/test_runs.py", "packaging/test_requirements.py"}
 _SKIPS = {"skip", "skipif", "xfail", "importorskip"}
 _IN_TEXT = re.compile(r"\bsleep\((\d+(?:\.\d+)?)\)")
 
