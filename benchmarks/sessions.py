@@ -9,8 +9,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from airflow_provider_glueray.core.drivers import drive
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.drivers import run_sync
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.local import client
 from benchmarks.figures import row, title
 
@@ -22,7 +22,7 @@ CODE = "import ray\nray.init('auto', ignore_reinit_error=True)\nprint(ray.get(ra
 
 def wait(hook: object, ref: object) -> None:
     """Follow a run as an operator does, and see that it has succeeded."""
-    outcome = drive(follow(ref, Policy(poll_seconds=1.0, sources=())), hook, ref, hook.log)
+    outcome = run_sync(follow(ref, FollowPolicy(poll_interval=1.0, sources=())), hook, ref, hook.log)
     assert outcome.snapshot.message == "", outcome
 
 

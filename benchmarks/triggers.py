@@ -32,11 +32,13 @@ def memory_mib() -> float:
 def make(kind: str, run: dict[str, str]) -> Any:
     """Return the trigger that waits for a run."""
     if kind == "ours":
-        from airflow_provider_glueray.core.follow import Policy
+        from airflow_provider_glueray.core.follow import FollowPolicy
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
         cursor = {"since_ms": int(time.time() * 1000), "seen": []}
-        return GlueRayRunTrigger(run=run, hook={"aws_conn_id": "aws_default"}, policy=Policy().to_json(), cursor=cursor)
+        return GlueRayRunTrigger(
+            run=run, hook={"aws_conn_id": "aws_default"}, policy=FollowPolicy().to_json(), cursor=cursor
+        )
     from airflow.providers.amazon.aws.triggers.glue import GlueJobCompleteTrigger
 
     return GlueJobCompleteTrigger(

@@ -103,8 +103,8 @@ def customer_reviews_nightly():
         },
         number_of_workers="{{ params.workers }}",
         role=ROLE,
-        staging=f"s3://{BUCKET}/staging",
-        timeout=timedelta(hours=1),
+        staging_uri=f"s3://{BUCKET}/staging",
+        run_timeout=timedelta(hours=1),
     )
     # [END howto_operator_glue_ray_job]
 

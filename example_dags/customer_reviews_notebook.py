@@ -66,14 +66,14 @@ def customer_reviews_notebook():
     walk = GlueRayNotebookOperator(
         task_id="walk",
         notebook="notebooks/customer_reviews.ipynb",
-        executed_notebook="{{ params.notebooks.rstrip('/') }}/" + DAY + ".ipynb",
+        output_notebook="{{ params.notebooks.rstrip('/') }}/" + DAY + ".ipynb",
         parameters={
             "source": "{{ params.input }}",
             "target": "{{ params.output.rstrip('/') }}/day=" + DAY,
         },
         role=ROLE,
         number_of_workers="{{ params.workers }}",
-        staging=f"s3://{BUCKET}/staging",
+        staging_uri=f"s3://{BUCKET}/staging",
     )
     # [END howto_operator_glue_ray_notebook]
 

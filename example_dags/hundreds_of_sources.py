@@ -37,7 +37,7 @@ PARAMS = {
         description="At most so many of them, by their names.",
     ),
 }
-ON_RAY = {"role": ROLE, "staging": f"s3://{BUCKET}/staging", "number_of_workers": 2}
+ON_RAY = {"role": ROLE, "staging_uri": f"s3://{BUCKET}/staging", "number_of_workers": 2}
 NIGHTLY = {
     "start_date": datetime(2026, 1, 1, tzinfo=UTC),
     "catchup": False,

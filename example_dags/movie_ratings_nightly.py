@@ -94,7 +94,7 @@ def movie_ratings_nightly():
         arguments={"input": INPUT, "output": OUTPUT, "prior_votes": "{{ params.prior_votes }}"},
         number_of_workers="{{ params.workers }}",
         role=ROLE,
-        staging=f"s3://{BUCKET}/staging",
+        staging_uri=f"s3://{BUCKET}/staging",
         wait_for_completion=False,
     )
     wait = GlueRayJobSensor(

@@ -28,7 +28,7 @@ from airflow_provider_glueray.hooks.glue.statements import prepare
 #: Name, command and body of each request.
 _Requests = Iterator[tuple[str, str, Any]]
 #: Stands for what only a run has.
-MARK = "0" * 32
+CLIENT_TOKEN = "0" * 32
 #: The moment that templates are rendered for.
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 #: Stand for a place that another task will have made.
@@ -149,24 +149,24 @@ def _requests(operator: Any, context: Any, to: str) -> _Requests:
 
     if not isinstance(operator, GlueRayNotebookOperator):
         with operator.spec(context) as spec:
-            task = _Task(spec, operator.staging, operator.timeout, operator.more_arguments(MARK))
+            task = _Task(spec, operator.staging_uri, operator.run_timeout, operator.call_arguments(CLIENT_TOKEN))
             yield from _BACKENDS[to](task)
         return
     if operator.notebook.startswith("s3://"):
         raise GlueRayError(f"{operator.notebook} is in S3, where nothing is looked up from here")
-    path = Path(operator._beside_the_dag(operator.notebook))
+    path = Path(operator._relative_to_dag(operator.notebook))
     if not path.is_file():
         raise GlueRayError(f"there is no notebook {path}")
-    play = operator.played(path.read_text(encoding="utf-8"), lambda place, text: None)
+    notebook = operator.parse(path.read_text(encoding="utf-8"), lambda place, text: None)
     if to == "glue":
-        yield from _to_session(operator, play, context)
+        yield from _to_session(operator, notebook, context)
         return
     job = operator.as_job
     with TemporaryDirectory() as folder:
-        spec, arguments = job.spec(play, Path(folder), context), job.more_arguments(MARK)
+        spec, arguments = job.spec(notebook, Path(folder), context), job.call_arguments(CLIENT_TOKEN)
         where = f"{next(iter(arguments.values()))}/cells.json"
-        yield "cells.json", _command("aws", "s3", "cp", "cells.json", where), job.cells(play)
-        yield from _BACKENDS[to](_Task(spec, operator.staging, operator.timeout, arguments))
+        yield "cells.json", _command("aws", "s3", "cp", "cells.json", where), job.cells(notebook)
+        yield from _BACKENDS[to](_Task(spec, operator.staging_uri, operator.run_timeout, arguments))
 
 
 # -- the backends ---------------------------------------------------------------------------------------------
@@ -179,24 +179,24 @@ class _Task(NamedTuple):
     """
 
     spec: RayJobSpec
-    staging: str | None
-    timeout: float | None
+    staging_uri: str | None
+    run_timeout: float | None
     arguments: Mapping[str, str]
 
 
-def _to_session(operator: Any, play: Any, context: Any) -> _Requests:
+def _to_session(operator: Any, notebook: Any, context: Any) -> _Requests:
     """Yield a notebook on AWS Glue: its own session, unless it is given one, and a statement for each cell."""
     from airflow_provider_glueray.hooks.glue.requests import session_id_for, to_glue_session
 
-    session_id = operator.session_id or session_id_for(operator.dag_id, operator.task_id, MARK)
+    session_id = operator.session_id or session_id_for(operator.dag_id, operator.task_id, CLIENT_TOKEN)
     if not operator.session_id:
-        spec = operator.in_session.spec(play, context)
+        spec = operator.in_session.spec(notebook, context)
         role = spec.role if spec.role.startswith("arn:") else f"arn:aws:iam::ACCOUNT:role/{spec.role}"
-        body = to_glue_session(spec, session_id, MARK, role)
+        body = to_glue_session(spec, session_id, CLIENT_TOKEN, role)
         yield "CreateSession", _command("aws", "glue", "create-session", "--cli-input-json", json.dumps(body)), body
-    for cell in play.cells:
+    for cell in notebook.cells:
         if cell.code:
-            said = {"SessionId": session_id, "Code": prepare(cell.code, MARK, play.where(cell))}
+            said = {"SessionId": session_id, "Code": prepare(cell.code, CLIENT_TOKEN, notebook.where(cell))}
             command = _command("aws", "glue", "run-statement", "--cli-input-json", json.dumps(said))
             yield f"RunStatement of cell {cell.number}", command, said
 
@@ -204,7 +204,7 @@ def _to_session(operator: Any, play: Any, context: Any) -> _Requests:
 def _to_glue(task: _Task) -> _Requests:
     staged = yield from _staged(task)
     started = replace(staged, arguments={**staged.arguments, **task.arguments})
-    job, run = to_glue_job(staged), to_glue_run(started, MARK)
+    job, run = to_glue_job(staged), to_glue_run(started, CLIENT_TOKEN)
     yield "CreateJob", _command("aws", "glue", "create-job", "--cli-input-json", json.dumps(job)), job
     yield "StartJobRun", _command("aws", "glue", "start-job-run", "--cli-input-json", json.dumps(run)), run
 
@@ -214,10 +214,10 @@ def _to_ray(task: _Task) -> _Requests:
     from airflow_provider_glueray.hooks.ray.requests import to_ray_submission
 
     places, packages = packed(task.spec)
-    body = to_ray_submission(task.spec, MARK, places, task.arguments)
+    body = to_ray_submission(task.spec, CLIENT_TOKEN, places, task.arguments)
     for package in packages:
         place = f'"$RAY_ADDRESS"/api/packages/{package.uri.replace("://", "/")}'
-        yield f"{package.parcel.name}, packed by the operator", f"curl -X PUT --data-binary @package.zip {place}", None
+        yield f"{package.archive.name}, packed by the operator", f"curl -X PUT --data-binary @package.zip {place}", None
     words = ["ray", "job", "submit", "--submission-id", body["submission_id"]]
     words += ["--runtime-env-json", json.dumps(body["runtime_env"]), "--metadata-json", json.dumps(body["metadata"])]
     for name in ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory"):
@@ -237,8 +237,8 @@ def _to_kuberay(task: _Task) -> _Requests:
     given = {"image": "IMAGE-OF-THE-CONNECTION", **task.spec.overrides.get("kuberay", {})}
     settings = RayJobSettings.of(given, namespace="default")
     staged = yield from _staged(task)
-    seconds = math.ceil(task.timeout) if task.timeout else None
-    rayjob = to_rayjob(staged, MARK, arguments=task.arguments, settings=settings, deadline_seconds=seconds)
+    seconds = math.ceil(task.run_timeout) if task.run_timeout else None
+    rayjob = to_rayjob(staged, CLIENT_TOKEN, arguments=task.arguments, settings=settings, deadline_seconds=seconds)
     yield "RayJob", "kubectl apply -f -", rayjob
 
 
@@ -255,10 +255,10 @@ def _staged(task: _Task) -> Generator[tuple[str, str, Any], None, RayJobSpec]:
 
     spec, uris = task.spec, {}
     for path in spec.local_files():
-        parcel = upload.read_local(path, spec.python_version, module=path in spec.py_modules)
-        uris[path] = upload.staged_uri(parcel, task.staging or "s3://STAGING")
-        packed = "" if parcel.name == path.rpartition("/")[2] else ", packed by the operator"
-        yield f"{parcel.name}{packed}", _command("aws", "s3", "cp", parcel.name, uris[path]), None
+        archive = upload.read_local(path, spec.python_version, module=path in spec.py_modules)
+        uris[path] = upload.object_uri(archive, task.staging_uri or "s3://STAGING")
+        packed = "" if archive.name == path.rpartition("/")[2] else ", packed by the operator"
+        yield f"{archive.name}{packed}", _command("aws", "s3", "cp", archive.name, uris[path]), None
     return spec.with_uploads(uris)
 
 

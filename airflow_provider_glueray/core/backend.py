@@ -47,7 +47,7 @@ class RunHook(RunBackend, Protocol):
     def storage(self) -> Any:
         """What reads and writes S3 for the runs: the hook itself on AWS, elsewhere that of another connection."""
 
-    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+    def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the runs of ``name`` that carry ``mark``, newest first."""
 
     def url(self, ref: RunRef) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import RunBackend
-from airflow_provider_glueray.core.follow import Answer, Observe, Pause, ReadLogs, Show, Step, Steps, Stop, Tell
+from airflow_provider_glueray.core.follow import Answer, EmitLogLines, Log, Poll, ReadLogs, Sleep, Step, Steps, Stop
 from airflow_provider_glueray.core.logs import FAILURE_SOURCES, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import Outcome, RunRef
 
@@ -28,21 +28,21 @@ class TaskLog(Protocol):
         """Write a record."""
 
 
-def drive(steps: Steps, backend: RunBackend, ref: RunRef, log: TaskLog) -> Outcome:
+def run_sync(steps: Steps, backend: RunBackend, ref: RunRef, log: TaskLog) -> Outcome:
     """Obey ``steps`` in this thread."""
 
     def act(step: Step) -> Any:
         match step:
-            case Observe(after=after):
+            case Poll(after=after):
                 clock.sleep(after)
                 return backend.describe([ref])[ref]
             case ReadLogs(cursor=cursor, sources=sources):
                 return backend.read_logs({ref: cursor}, sources)[ref]
-            case Pause(seconds=seconds):
+            case Sleep(seconds=seconds):
                 return clock.sleep(seconds)
             case Stop():
                 return backend.stop(ref)
-            case Tell() | Show():
+            case Log() | EmitLogLines():
                 return _write(step, log)
 
     try:
@@ -57,13 +57,13 @@ def drive(steps: Steps, backend: RunBackend, ref: RunRef, log: TaskLog) -> Outco
         return end.value  # type: ignore[no-any-return]
 
 
-async def adrive(
+async def run_async(
     steps: Steps,
     watcher: Watcher,
     ref: RunRef,
     log: TaskLog,
     *,
-    turn: Callable[[LogCursor], Awaitable[None]] | None = None,
+    on_progress: Callable[[LogCursor], Awaitable[None]] | None = None,
 ) -> Outcome:
     """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits.
 
@@ -74,23 +74,23 @@ async def adrive(
     async def act(step: Step) -> Any:
         nonlocal read
         match step:
-            case Observe(after=after, known=known):
-                return await watcher.observe(ref, after, known)
+            case Poll(after=after, last_raw_state=last_raw_state):
+                return await watcher.observe(ref, after, last_raw_state)
             case ReadLogs(cursor=cursor, sources=sources):
                 page = await watcher.read_logs(ref, cursor, sources)
                 # The cluster's logs of a failed run have a cursor of their own, which nobody goes on from.
                 read = page if sources != FAILURE_SOURCES else None
                 return page
-            case Pause(seconds=seconds):
+            case Sleep(seconds=seconds):
                 return await watcher.pause(seconds)
             case Stop():
                 return await watcher.call(lambda backend: backend.stop(ref))
-            case Tell():
+            case Log():
                 return _write(step, log)
-            case Show():
+            case EmitLogLines():
                 _write(step, log)
-                if turn is not None and read is not None:
-                    await turn(read.cursor)
+                if on_progress is not None and read is not None:
+                    await on_progress(read.cursor)
                 return None
 
     try:
@@ -105,8 +105,8 @@ async def adrive(
         return end.value  # type: ignore[no-any-return]
 
 
-def _write(step: Tell | Show, log: TaskLog) -> None:
-    if isinstance(step, Tell):
+def _write(step: Log | EmitLogLines, log: TaskLog) -> None:
+    if isinstance(step, Log):
         log.log(step.level, "%s", step.message)
         return
     for line in step.lines:

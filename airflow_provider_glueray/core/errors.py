@@ -67,7 +67,7 @@ class StagingError(SubmitError):
     retryable = False
 
 
-class ConnectionMissing(SubmitError):
+class ConnectionConfigError(SubmitError):
     """The Airflow connection is missing or incomplete."""
 
     retryable = False
@@ -97,7 +97,7 @@ class ClusterEnded(SubmitError):
     retryable = False
 
 
-class AccountRefused(SubmitError):
+class AccountNotEligible(SubmitError):
     """The account or region may not use Glue for Ray."""
 
     retryable = False
@@ -109,11 +109,11 @@ class RequestRefused(SubmitError):
     retryable = False
 
 
-class ServiceFull(SubmitError):
+class CapacityExceeded(SubmitError):
     """The service has no room now: a concurrency limit or the account's capacity."""
 
 
-class SubmitUnknown(SubmitError):
+class SubmitOutcomeUnknown(SubmitError):
     """The answer to the start request was lost; the run may exist."""
 
 
@@ -156,8 +156,8 @@ class StatementFailed(RunFailed):
 
     def __init__(self, outcome: Outcome, url: str, error: StatementError, about: Sequence[str] = ()) -> None:
         self.error_name, self.error_value, self.traceback = error
-        told = Outcome(outcome.snapshot._replace(message=""), error.traceback or (f"{error.name}: {error.value}",))
-        super().__init__(told, url, about)
+        shown = Outcome(outcome.snapshot._replace(message=""), error.traceback or (f"{error.name}: {error.value}",))
+        super().__init__(shown, url, about)
 
 
 class FunctionFailed(StatementFailed):
@@ -177,7 +177,7 @@ class RunTimedOut(RunFailed):
     """The run took longer than allowed and was stopped."""
 
     lead = "took too long"
-    hint = "Raise `timeout`, give it more workers, or look for what it waits on."
+    hint = "Raise `run_timeout`, give it more workers, or look for what it waits on."
 
 
 class RunLost(RunFailed):

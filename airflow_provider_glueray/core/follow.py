@@ -84,12 +84,12 @@ class Waits(NamedTuple):
         return cls.from_json(json.loads(text)) if text.strip() else cls()
 
 
-class Policy(NamedTuple):
+class FollowPolicy(NamedTuple):
     """How to follow. JSON both ways, so that it travels into a trigger unchanged.
 
     :param deadline: epoch seconds at which the run is stopped; absolute, so a resumption does not restart it.
-    :param poll_seconds: the longest pause between two polls. Young runs are polled more often: the pause is
-        a tenth of the run's age, at least ``least_seconds``.
+    :param poll_interval: the longest pause between two polls. Young runs are polled more often: the pause is
+        a tenth of the run's age, at least ``min_poll_interval``.
     :param owns_run: whether to stop the run at the deadline. A sensor only watches.
     :param sources: the logs to show; empty for none.
     :param until_over: whether to go on with a session that has started, until it is over.
@@ -97,11 +97,11 @@ class Policy(NamedTuple):
     """
 
     deadline: float | None = None
-    poll_seconds: float = 10.0
+    poll_interval: float = 10.0
     owns_run: bool = True
     sources: tuple[str, ...] = (SCRIPT,)
     until_over: bool = False
-    least_seconds: float = 1.0
+    min_poll_interval: float = 1.0
     waits: Waits = Waits()
 
     def to_json(self) -> dict[str, Any]:
@@ -109,17 +109,17 @@ class Policy(NamedTuple):
         return {**self._asdict(), "sources": list(self.sources), "waits": self.waits.to_json()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+    def from_json(cls, value: Mapping[str, Any]) -> FollowPolicy:
         """Rebuild from :meth:`to_json`."""
         waits = Waits.from_json(value.get("waits", {}))
         return cls(**{**value, "sources": tuple(value["sources"]), "waits": waits})
 
 
-class Observe(NamedTuple):
+class Poll(NamedTuple):
     """Describe the run, ``after`` seconds from now, or sooner if its raw state is seen to differ."""
 
     after: float
-    known: str
+    last_raw_state: str
 
 
 class ReadLogs(NamedTuple):
@@ -129,7 +129,7 @@ class ReadLogs(NamedTuple):
     sources: tuple[str, ...]
 
 
-class Pause(NamedTuple):
+class Sleep(NamedTuple):
     """Do nothing for a while."""
 
     seconds: float
@@ -139,20 +139,20 @@ class Stop(NamedTuple):
     """Ask the service to stop the run."""
 
 
-class Tell(NamedTuple):
+class Log(NamedTuple):
     """Write one line of our own to the task log."""
 
     level: int
     message: str
 
 
-class Show(NamedTuple):
+class EmitLogLines(NamedTuple):
     """Write the run's own lines to the task log."""
 
     lines: Sequence[LogLine]
 
 
-Step = Observe | ReadLogs | Pause | Stop | Tell | Show
+Step = Poll | ReadLogs | Sleep | Stop | Log | EmitLogLines
 
 
 class Answer(NamedTuple):
@@ -166,7 +166,7 @@ class Answer(NamedTuple):
 Steps = Generator[Step, Answer, Outcome]
 
 
-def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Steps:
+def follow(ref: RunRef, policy: FollowPolicy, cursor: LogCursor | None = None) -> Steps:
     """Follow a run to its end.
 
     A failed poll is not a failed run: it is polled again until the deadline. A failed log read never fails
@@ -183,7 +183,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
     lost_since: float | None = None
     pause = 0.0
     while True:
-        answer = yield Observe(pause, last.raw_state)
+        answer = yield Poll(pause, last.raw_state)
         began = began or answer.now
         if answer.error is None and answer.value.state is RunState.LOST:
             lost_since = lost_since or answer.now
@@ -194,7 +194,7 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
         if answer.error is not None:
             failures += 1
             if failures in (1, 10, 100, 1000):
-                yield Tell(logging.WARNING, f"Poll {failures} of {ref.id} failed, trying again: {answer.error}")
+                yield Log(logging.WARNING, f"Poll {failures} of {ref.id} failed, trying again: {answer.error}")
         else:
             failures = 0
             snapshot: RunSnapshot = answer.value
@@ -210,14 +210,14 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
             return logs.outcome(last, deadline_passed=True)
         if deadline_passed and answer.now >= stop_due:
             if stop_asked is None:
-                yield Tell(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
+                yield Log(logging.WARNING, f"The deadline of run {ref.id} has passed; stopping it.")
             stop_asked = stop_asked or answer.now
             stopped = yield Stop()
             refused = stopped.error is not None
             stop_due = answer.now + (policy.waits.look_again if refused else policy.waits.stop_again)
             refusals += refused
             if refused and refusals in (1, 10, 100, 1000):
-                yield Tell(logging.ERROR, f"Could not stop run {ref.id}, trying again: {stopped.error}")
+                yield Log(logging.ERROR, f"Could not stop run {ref.id}, trying again: {stopped.error}")
         if policy.deadline is not None and answer.now >= policy.deadline + policy.waits.stop_grace:
             return logs.outcome(last, deadline_passed=True)
         pause = _pause(answer.now - (last.started or began), failures, policy, answer.now, stop_asked)
@@ -225,29 +225,29 @@ def follow(ref: RunRef, policy: Policy, cursor: LogCursor | None = None) -> Step
     if last.state is not RunState.SUCCEEDED and policy.sources:
         since = LogCursor(since_ms=int((last.started or began) * 1000))
         # The UI shows what stands between these two lines folded.
-        yield Tell(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
+        yield Log(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
         yield from _Logs(FAILURE_SOURCES, since).read(to_end=True, most=100)
-        yield Tell(logging.INFO, "::endgroup::")
+        yield Log(logging.INFO, "::endgroup::")
     return logs.outcome(last, deadline_passed=stop_asked is not None)
 
 
-def _tell_state(snapshot: RunSnapshot) -> Tell:
+def _tell_state(snapshot: RunSnapshot) -> Log:
     kind = snapshot.ref.title.partition(f" {snapshot.ref.id}")[0]
     text = f"{kind[0].upper()}{kind[1:]} is {snapshot.raw_state}"
     if not snapshot.recognised:
         text += f", a state this provider does not know, taken as {snapshot.state}"
     if snapshot.message:
         text += f": {snapshot.message}"
-    return Tell(logging.INFO if snapshot.recognised else logging.WARNING, f"{text}; {snapshot.ref.id}")
+    return Log(logging.INFO if snapshot.recognised else logging.WARNING, f"{text}; {snapshot.ref.id}")
 
 
-def _pause(age: float, failures: int, policy: Policy, now: float, stop_asked: float | None) -> float:
+def _pause(age: float, failures: int, policy: FollowPolicy, now: float, stop_asked: float | None) -> float:
     """Wait a tenth of the run's age, more after failed polls, never past the deadline."""
     if stop_asked is not None:
         return policy.waits.least_poll
-    pause = min(max(age * 0.1, policy.least_seconds), policy.poll_seconds)
+    pause = min(max(age * 0.1, policy.min_poll_interval), policy.poll_interval)
     if failures:
-        pause = min(pause * 2 ** min(failures, 6), max(60.0, policy.poll_seconds))
+        pause = min(pause * 2 ** min(failures, 6), max(60.0, policy.poll_interval))
     if policy.deadline is not None:
         pause = min(pause, max(policy.deadline - now, 0.0))
     return pause
@@ -279,7 +279,7 @@ class _Logs:
         if answer.error is not None:
             if not self._complained:
                 self._complained = True
-                yield Tell(logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}")
+                yield Log(logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}")
             return None
         self._was_read = True
         page: LogPage = answer.value
@@ -289,7 +289,7 @@ class _Logs:
         said = (read_report(line.text) for line in lines)
         self._reports = [*self._reports, *(each for each in said if each is not None)][-MOST_REPORTS:]
         if lines:
-            yield Show(lines)
+            yield EmitLogLines(lines)
         return bool(lines)
 
     def drain(self, lasted: float, waits: Waits) -> Generator[Step, Answer, None]:
@@ -302,7 +302,7 @@ class _Logs:
         silent = waited = 0.0
         heard: bool | None = False
         while self._sources and silent < quiet and waited < waits.drain:
-            yield Pause(quiet / 2)
+            yield Sleep(quiet / 2)
             waited += quiet / 2
             heard = yield from self.read(to_end=True)
             if heard:
@@ -313,4 +313,4 @@ class _Logs:
             text = f"The log goes on {waits.drain:.0f} seconds after the run has ended; the rest is at the service only"
             if heard is None:
                 text = f"The end of the log could not be read for {waits.drain:.0f} seconds; it is at the service only"
-            yield Tell(logging.WARNING, text)
+            yield Log(logging.WARNING, text)

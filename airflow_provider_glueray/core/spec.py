@@ -51,13 +51,13 @@ class Workers:
 class ClusterSpec:
     """What every Ray cluster has, whatever it is for. Frozen and valid by construction.
 
-    :param spilling: Ray's object spilling configuration, as a mapping or JSON.
+    :param object_spilling_config: Ray's object spilling configuration, as a mapping or JSON.
     :param tags: whose it is, and what else its owner wants to find it by.
     :raises SpecError: with every broken rule, its value and its source.
     """
 
     workers: Workers = field(default_factory=Workers)
-    spilling: Mapping[str, Any] | str | None = None
+    object_spilling_config: Mapping[str, Any] | str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
 
@@ -80,7 +80,7 @@ class _StepSpec(ClusterSpec):
     :param pip: requirements, installed before the code runs (one bound each: Glue splits at commas).
     :param py_modules: zip archives, or local folders and ``.py`` files, put on the import path.
     :param working_dir: zip archive, or local folder, unpacked on every node.
-    :param logging: switches such as ``{"CLOUDWATCH_METRICS": False}``; all are on by default.
+    :param logging_configuration: switches such as ``{"CLOUDWATCH_METRICS": False}``; all are on by default.
     """
 
     role: str | None = None
@@ -88,7 +88,7 @@ class _StepSpec(ClusterSpec):
     pip: Sequence[str] = ()
     py_modules: Sequence[str] = ()
     working_dir: str | None = None
-    logging: Mapping[str, bool] | None = None
+    logging_configuration: Mapping[str, bool] | None = None
     python_version: str = "3.9"
     glue_version: str = "4.0"
 

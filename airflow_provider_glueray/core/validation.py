@@ -21,17 +21,17 @@ from airflow_provider_glueray.core.logs import LOG_SOURCES
 #: Regions with Glue for Ray. Source: dg/ray-jobs-section, general/latest/gr/glue.
 RAY_REGIONS = ("us-east-1", "us-east-2", "us-west-2", "ap-northeast-1", "eu-west-1")
 #: Carries our mark on a run, so that a run whose id was lost can be found again (StartJobRun has no token).
-MARK_ARGUMENT = "--glueray_mark"
+CLIENT_TOKEN_ARGUMENT = "--glueray_client_token"
 #: Arguments of a run that the service itself reads. Source: dg/author-job-ray-job-parameters.
 SERVICE_ARGUMENTS = {
     "--min-workers": "min_workers",
     "--pip-install": "pip",
     "--s3-py-modules": "py_modules",
     "--working-dir": "working_dir",
-    "--object_spilling_config": "spilling",
+    "--object_spilling_config": "object_spilling_config",
     "--object_store_memory_head": "object_store_memory_head",
     "--object_store_memory_worker": "object_store_memory_worker",
-    "--logging_configuration": "logging",
+    "--logging_configuration": "logging_configuration",
 }
 LOGGING_SWITCHES = ("CLOUDWATCH_METRICS", "CLOUDWATCH_LOGS", "S3")
 
@@ -173,7 +173,7 @@ def _role(value: object) -> str | None:
     return "must be the name or the ARN of an IAM role that glue.amazonaws.com may assume"
 
 
-@_rule("staging", source="local files are uploaded before the run")
+@_rule("staging_uri", source="local files are uploaded before the run")
 def _staging(value: object) -> str | None:
     return None if value is None or _S3_URI.fullmatch(str(value)) else "must be s3://bucket/prefix"
 
@@ -188,7 +188,7 @@ def _arguments(value: object) -> str | None:
         flag = f"--{key.removeprefix('--')}"
         if flag in SERVICE_ARGUMENTS:
             return f"{key!r} is read by the service; use the field {SERVICE_ARGUMENTS[flag]!r}"
-        if flag == MARK_ARGUMENT:
+        if flag == CLIENT_TOKEN_ARGUMENT:
             return f"{key!r} is reserved: it marks the run so that it is never started twice"
         try:
             text_of(item)
@@ -271,7 +271,7 @@ def _working_dir(value: object) -> str | None:
     return None if value is None or _is_archive(value) else _ARCHIVE
 
 
-@_rule("spilling", source="dg/author-job-ray-job-parameters: local disk or S3, not both")
+@_rule("object_spilling_config", source="dg/author-job-ray-job-parameters: local disk or S3, not both")
 def _spilling(value: object) -> str | None:
     if value is None:
         return None
@@ -286,7 +286,7 @@ def _spilling(value: object) -> str | None:
     return "names local disk (directory_path) and S3 (uri) at once" if both else None
 
 
-@_rule("logging", source="dg/author-job-ray-job-parameters")
+@_rule("logging_configuration", source="dg/author-job-ray-job-parameters")
 def _logging(value: object) -> str | None:
     if value is None:
         return None
@@ -316,7 +316,7 @@ def _tags(value: object) -> str | None:
 
 #: Members that must never reach the service for a Ray job, and why.
 _REFUSED_MEMBERS = {
-    "Timeout": "Glue refuses it for Ray (terraform-provider-aws#35013); use the operator's timeout",
+    "Timeout": "Glue refuses it for Ray (terraform-provider-aws#35013); use the operator's run_timeout",
     "MaxCapacity": "it clashes with the worker fields (botocore CreateJob); use number_of_workers",
     "AllocatedCapacity": "it clashes with the worker fields (apache/airflow#25996); use number_of_workers",
     "Connections": "Ray jobs have no VPC integration (dg/edit-script-ray-connections-formats)",

@@ -23,7 +23,7 @@ from airflow_provider_glueray.core.runs import RunRef, RunSnapshot
 T = TypeVar("T")
 
 #: Seconds to wait for others who want the same thing at the same moment.
-GATHER = 0.02
+BATCH_WINDOW_SECONDS = 0.02
 #: Blocking calls under way at once for one connection. More would only run into the service's throttling.
 THREADS = 4
 
@@ -36,9 +36,9 @@ class _Waiter:
     """
 
     ref: RunRef
-    ready: float
-    due: float
-    known: str
+    earliest: float
+    deadline: float
+    last_raw_state: str
     future: asyncio.Future[RunSnapshot | Exception]
 
 
@@ -80,7 +80,7 @@ class Watcher:
         """Sleep without holding anything up."""
         await asyncio.sleep(seconds)
 
-    async def observe(self, ref: RunRef, after: float, known: str) -> RunSnapshot:
+    async def observe(self, ref: RunRef, after: float, last_raw_state: str) -> RunSnapshot:
         """Return a snapshot taken ``after`` seconds from now, or earlier if a shared poll sees a new state.
 
         Also earlier if somebody else's poll comes in the second half of the wait: so those who began at
@@ -90,7 +90,7 @@ class Watcher:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        waiter = _Waiter(ref, now + after / 2, now + after, known, loop.create_future())
+        waiter = _Waiter(ref, now + after / 2, now + after, last_raw_state, loop.create_future())
         group = self._groups.setdefault(ref.poll_group, _Group())
         group.waiters.append(waiter)
         group.wake.set()
@@ -106,7 +106,7 @@ class Watcher:
         loop = asyncio.get_running_loop()
         while group.waiters:
             group.wake.clear()
-            delay = min(waiter.due for waiter in group.waiters) - loop.time()
+            delay = min(waiter.deadline for waiter in group.waiters) - loop.time()
             if delay > 0:
                 try:
                     async with asyncio.timeout(delay):
@@ -115,7 +115,7 @@ class Watcher:
                     pass
                 else:
                     continue
-            await asyncio.sleep(GATHER)
+            await asyncio.sleep(BATCH_WINDOW_SECONDS)
             refs = {waiter.ref for waiter in group.waiters if not waiter.future.done()}
             self._answer(group, await self._describe(refs), loop.time())
         del self._groups[name]
@@ -131,8 +131,8 @@ class Watcher:
             answer = seen.get(waiter.ref)
             if answer is None or waiter.future.done():
                 continue
-            changed = isinstance(answer, RunSnapshot) and answer.raw_state != waiter.known
-            if changed or waiter.ready <= now:
+            changed = isinstance(answer, RunSnapshot) and answer.raw_state != waiter.last_raw_state
+            if changed or waiter.earliest <= now:
                 waiter.future.set_result(answer)
         group.waiters = [waiter for waiter in group.waiters if not waiter.future.done()]
 
@@ -154,7 +154,7 @@ class Watcher:
     async def _read(
         self, key: tuple[str, tuple[str, ...]], cursors: dict[RunRef, LogCursor]
     ) -> dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]]:
-        await asyncio.sleep(GATHER)
+        await asyncio.sleep(BATCH_WINDOW_SECONDS)
         del self._reads[key]
         refs = list(cursors)
         # Where each log is a call of its own, some are read beside others, and a thread is left for polls and stops.

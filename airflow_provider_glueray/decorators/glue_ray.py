@@ -21,11 +21,11 @@ from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, Statem
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.core.validation import check_fields, items_of
 from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
-from airflow_provider_glueray.glueray_step.values import CannotTravel, decode, encode
+from airflow_provider_glueray.glueray_step.values import NotSerializableError, decode, encode
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.packaging.function_source import Script, check_function, source_of, to_script
 from airflow_provider_glueray.task.operator import is_unrendered
-from airflow_provider_glueray.task.record import Record
+from airflow_provider_glueray.task.record import RunRecord
 from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         check_function(python_callable)
         if not kwargs.get("wait_for_completion", True):
             raise SpecError(["wait_for_completion=False: a function's value is there when its run has ended"])
-        if not kwargs.get("staging"):
-            raise SpecError(["staging=None: a function, its arguments and its value pass through an S3 prefix"])
+        if not kwargs.get("staging_uri"):
+            raise SpecError(["staging_uri=None: a function, its arguments and its value pass through an S3 prefix"])
         super().__init__(
             python_callable=python_callable,
             op_args=op_args,
@@ -78,17 +78,17 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
     # -- what it says of its runs -----------------------------------------------------------------------------
 
     def _prepare(self, context: Context) -> Start:
-        prepared = self._ready(context)
+        prepared = self._prepare_job(context)
         args, kwargs = self._call(context)
         sent = False
 
-        def start(mark: str) -> RunRef:
+        def start(client_token: str) -> RunRef:
             nonlocal sent
-            folder = self.hook.storage.folder(self._place(mark))
+            folder = self.hook.storage.folder(self._place(client_token))
             if not sent:  # and not again for each time that the service has had no room
                 _send(folder, args, kwargs)
                 sent = True
-            return prepared.start(mark, self.more_arguments(mark))
+            return prepared.start(client_token, self.call_arguments(client_token))
 
         return start
 
@@ -102,9 +102,9 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
             with super().spec(context) as spec:
                 yield spec
 
-    def more_arguments(self, mark: str) -> Mapping[str, str]:
+    def call_arguments(self, client_token: str) -> Mapping[str, str]:
         """Return where the arguments of the function lie."""
-        return {f"--{CALL}": self._place(mark)}
+        return {f"--{CALL}": self._place(client_token)}
 
     def _needs_step(self) -> bool:
         return True
@@ -112,7 +112,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
     def _finish(self, outcome: Outcome, context: Context) -> Any:
         """Return what the function returned; raise with the traceback it left, not with the end of a log."""
         try:
-            self._close(outcome, context)
+            self._finish_job(outcome, context)
         except RunFailed:
             error = self._error(context) if outcome.snapshot.state is RunState.FAILED else None
             if error is None:
@@ -122,14 +122,16 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         if "error" in result:  # it left the interpreter by itself, with 0
             raise self._failure(outcome, result["error"])
         if "value" not in result:
-            raise ScriptError(f"{self.python_callable.__name__} has run, but it has left no {RESULT} in {self.staging}")
+            raise ScriptError(
+                f"{self.python_callable.__name__} has run, but it has left no {RESULT} in {self.staging_uri}"
+            )
         return decode(result["value"])
 
     def _result(self, context: Context) -> dict[str, Any]:
         """Return what the run has left in the folder of its call; nothing if it did not come that far."""
-        record = Record.load(context)
+        record = RunRecord.load(context)
         assert record is not None, "a run that has ended was recorded"
-        content = self.hook.storage.folder(self._place(record.mark)).read(RESULT)
+        content = self.hook.storage.folder(self._place(record.client_token)).read(RESULT)
         return json.loads(content) if content else {}
 
     def _error(self, context: Context) -> Mapping[str, str] | None:
@@ -154,8 +156,8 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         asked = (name for name in names[len(self.op_args) :] if name in context and name not in self.op_kwargs)
         return list(self.op_args), {**self.op_kwargs, **{name: context[name] for name in asked}}  # type: ignore[literal-required]
 
-    def _place(self, mark: str) -> str:
-        return f"{str(self.staging).rstrip('/')}/calls/{self._job_name()}/{mark}"
+    def _place(self, client_token: str) -> str:
+        return f"{str(self.staging_uri).rstrip('/')}/calls/{self._job_name()}/{client_token}"
 
     def _refuse_strays(self, script: Script) -> None:
         """Refuse a module of the user's that nothing sends along."""
@@ -163,7 +165,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         if is_unrendered(self.py_modules) or is_unrendered(self.working_dir) or any(map(_is_closed, given)):
             return
         beside = Path(inspect.getsourcefile(self.python_callable) or ".").parent
-        for name in sorted(script.own_modules):
+        for name in sorted(script.user_modules):
             if not any(_holds(beside / path, name) for path in given):
                 raise ScriptError(
                     f"{self.python_callable.__name__} uses the module {name!r}, which is a file of yours that the "
@@ -188,7 +190,7 @@ def _send(folder: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
             "args": [encode(value, f"argument {at + 1}", folder) for at, value in enumerate(args)],
             "kwargs": {name: encode(value, f"argument {name!r}", folder) for name, value in kwargs.items()},
         }
-    except CannotTravel as error:
+    except NotSerializableError as error:
         raise ScriptError(str(error)) from error
     with folder.write(ARGUMENTS) as file:
         file.write(json.dumps(call).encode())
@@ -207,7 +209,7 @@ def glue_ray_task(
     :param python_callable: the function, when the decorator is used without parentheses.
     :param multiple_outputs: make each key of a returned mapping an XCom of its own.
     :param kwargs: as for :class:`GlueRayJobOperator` without ``script`` and ``wait_for_completion``: ``role``,
-        ``staging``, ``number_of_workers``, ``pip``, ``py_modules``, ``timeout`` and so on.
+        ``staging_uri``, ``number_of_workers``, ``pip``, ``py_modules``, ``run_timeout`` and so on.
     :raises ScriptError: while the DAG is parsed, for a lambda, a method, or something that cannot travel.
     """
 

@@ -52,9 +52,9 @@ def run(function: Callable[..., Any]) -> None:
         value = function(*decode(call["args"], load), **decode(call["kwargs"], load))
         result = _small({"value": encode(value, "the value that was returned", folder)}, folder)
     except (Exception, SystemExit) as error:
-        leave(folder, RESULT, {"error": _told(error)})
+        write_json(folder, RESULT, {"error": _describe_exception(error)})
         raise
-    leave(folder, RESULT, result)
+    write_json(folder, RESULT, result)
 
 
 def load(reference: Mapping[str, Any]) -> Any:
@@ -67,7 +67,7 @@ def load(reference: Mapping[str, Any]) -> Any:
     return table_of(reference, parquet.read_table)
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def _describe_exception(error: BaseException) -> dict[str, Any]:
     """Describe an exception, without the frame of this module."""
     trace = error.__traceback__.tb_next if error.__traceback__ else None
     lines = "".join(traceback.format_exception(type(error), error, trace))
@@ -79,11 +79,11 @@ def _small(result: dict[str, Any], folder: ClusterFolder) -> dict[str, Any]:
     size = len(json.dumps(result))
     if size <= MOST_CHARACTERS:
         return result
-    leave(folder, VALUE, result)
+    write_json(folder, VALUE, result)
     return {"value": {KIND: DOCUMENT, "uri": f"{folder.uri}/{VALUE}", "bytes": size}}
 
 
-def leave(folder: ClusterFolder, name: str, result: dict[str, Any]) -> None:
+def write_json(folder: ClusterFolder, name: str, result: dict[str, Any]) -> None:
     """Put a file of JSON into the folder of a run."""
     with folder.write(name) as file:
         file.write(json.dumps(result).encode())

@@ -22,11 +22,11 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-from .calls import CALL, ClusterFolder, leave
-from .display import glueray_said
+from .calls import CALL, ClusterFolder, write_json
+from .display import glueray_describe_value
 
 #: Names in the run's folder: all cells, and what the one with a number has said.
-CELLS, SAID = "cells.json", "cell-{number}.json"
+CELLS, CELL_OUTPUT = "cells.json", "cell-{number}.json"
 #: The most characters of printed text that are kept of one cell.
 MOST_PRINTED = 100_000_000
 #: The most characters of a traceback.
@@ -40,7 +40,7 @@ class Tee(io.TextIOBase):
     :param pieces: where it is remembered; what is more than can be kept is left out, and its length noted.
     """
 
-    def __init__(self, stream: Any, pieces: Pieces) -> None:
+    def __init__(self, stream: Any, pieces: OutputBuffer) -> None:
         self._stream, self._pieces = stream, pieces
 
     def write(self, text: str) -> int:
@@ -65,7 +65,7 @@ class Tee(io.TextIOBase):
         return name
 
 
-class Pieces:
+class OutputBuffer:
     """What a cell has printed."""
 
     def __init__(self) -> None:
@@ -106,21 +106,21 @@ class Notebook:
 
     def run(self, cell: dict[str, Any]) -> dict[str, Any]:
         """Run one cell; return what it has said, with ``error`` None or ``[name, value, traceback lines]``."""
-        pieces, streams = Pieces(), (sys.stdout, sys.stderr)
-        said: dict[str, Any] = {"started": time.time(), "shown": {}, "error": None}
+        pieces, streams = OutputBuffer(), (sys.stdout, sys.stderr)
+        result: dict[str, Any] = {"started": time.time(), "shown": {}, "error": None}
         sys.modules["__main__"] = self._module
         sys.stdout, sys.stderr = (Tee(stream, pieces) for stream in streams)
         try:
             value = self._execute(cell["code"], f"<{cell['where']}>")
             if cell["explicit"]:
-                said.update(glueray_said(self._module.__dict__[cell["explicit"]], True))
+                result.update(glueray_describe_value(self._module.__dict__[cell["explicit"]], True))
             elif value is not None:
-                said.update(glueray_said(value, False))
+                result.update(glueray_describe_value(value, False))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            said["error"] = _told(error)
+            result["error"] = _describe_exception(error)
         finally:
             sys.stdout, sys.stderr = streams
-        return {**said, "printed": pieces.text(), "completed": time.time()}
+        return {**result, "printed": pieces.text(), "completed": time.time()}
 
     def _execute(self, code: str, name: str) -> Any:
         """Execute code; return the value of its last expression."""
@@ -148,16 +148,16 @@ def run_cells() -> None:
     with closing(Notebook()) as notebook:
         for cell in json.loads(folder.read(CELLS)):
             print(cell["title"], flush=True)
-            name = SAID.format(number=cell["number"])
-            leave(folder, name, {"started": time.time()})
-            said = notebook.run(cell)
-            leave(folder, name, said)
-            if said["error"]:
-                print("\n".join(said["error"][2]), file=sys.stderr, flush=True)
+            name = CELL_OUTPUT.format(number=cell["number"])
+            write_json(folder, name, {"started": time.time()})
+            result = notebook.run(cell)
+            write_json(folder, name, result)
+            if result["error"]:
+                print("\n".join(result["error"][2]), file=sys.stderr, flush=True)
                 sys.exit(1)
 
 
-def _told(error: BaseException) -> list[Any]:
+def _describe_exception(error: BaseException) -> list[Any]:
     """Describe an exception, without the frames of this module."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, asyncio.base_events.__file__):

@@ -7,7 +7,7 @@ from outside.
 from __future__ import annotations
 
 
-def glueray_said(value: object, explicit: bool) -> dict[str, object]:
+def glueray_describe_value(value: object, explicit: bool) -> dict[str, object]:
     """Return ``{"value": JSON, "shown": {MIME type: text}}``; either may be missing.
 
     An explicit value that has no JSON form is the author's mistake and raises; the value of a last expression merely
@@ -18,13 +18,13 @@ def glueray_said(value: object, explicit: bool) -> dict[str, object]:
 
     most = 1_000_000
 
-    def plain(thing: object) -> object:
+    def plain(value_: object) -> object:
         for form in ("item", "isoformat"):
-            if hasattr(thing, form):
-                return getattr(thing, form)()
-        raise TypeError(f"a {type(thing).__name__} has no JSON form")
+            if hasattr(value_, form):
+                return getattr(value_, form)()
+        raise TypeError(f"a {type(value_).__name__} has no JSON form")
 
-    said: dict[str, object] = {}
+    found: dict[str, object] = {}
     try:
         text = json.dumps(value, default=plain)
     except (TypeError, ValueError):
@@ -32,7 +32,7 @@ def glueray_said(value: object, explicit: bool) -> dict[str, object]:
             raise
     else:
         if len(text) <= most:
-            said["value"] = text
+            found["value"] = text
         elif explicit:
             raise ValueError(f"the value has {len(text)} characters as JSON, more than {most}")
     if not explicit:
@@ -44,5 +44,5 @@ def glueray_said(value: object, explicit: bool) -> dict[str, object]:
                 continue
             if drawn:
                 shown[kind] = base64.b64encode(drawn).decode() if isinstance(drawn, bytes) else drawn
-        said["shown"] = shown
-    return said
+        found["shown"] = shown
+    return found

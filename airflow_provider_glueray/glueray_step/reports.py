@@ -32,7 +32,7 @@ def read_report(line: str) -> dict[str, Any] | None:
     if not found:
         return None
     try:
-        said, _ = json.JSONDecoder().raw_decode(text)
+        found, _ = json.JSONDecoder().raw_decode(text)
     except ValueError:
         return None
-    return said if isinstance(said, dict) else None
+    return found if isinstance(found, dict) else None

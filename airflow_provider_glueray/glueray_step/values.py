@@ -48,7 +48,7 @@ class Folder(Protocol):
         """Return a ``pyarrow.fs.FileSystem`` and the folder's path in it, where whole datasets are written."""
 
 
-class CannotTravel(TypeError):
+class NotSerializableError(TypeError):
     """A value has no form to travel in; the text names it and its type."""
 
 
@@ -75,7 +75,7 @@ def encode(value: Any, where: str, folder: Folder) -> Any:
         return _encode_mapping(value, where, folder)
     if isinstance(value, (list, tuple, set, frozenset)):
         if hasattr(value, "_fields"):
-            raise CannotTravel(f"{where} is a {type(value).__name__}, a named tuple: pass ._asdict()")
+            raise NotSerializableError(f"{where} is a {type(value).__name__}, a named tuple: pass ._asdict()")
         parts = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
         found = [encode(part, f"{where}[{at}]", folder) for at, part in enumerate(parts)]
         return found if isinstance(value, list) else {KIND: type(value).__name__, "value": found}
@@ -87,7 +87,7 @@ def encode(value: Any, where: str, folder: Folder) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
         # Such as Airflow's view of what mapped tasks have returned, which fetches each as it is asked for.
         return encode(list(value), where, folder)
-    raise CannotTravel(
+    raise NotSerializableError(
         f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel: pass JSON values, "
         "dates, paths, or a table (pandas, pyarrow, Modin, Ray Dataset)"
     )
@@ -96,11 +96,11 @@ def encode(value: Any, where: str, folder: Folder) -> Any:
 def _encode_mapping(value: Mapping[Any, Any], where: str, folder: Folder) -> Any:
     odd = [key for key in value if not isinstance(key, str)]
     if odd:
-        raise CannotTravel(f"{where} has the key {odd[0]!r}, a {type(odd[0]).__name__}: keys must be text")
+        raise NotSerializableError(f"{where} has the key {odd[0]!r}, a {type(odd[0]).__name__}: keys must be text")
     if KIND in value:
         if is_reference(value):
             return dict(value)
-        raise CannotTravel(f"{where} has the key {KIND!r}, which is reserved")
+        raise NotSerializableError(f"{where} has the key {KIND!r}, which is reserved")
     return {key: encode(part, f"{where}[{key!r}]", folder) for key, part in value.items()}
 
 
@@ -166,7 +166,7 @@ def _encode_table(value: Any, kind: str, where: str, folder: Folder) -> dict[str
             parquet.write_table(table, file, version="2.6")
             size = file.tell()
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
-        raise CannotTravel(f"{where}, a {type(value).__name__}, does not go into Parquet: {error}") from error
+        raise NotSerializableError(f"{where}, a {type(value).__name__}, does not go into Parquet: {error}") from error
     return _reference(kind, f"{folder.uri}/{name}.parquet", table.num_rows, size, table.schema, more)
 
 

@@ -20,7 +20,7 @@ from airflow_provider_glueray.core.runs import (
 )
 
 
-class Row(NamedTuple):
+class Backend(NamedTuple):
     """What the package knows of a backend besides its hook.
 
     :param hook: the class path of the hook.
@@ -37,23 +37,23 @@ class Row(NamedTuple):
     has_client: bool = False
 
 
-def _of_glue(hook: str, **kwargs: str) -> Row:
-    return Row(f"airflow_provider_glueray.hooks.{hook}", "aws_conn_id", has_client=True, **kwargs)
+def _of_glue(hook: str, **kwargs: str) -> Backend:
+    return Backend(f"airflow_provider_glueray.hooks.{hook}", "aws_conn_id", has_client=True, **kwargs)
 
 
-BACKENDS: dict[str, Row] = {
+BACKENDS: dict[str, Backend] = {
     GLUE_JOB: _of_glue("glue.jobs.GlueRayJobHook", conn_type="aws", override="glue"),
     GLUE_SESSION: _of_glue("glue.sessions.GlueRaySessionHook"),
     GLUE_STATEMENT: _of_glue("glue.sessions.GlueRaySessionHook"),
-    RAY_JOB: Row("airflow_provider_glueray.hooks.ray.jobs.RayJobsHook", "ray_conn_id", "ray", "ray"),
-    KUBERAY_JOB: Row(
+    RAY_JOB: Backend("airflow_provider_glueray.hooks.ray.jobs.RayJobsHook", "ray_conn_id", "ray", "ray"),
+    KUBERAY_JOB: Backend(
         "airflow_provider_glueray.hooks.kuberay.jobs.KubeRayHook", conn_type="kubernetes", override="kuberay"
     ),
-    KUBERAY_CLUSTER: Row("airflow_provider_glueray.hooks.kuberay.clusters.KubeRayClusterHook"),
+    KUBERAY_CLUSTER: Backend("airflow_provider_glueray.hooks.kuberay.clusters.KubeRayClusterHook"),
 }
 
 
-def job_backend(conn_id: str | None) -> str:
+def backend_for_connection(conn_id: str | None) -> str:
     """Return the backend of jobs that a connection leads to: *the DAG stays, the connection changes*.
 
     One that is missing is taken for one to AWS, whose hook says so in words.
@@ -96,6 +96,6 @@ def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
     return getattr(import_module(module), name)(**kwargs)
 
 
-def sharing_key(backend: str) -> str:
+def poll_key(backend: str) -> str:
     """Return what the runs of two backends have in common when one poll can answer for both: their hook."""
     return BACKENDS[backend].hook

@@ -13,7 +13,7 @@ from typing import Any
 from airflow_provider_glueray.core.runs import StatementOutput
 from airflow_provider_glueray.hooks.glue.statements import prepare
 from airflow_provider_glueray.notebooks import document
-from airflow_provider_glueray.task.record import new_mark
+from airflow_provider_glueray.task.record import new_client_token
 
 #: Lines of a failed cell that its error shows.
 SOURCE_LINES = 30
@@ -32,16 +32,22 @@ class ExecutedNotebook:
     """
 
     def __init__(
-        self, text: str, *, name: str, place: str, parameters: Mapping[str, Any], write: Callable[[str, str], None]
+        self,
+        text: str,
+        *,
+        name: str,
+        output_path: str,
+        parameters: Mapping[str, Any],
+        write: Callable[[str, str], None],
     ) -> None:
-        self.name, self.place = name, place
+        self.name, self.output_path = name, output_path
         self._parameters, self._write_text = parameters, write
         self._began = time.time()
         self._notebook = document.cleared(document.with_parameters(document.read(text, name), parameters))
         self.settings, self.cells = document.cells(self._notebook)
         for cell in self.cells:
             if cell.code:
-                prepare(cell.code, new_mark(), self.where(cell))
+                prepare(cell.code, new_client_token(), self.where(cell))
 
     def where(self, cell: document.Cell) -> str:
         """Return what to call a cell in an error."""
@@ -52,15 +58,15 @@ class ExecutedNotebook:
         first = next((line for line in cell.code.splitlines() if line.strip()), "")
         return f"Cell {cell.number} of {len(self.cells)}: {first.strip()[:80]}"
 
-    def about(self, cell: document.Cell) -> tuple[str, ...]:
+    def error_context(self, cell: document.Cell) -> tuple[str, ...]:
         """Return the lines with which the error of a failed cell begins."""
         lines = [f"  {line}" for line in cell.source.strip().splitlines()]
         shown = lines if len(lines) <= SOURCE_LINES else [*lines[: SOURCE_LINES - 1], "  …"]
-        return (f"{self.where(cell)} failed; the executed notebook is {self.place}. The cell:", *shown)
+        return (f"{self.where(cell)} failed; the executed notebook is {self.output_path}. The cell:", *shown)
 
-    def note(self, cell: document.Cell, output: StatementOutput, status: str) -> None:
+    def record_cell(self, cell: document.Cell, output: StatementOutput, status: str) -> None:
         """Note how a cell stands; a text that is too long for a notebook goes into a file beside it."""
-        folder, _, name = self.place.rpartition("/")
+        folder, _, name = self.output_path.rpartition("/")
         beside = f"{name.removesuffix('.ipynb')}-cell-{cell.number}.txt"
         whole = document.record(self._notebook, cell, output, status, whole_name=beside)
         if whole is not None:
@@ -76,9 +82,9 @@ class ExecutedNotebook:
             copy,
             parameters=self._parameters,
             input_name=self.name,
-            output_name=self.place,
+            output_name=self.output_path,
             started=self._began,
             ended=time.time() if done or failed else None,
             exception=failed,
         )
-        self._write_text(self.place, document.dump(copy))
+        self._write_text(self.output_path, document.dump(copy))

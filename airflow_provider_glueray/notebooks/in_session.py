@@ -19,8 +19,8 @@ from airflow_provider_glueray.core.spec import RaySessionSpec, Workers
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.glue.requests import session_id_for
 from airflow_provider_glueray.hooks.glue.statements import prepare, read_output
-from airflow_provider_glueray.task.outcome import announce, is_retried, push_usage
-from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, Record, series_of
+from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
+from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord, first_try_of
 from airflow_provider_glueray.task.sessions import output_of, session_spec, show_output, statement_failure
 from airflow_provider_glueray.task.submission import Start, Submission
 
@@ -37,7 +37,7 @@ START_SECONDS = 1800.0
 _NOT_OF_THE_SPEC = ("region_name", "session_id_prefix")
 
 
-class NotebookInSession:
+class SessionNotebookRunner:
     """The life of a notebook that runs in a session of AWS Glue.
 
     :param task: the operator whose notebook it is; it reads the notebook, waits and defers.
@@ -48,24 +48,24 @@ class NotebookInSession:
 
     def go(self, context: Context, outcome: Outcome | None) -> str:
         """Go on with the notebook; what it was deferred for ended with ``outcome``."""
-        play = self._task.read()
+        notebook = self._task.read()
         try:
-            session_id = str(self._task.session_id or self._ready_session(play, context, outcome))
-            value = self._run_cells(play, session_id, context, outcome)
+            session_id = str(self._task.session_id or self._ready_session(notebook, context, outcome))
+            value = self._run_cells(notebook, session_id, context, outcome)
         except Exception as error:
             with suppress(GlueRayError):
-                play.write(failed=True)
+                notebook.write(failed=True)
             self._end_session(context, error)
             raise
-        play.write(done=True)
+        notebook.write(done=True)
         context["ti"].xcom_push(key="glueray_value", value=value)
         self._end_session(context, None)
-        self._task.log.info("The executed notebook is %s", play.place)
-        return play.place
+        self._task.log.info("The executed notebook is %s", notebook.output_path)
+        return notebook.output_path
 
     def current_run(self, context: Context) -> RunRef | None:
         """Return the last cell that was started, or the session if none was."""
-        record = Record.load(context, SESSION_KEY)
+        record = RunRecord.load(context, SESSION_KEY)
         own = record.ref(GLUE_SESSION) if record and self._task.session_id is None else None
         session_id = own.id if own else str(self._task.session_id or "")
         cells = self._cells_of(self._task.read(), session_id, context)
@@ -82,23 +82,23 @@ class NotebookInSession:
 
     # -- the session --------------------------------------------------------------------------------------------
 
-    def _ready_session(self, play: ExecutedNotebook, context: Context, outcome: Outcome | None) -> str:
+    def _ready_session(self, notebook: ExecutedNotebook, context: Context, outcome: Outcome | None) -> str:
         """Return the notebook's own session, once it is READY."""
-        record = Record.load(context, SESSION_KEY)
+        record = RunRecord.load(context, SESSION_KEY)
         if outcome is not None and record is not None:
             ref = self._submission.resume(record)
             if outcome.snapshot.ref != ref:
                 return ref.id
-        elif record is not None and record.run_id and self._is_done(play, record.run_id, context):
+        elif record is not None and record.run_id and self._is_done(notebook, record.run_id, context):
             # The try before died between stopping the session and saying that all is done.
             return self._submission.resume(record).id
         else:
-            record, ref = self._submission.obtain(
+            record, ref = self._submission.submit_or_reattach(
                 context,
-                lambda mark: self._session_name(mark, play, context),
-                lambda: self._prepare_session(play, context),
+                lambda client_token: self._session_name(client_token, notebook, context),
+                lambda: self._prepare_session(notebook, context),
             )
-            self._announce(ref, context)
+            self._publish_links(ref, context)
             snapshot = self._task.hook.describe([ref])[ref]
             outcome = Outcome(snapshot) if snapshot.state.is_terminal else self._wait_for(record, ref)
         failure = failure_of(outcome, self._task.hook.url(ref))
@@ -106,23 +106,25 @@ class NotebookInSession:
             raise failure
         return ref.id
 
-    def _prepare_session(self, play: ExecutedNotebook, context: Context) -> Start:
-        spec = self._task.hook.stage(self.spec(play, context), self._task.staging)
+    def _prepare_session(self, notebook: ExecutedNotebook, context: Context) -> Start:
+        spec = self._task.hook.stage(self.spec(notebook, context), self._task.staging_uri)
         # Nothing is started whose result could not be written down.
-        play.write()
-        return lambda mark: self._task.hook.create(spec, self._session_name(mark, play, context), mark)
+        notebook.write()
+        return lambda client_token: self._task.hook.create(
+            spec, self._session_name(client_token, notebook, context), client_token
+        )
 
-    def _announce(self, ref: RunRef, context: Context) -> None:
+    def _publish_links(self, ref: RunRef, context: Context) -> None:
         context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
-        announce(ref, self._task.hook, context, self._task.log)
+        publish_links(ref, self._task.hook, context, self._task.log)
 
-    def _session_name(self, mark: str, play: ExecutedNotebook, context: Context) -> str:
+    def _session_name(self, client_token: str, notebook: ExecutedNotebook, context: Context) -> str:
         ti = context["ti"]
-        return session_id_for(ti.dag_id, ti.task_id, mark, play.settings.get("session_id_prefix", ""))
+        return session_id_for(ti.dag_id, ti.task_id, client_token, notebook.settings.get("session_id_prefix", ""))
 
-    def spec(self, play: ExecutedNotebook, context: Context) -> RaySessionSpec:
+    def spec(self, notebook: ExecutedNotebook, context: Context) -> RaySessionSpec:
         """Build the session's spec."""
-        given = {name: value for name, value in self._task.settings(play).items() if name not in _NOT_OF_THE_SPEC}
+        given = {name: value for name, value in self._task.settings(notebook).items() if name not in _NOT_OF_THE_SPEC}
         workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
         return session_spec(context["ti"], workers, {"role": "", **given})
 
@@ -130,11 +132,11 @@ class NotebookInSession:
         """Stop the notebook's own session, unless a later try shall go on in it."""
         if self._task.session_id is not None:
             return
-        record = Record.load(context, SESSION_KEY)
+        record = RunRecord.load(context, SESSION_KEY)
         ref = record.ref(GLUE_SESSION) if record else None
         if ref is None:
             return
-        if error is not None and not isinstance(error, RunFailed) and is_retried(error, context):
+        if error is not None and not isinstance(error, RunFailed) and will_retry(error, context):
             self._task.log.info("Leaving %s up for the next try", ref.title)
             return
         self._task.hook.stop(ref)
@@ -142,33 +144,33 @@ class NotebookInSession:
 
     # -- the cells ----------------------------------------------------------------------------------------------
 
-    def _run_cells(self, play: ExecutedNotebook, session_id: str, context: Context, outcome: Outcome | None) -> Any:
+    def _run_cells(self, notebook: ExecutedNotebook, session_id: str, context: Context, outcome: Outcome | None) -> Any:
         """Run the cells that have not been run, and return the value of the last one."""
-        mine = self._cells_of(play, session_id, context)
+        mine = self._cells_of(notebook, session_id, context)
         succeeded = self._succeeded(session_id) if mine else {}
         if self._task.session_id is not None and outcome is None:
-            self._announce(RunRef(GLUE_SESSION, session_id, session_id), context)
+            self._publish_links(RunRef(GLUE_SESSION, session_id, session_id), context)
             if not mine:
-                play.write()
+                notebook.write()
         output = StatementOutput()
-        for cell in play.cells:
+        for cell in notebook.cells:
             record = mine.get(cell.number)
             if not cell.code:
                 output = StatementOutput()
-                play.note(cell, output, "completed")
+                notebook.record_cell(cell, output, "completed")
             elif record is not None and record.run_id in succeeded and not _is_of(outcome, record):
-                output = read_output(succeeded[record.run_id], record.mark)
-                play.note(cell, output, "completed")
+                output = read_output(succeeded[record.run_id], record.client_token)
+                notebook.record_cell(cell, output, "completed")
             else:
                 ended = outcome if record is not None and _is_of(outcome, record) else None
-                output = self._run_cell(play, cell, session_id, context, ended)
+                output = self._run_cell(notebook, cell, session_id, context, ended)
         return output.value
 
-    def _cells_of(self, play: ExecutedNotebook, session_id: str, context: Context) -> dict[int, Record]:
+    def _cells_of(self, notebook: ExecutedNotebook, session_id: str, context: Context) -> dict[int, RunRecord]:
         """Return what this series remembers of cells in a session, by the cell's number."""
-        records = {cell.number: Record.load(context, CELL_KEY.format(number=cell.number)) for cell in play.cells}
-        current = (series_of(context), session_id)
-        return {at: one for at, one in records.items() if one and (one.series, one.name) == current and one.run_id}
+        records = {cell.number: RunRecord.load(context, CELL_KEY.format(number=cell.number)) for cell in notebook.cells}
+        current = (first_try_of(context), session_id)
+        return {at: one for at, one in records.items() if one and (one.first_try, one.name) == current and one.run_id}
 
     def _succeeded(self, session_id: str) -> Mapping[str | None, Mapping[str, Any]]:
         """Return the session's statements that have succeeded; none, if nobody knows them any more."""
@@ -178,49 +180,54 @@ class NotebookInSession:
             self._task.log.info("What has run in session %s is not to be learned: %s", session_id, error)
             return {}
 
-    def _is_done(self, play: ExecutedNotebook, session_id: str, context: Context) -> bool:
+    def _is_done(self, notebook: ExecutedNotebook, session_id: str, context: Context) -> bool:
         """Tell whether every cell has succeeded in a session, be it over or not."""
-        mine = self._cells_of(play, session_id, context)
-        to_run = [cell for cell in play.cells if cell.code]
+        mine = self._cells_of(notebook, session_id, context)
+        to_run = [cell for cell in notebook.cells if cell.code]
         if not all(cell.number in mine for cell in to_run):
             return False
         succeeded = self._succeeded(session_id)
         return all(mine[cell.number].run_id in succeeded for cell in to_run)
 
     def _run_cell(
-        self, play: ExecutedNotebook, cell: Cell, session_id: str, context: Context, outcome: Outcome | None
+        self, notebook: ExecutedNotebook, cell: Cell, session_id: str, context: Context, outcome: Outcome | None
     ) -> StatementOutput:
         """Run one cell, or take it up, and note what it said; ``outcome`` if it has ended."""
         key = CELL_KEY.format(number=cell.number)
         if outcome is None:
-            self._cell_submission = self._task._submission_for(GLUE_STATEMENT, key, self._task.timeout)
-            record, ref = self._cell_submission.obtain(
-                context, lambda _: session_id, lambda: partial(self._send, play, cell, session_id), within=session_id
+            self._cell_submission = self._task._submission_for(GLUE_STATEMENT, key, self._task.run_timeout)
+            record, ref = self._cell_submission.submit_or_reattach(
+                context,
+                lambda _: session_id,
+                lambda: partial(self._send, notebook, cell, session_id),
+                only_in=session_id,
             )
-            play.note(cell, StatementOutput(started=clock.now()), "running")
+            notebook.record_cell(cell, StatementOutput(started=clock.now()), "running")
             outcome = self._wait_for(record, ref)
-        known = Record.load(context, key)
-        output = output_of(outcome, self._task.hook, known.mark if known else "")
-        self._task.log.info("::group::%s", play.title(cell))
+        known = RunRecord.load(context, key)
+        output = output_of(outcome, self._task.hook, known.client_token if known else "")
+        self._task.log.info("::group::%s", notebook.title(cell))
         if output is not None:
             show_output(output, outcome.snapshot, self._task.log)
         self._task.log.info("::endgroup::")
-        failure = statement_failure(outcome, output, self._task.hook.url(outcome.snapshot.ref), play.about(cell))
+        failure = statement_failure(
+            outcome, output, self._task.hook.url(outcome.snapshot.ref), notebook.error_context(cell)
+        )
         output = output or StatementOutput(completed=outcome.snapshot.completed)
-        play.note(cell, output, "completed" if failure is None else "failed")
+        notebook.record_cell(cell, output, "completed" if failure is None else "failed")
         if failure is not None:
             raise failure
-        play.write()
+        notebook.write()
         return output
 
-    def _send(self, play: ExecutedNotebook, cell: Cell, session_id: str, mark: str) -> RunRef:
+    def _send(self, notebook: ExecutedNotebook, cell: Cell, session_id: str, client_token: str) -> RunRef:
         return self._task.hook.run_statement(  # type: ignore[no-any-return]
-            session_id, prepare(cell.code, mark, play.where(cell)), mark
+            session_id, prepare(cell.code, client_token, notebook.where(cell)), client_token
         )
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
-    def _wait_for(self, record: Record, ref: RunRef) -> Outcome:
+    def _wait_for(self, record: RunRecord, ref: RunRef) -> Outcome:
         """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
         if self._task.deferrable:
             # Most cells are short, and a deferral costs the start of a worker.
@@ -231,7 +238,7 @@ class NotebookInSession:
                     return Outcome(snapshot)
                 clock.sleep(0.5)
             self._task._defer(record, ref, kill=self._submission.ref if self._task.session_id is None else None)
-        return self._task._drive(record, ref)
+        return self._task._wait(record, ref)
 
     @cached_property
     def _submission(self) -> Submission:
@@ -241,9 +248,9 @@ class NotebookInSession:
     @cached_property
     def _cell_submission(self) -> Submission:
         """The way to the cell that runs now."""
-        return self._task._submission_for(GLUE_STATEMENT, CELL_KEY, self._task.timeout)
+        return self._task._submission_for(GLUE_STATEMENT, CELL_KEY, self._task.run_timeout)
 
 
-def _is_of(outcome: Outcome | None, record: Record) -> bool:
+def _is_of(outcome: Outcome | None, record: RunRecord) -> bool:
     """Tell whether it is the cell's end that the task was deferred for."""
     return outcome is not None and outcome.snapshot.ref == record.ref(GLUE_STATEMENT)

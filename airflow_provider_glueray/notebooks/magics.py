@@ -108,7 +108,8 @@ def settings(magics: Sequence[Magic]) -> dict[str, Any]:
 
     ``number_of_workers``, ``min_workers``, ``idle_timeout``, ``timeout`` (minutes) and ``object_store_memory_…`` are
     ints; ``role``, ``region_name``, ``worker_type``, ``glue_version``, ``session_id_prefix``, ``working_dir`` texts;
-    ``pip``, ``py_modules`` lists; ``tags``, ``arguments`` map texts to texts; ``spilling``, ``logging``: see the spec.
+    ``pip``, ``py_modules`` lists; ``tags``, ``arguments`` map texts to texts; ``object_spilling_config``,
+    ``logging_configuration``: see the spec.
 
     :raises SpecError: with every magic that has no place in a Ray session, comes too late, or contradicts another.
     """
@@ -292,8 +293,8 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "pip_install": ("pip", _list),
     "s3_py_modules": ("py_modules", _list),
     "working_dir": ("working_dir", _text),
-    "object_spilling_config": ("spilling", lambda raw: raw),
-    "logging_configuration": ("logging", _switches),
+    "object_spilling_config": ("object_spilling_config", lambda raw: raw),
+    "logging_configuration": ("logging_configuration", _switches),
     "session_id_prefix": ("session_id_prefix", _text),
     "tags": ("tags", _texts),
 }

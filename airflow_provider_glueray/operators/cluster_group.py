@@ -17,7 +17,7 @@ from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
 
 #: What all tasks of a cluster have in common: how to reach it and how to wait for it.
-_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_seconds")
+_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_interval")
 #: The cluster's size is also that of a run which gets a cluster of its own, on AWS Glue.
 _SIZE = ("number_of_workers", "min_workers")
 
@@ -60,29 +60,29 @@ class ClusterTasks:
 
 @contextmanager
 def glue_ray_cluster(
-    group_id: str = "cluster", *, role: str | None = None, staging: str | None = None, **kwargs: Any
+    group_id: str = "cluster", *, role: str | None = None, staging_uri: str | None = None, **kwargs: Any
 ) -> Iterator[ClusterTasks]:
     """Make a task group whose tasks share one cluster; its setup creates it, its teardown always deletes it.
 
     ::
 
-        with glue_ray_cluster(number_of_workers=5, staging="s3://my-bucket/staging") as cluster:
+        with glue_ray_cluster(number_of_workers=5, staging_uri="s3://my-bucket/staging") as cluster:
             load = cluster.script("load", script="load.py")
             save = cluster.script("save", script="save.py")
             load >> save
 
     Where the connection leads to AWS Glue or to a Ray cluster, no cluster is made: on AWS Glue each step has one of its
-    own, of the same size; ``spilling`` and ``object_store_memory_…`` are then to be given to the steps, which a shared
-    cluster refuses.
+    own, of the same size; ``object_spilling_config`` and ``object_store_memory_…`` are then to be given to the steps,
+    which a shared cluster refuses.
 
     :param group_id: of the task group.
-    :param role, staging: of the steps, as in :class:`GlueRayJobOperator`.
+    :param role, staging_uri: of the steps, as in :class:`GlueRayJobOperator`.
 
     Further parameters: those of :class:`GlueRayCreateClusterOperator`; ``conn_id`` and how to wait hold for all tasks.
     """
     shared = {name: kwargs[name] for name in _SHARED if name in kwargs}
     of_runs = {name: kwargs[name] for name in _SIZE if name in kwargs}
-    of_runs |= {name: value for name, value in (("role", role), ("staging", staging)) if value is not None}
+    of_runs |= {name: value for name, value in (("role", role), ("staging_uri", staging_uri)) if value is not None}
     with TaskGroup(group_id) as group:
         create = GlueRayCreateClusterOperator(task_id="create", **kwargs)
         delete = GlueRayDeleteClusterOperator(task_id="delete", cluster=create.output, **shared)

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_provider_glueray.core.backend import Prepared
-from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RayJobSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields, items_of
-from airflow_provider_glueray.hooks.registry import BACKENDS, job_backend
+from airflow_provider_glueray.hooks.registry import BACKENDS, backend_for_connection
 from airflow_provider_glueray.hooks.settings import default_conn_id
 from airflow_provider_glueray.task.assets import lineage_of, note_reports
 from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
 from airflow_provider_glueray.task.outcome import finish
-from airflow_provider_glueray.task.record import Record
+from airflow_provider_glueray.task.record import RunRecord
 from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     :param script: local ``.py`` file, relative to the DAG's file, or an S3 URI. (templated)
     :param role: name or ARN of the IAM role the run assumes on AWS Glue. (templated)
-    :param staging: ``s3://bucket/prefix`` for local files; on AWS Glue and KubeRay needed when any file is local.
+    :param staging_uri: ``s3://bucket/prefix`` for local files; on AWS Glue and KubeRay needed when any file is local.
         (templated)
     :param job_name: the Glue job to create or update; by default ``<dag_id>-<task_id>``. (templated)
     :param arguments: reach the script as environment variables of the same names. (templated)
@@ -66,10 +66,10 @@ class GlueRayJobOperator(GlueRayRunOperator):
     :param py_modules: for the import path: folders, ``.py`` files or zip archives, like the script local, or
         archives in S3. (templated)
     :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
-    :param spilling: Ray's object spilling configuration. (templated)
+    :param object_spilling_config: Ray's object spilling configuration. (templated)
     :param object_store_memory_head: percent of the head's free memory for the object store. (templated)
     :param object_store_memory_worker: the same on each worker. (templated)
-    :param logging: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``.
+    :param logging_configuration: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``.
     :param max_concurrent_runs: runs of this job that may be active at once; more of them wait. The default
         of 1 also keeps the service from ever running the step twice.
     :param cluster: on KubeRay, the id of a cluster that stays up between runs, usually ``create.output`` of a
@@ -83,8 +83,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     :param conn_id: what runs it, by its type; the default is ``[glueray] conn_id``. (templated)
 
-    Further: ``region_name``, ``verify``, ``botocore_config``, ``deferrable``, ``poll_seconds``,
-    ``timeout`` (Glue refuses a timeout of its own for Ray jobs, so this is the only bound there is; 48 hours by
+    Further: ``region_name``, ``verify``, ``botocore_config``, ``deferrable``, ``poll_interval``,
+    ``run_timeout`` (Glue refuses a timeout of its own for Ray jobs, so this is the only bound there is; 48 hours by
     default) and ``queue_timeout`` (6 hours), as in :class:`GlueRayRunOperator`.
 
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
@@ -93,7 +93,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
     template_fields: Sequence[str] = (
         "script",
         "role",
-        "staging",
+        "staging_uri",
         "job_name",
         "arguments",
         "number_of_workers",
@@ -103,7 +103,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         "requirements",
         "py_modules",
         "working_dir",
-        "spilling",
+        "object_spilling_config",
         "object_store_memory_head",
         "object_store_memory_worker",
         "cluster",
@@ -112,7 +112,12 @@ class GlueRayJobOperator(GlueRayRunOperator):
         "conn_id",
         "region_name",
     )
-    template_fields_renderers = {"arguments": "json", "tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
+    template_fields_renderers = {
+        "arguments": "json",
+        "tags": "json",
+        "overrides": "json",
+        "object_spilling_config": "json",
+    }
     _ended: Outcome | None = None
 
     def __init__(
@@ -120,7 +125,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         *,
         script: str | Path,
         role: str | None = None,
-        staging: str | None = None,
+        staging_uri: str | None = None,
         job_name: str | None = None,
         arguments: Mapping[str, Any] | None = None,
         number_of_workers: int | str = 2,
@@ -131,10 +136,10 @@ class GlueRayJobOperator(GlueRayRunOperator):
         check_requirements: bool = True,
         py_modules: Sequence[str] | str = (),
         working_dir: str | None = None,
-        spilling: Mapping[str, Any] | str | None = None,
+        object_spilling_config: Mapping[str, Any] | str | None = None,
         object_store_memory_head: int | str | None = None,
         object_store_memory_worker: int | str | None = None,
-        logging: Mapping[str, bool] | None = None,
+        logging_configuration: Mapping[str, bool] | None = None,
         max_concurrent_runs: int = 1,
         cluster: str | XComArg | None = None,
         tags: Mapping[str, str] | None = None,
@@ -147,7 +152,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         super().__init__(conn_id=conn_id, **kwargs)
         self.script = str(script)
         self.role = role
-        self.staging = staging
+        self.staging_uri = staging_uri
         self.job_name = job_name
         self.arguments = dict(arguments or {})
         self.number_of_workers = number_of_workers
@@ -158,17 +163,17 @@ class GlueRayJobOperator(GlueRayRunOperator):
         self.check_requirements = check_requirements
         self.py_modules = py_modules
         self.working_dir = working_dir
-        self.spilling = spilling
+        self.object_spilling_config = object_spilling_config
         self.object_store_memory_head = object_store_memory_head
         self.object_store_memory_worker = object_store_memory_worker
-        self.logging = logging
+        self.logging_configuration = logging_configuration
         self.max_concurrent_runs = max_concurrent_runs
         self.cluster = cluster
         self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
         self.wait_for_completion = wait_for_completion
         self.log_sources = tuple(log_sources)
-        beside = {"staging": staging, "requirements": self.requirements, "log_sources": self.log_sources}
+        beside = {"staging_uri": staging_uri, "requirements": self.requirements, "log_sources": self.log_sources}
         given = {**self._spec_fields(), **beside}
         check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
 
@@ -177,29 +182,29 @@ class GlueRayJobOperator(GlueRayRunOperator):
     @cached_property
     def backend(self) -> str:  # type: ignore[override]
         """Where it runs: what the type of the connection says."""
-        return job_backend(self.conn_id)
+        return backend_for_connection(self.conn_id)
 
-    def _name(self, mark: str, context: Context) -> str:
+    def _name(self, client_token: str, context: Context) -> str:
         return self._job_name()
 
     def _prepare(self, context: Context) -> Start:
-        prepared = self._ready(context)
-        return lambda mark: prepared.start(mark, self.more_arguments(mark))
+        prepared = self._prepare_job(context)
+        return lambda client_token: prepared.start(client_token, self.call_arguments(client_token))
 
-    def _ready(self, context: Context) -> Prepared:
+    def _prepare_job(self, context: Context) -> Prepared:
         """Upload what is local and define the job, so that a run can be started."""
         with self.spec(context) as spec:
             strange = sorted(set(spec.overrides) - {BACKENDS[self.backend].override})
             if strange:
                 self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
-            if idle := self.without_effect():
+            if idle := self.ineffective_settings():
                 self.log.info("Runs by %s; no effect: %s", self.backend, ", ".join(idle))
-            prepared: Prepared = self.hook.prepare(spec, self.staging, self.timeout)
+            prepared: Prepared = self.hook.prepare(spec, self.staging_uri, self.run_timeout)
         if self.backend == GLUE_JOB and self.check_requirements and prepared.is_new:
             self._warn_of_requirements(spec)
         return prepared
 
-    def more_arguments(self, mark: str) -> Mapping[str, str]:
+    def call_arguments(self, client_token: str) -> Mapping[str, str]:
         """Return the arguments that a run with this mark adds to those of the spec."""
         return {}
 
@@ -207,17 +212,17 @@ class GlueRayJobOperator(GlueRayRunOperator):
         """Tell whether the script may want to report what it has written: then ``glueray_step`` is sent along."""
         return bool(self.outlets)
 
-    def _attend(self, record: Record, ref: RunRef, context: Context) -> str:
+    def _wait_or_defer(self, record: RunRecord, ref: RunRef, context: Context) -> str:
         if not self.wait_for_completion:
             return ref.id
         if self.backend == GLUE_JOB and not self.deferrable and SCRIPT in self.log_sources:
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
-        return super()._attend(record, ref, context)  # type: ignore[no-any-return]
+        return super()._wait_or_defer(record, ref, context)  # type: ignore[no-any-return]
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
-        return self._close(outcome, context)
+        return self._finish_job(outcome, context)
 
-    def _close(self, outcome: Outcome, context: Context) -> str:
+    def _finish_job(self, outcome: Outcome, context: Context) -> str:
         """Leave the run: usage, verdict, and what it has reported of its outputs; return its id."""
         self._ended = outcome
         run_id = finish(outcome, self.hook, context, self.log)
@@ -232,7 +237,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
         """Tell OpenLineage which run it was."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
-    def _needs(self) -> str:
+    def _required_capacity(self) -> str:
         if self.backend != GLUE_JOB:
             return f"The run asks for {self.number_of_workers} workers"
         return (
@@ -240,9 +245,9 @@ class GlueRayJobOperator(GlueRayRunOperator):
             f"adjustable, and this job allows {self.max_concurrent_runs} run(s) at once"
         )
 
-    def _policy(self, record: Record) -> Policy:
+    def _policy(self, record: RunRecord) -> FollowPolicy:
         policy = super()._policy(record)
-        return policy._replace(sources=self.log_sources, least_seconds=policy.waits.least_poll)
+        return policy._replace(sources=self.log_sources, min_poll_interval=policy.waits.least_poll)
 
     def _job_name(self) -> str:
         return self.job_name or f"{self.dag_id}-{self.task_id}"
@@ -259,20 +264,20 @@ class GlueRayJobOperator(GlueRayRunOperator):
         :param context: of its members ``ti`` is read.
         :raises SpecError: a value breaks a rule.
         """
-        from airflow_provider_glueray.packaging.requirements import gathered
+        from airflow_provider_glueray.packaging.requirements import resolve_requirements
 
         ti = context["ti"]
-        file = self._beside_the_dag(self.requirements) if self.requirements else None
+        file = self._relative_to_dag(self.requirements) if self.requirements else None
         step = [str(STEP)] if self._needs_step() else []
         given = self._spec_fields()
         workers = Workers(**{name: given.pop(name) for name in _WORKER_FIELDS})
         whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id}
         given |= {
             "name": self._job_name(),
-            "script": self._beside_the_dag(self.script),
-            "pip": gathered(self.pip, file, RayJobSpec.python_version),
-            "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)] + step,
-            "working_dir": self._beside_the_dag(self.working_dir) if self.working_dir else None,
+            "script": self._relative_to_dag(self.script),
+            "pip": resolve_requirements(self.pip, file, RayJobSpec.python_version),
+            "py_modules": [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)] + step,
+            "working_dir": self._relative_to_dag(self.working_dir) if self.working_dir else None,
             "tags": {**whose, **self.tags},
             "arguments": {**whose, "airflow_run_id": ti.run_id, **self.arguments},
         }
@@ -280,8 +285,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     def _warn_of_requirements(self, spec: RayJobSpec) -> None:
         """Say what is wrong with the requirements as far as it can be known before a cluster is paid for."""
-        from airflow_provider_glueray.packaging.requirements import warnings_about, wheel_warnings
+        from airflow_provider_glueray.packaging.requirements import known_incompatibilities, missing_wheels
 
-        known = warnings_about(spec.pip, spec.runtime)
-        for warning in (*known, *wheel_warnings(spec.pip, spec.python_version, self.log)):
+        known = known_incompatibilities(spec.pip, spec.runtime)
+        for warning in (*known, *missing_wheels(spec.pip, spec.python_version, self.log)):
             self.log.warning("%s", warning)

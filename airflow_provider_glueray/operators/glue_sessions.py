@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import SessionEnded, StopError, failure_of
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.runs import (
     GLUE_SESSION,
     GLUE_STATEMENT,
@@ -25,12 +25,12 @@ from airflow_provider_glueray.core.runs import (
 )
 from airflow_provider_glueray.core.spec import IDLE_MINUTES, SESSION_MINUTES, RaySessionSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields, items_of
-from airflow_provider_glueray.hooks.glue.requests import session_id_for, successor_of
+from airflow_provider_glueray.hooks.glue.requests import replacement_session_id, session_id_for
 from airflow_provider_glueray.hooks.glue.statements import prepare
 from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.task.outcome import announce, no_useless_retry, push_usage
-from airflow_provider_glueray.task.record import Record, new_mark
-from airflow_provider_glueray.task.sessions import finish_statement, room_of, session_spec
+from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links, push_usage
+from airflow_provider_glueray.task.record import RunRecord, new_client_token
+from airflow_provider_glueray.task.sessions import finish_statement, session_capacity, session_spec
 from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
     :param pip: requirements, with one bound each. (templated)
     :param py_modules: for the import path: local folders, ``.py`` files or archives, or archives in S3. (templated)
     :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
-    :param staging: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
-    :param spilling: Ray's object spilling configuration. (templated)
-    :param logging: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``. (templated)
+    :param staging_uri: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
+    :param object_spilling_config: Ray's object spilling configuration. (templated)
+    :param logging_configuration: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``. (templated)
     :param arguments: further default arguments of the session. (templated)
     :param object_store_memory_head, object_store_memory_worker: percent of free memory. (templated)
     :param tags: of the session; the ids of the DAG, the task and the run are added. (templated)
     :param session_id: the id to use; by default one is made of the DAG's and the task's id. (templated)
-    :param timeout: how long it may take until the session is READY; then it is stopped. Default: 30 minutes.
+    :param run_timeout: how long it may take until the session is READY; then it is stopped. Default: 30 minutes.
 
     Further parameters: see :class:`GlueRayRunOperator`.
 
@@ -77,7 +77,14 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
     """
 
     backend = GLUE_SESSION
-    template_fields: Sequence[str] = (*_WORKER_FIELDS, *_SPEC_FIELDS, "staging", "session_id", "conn_id", "region_name")
+    template_fields: Sequence[str] = (
+        *_WORKER_FIELDS,
+        *_SPEC_FIELDS,
+        "staging_uri",
+        "session_id",
+        "conn_id",
+        "region_name",
+    )
     template_fields_renderers = {"arguments": "json", "tags": "json"}  # noqa: RUF012
 
     def __init__(
@@ -92,18 +99,18 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
         pip: Sequence[str] | str = (),
         py_modules: Sequence[str] | str = (),
         working_dir: str | None = None,
-        staging: str | None = None,
-        spilling: Mapping[str, Any] | str | None = None,
-        logging: Mapping[str, bool] | None = None,
+        staging_uri: str | None = None,
+        object_spilling_config: Mapping[str, Any] | str | None = None,
+        logging_configuration: Mapping[str, bool] | None = None,
         arguments: Mapping[str, Any] | None = None,
         object_store_memory_head: int | str | None = None,
         object_store_memory_worker: int | str | None = None,
         tags: Mapping[str, str] | None = None,
         session_id: str | None = None,
-        timeout: timedelta | float | None = timedelta(minutes=30),
+        run_timeout: timedelta | float | None = timedelta(minutes=30),
         **kwargs: Any,
     ) -> None:
-        super().__init__(timeout=timeout, **kwargs)
+        super().__init__(run_timeout=run_timeout, **kwargs)
         self.role = role
         self.number_of_workers = number_of_workers
         self.min_workers = min_workers
@@ -113,24 +120,24 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
         self.pip = pip
         self.py_modules = py_modules
         self.working_dir = working_dir
-        self.staging = staging
-        self.spilling = spilling
-        self.logging = logging
+        self.staging_uri = staging_uri
+        self.object_spilling_config = object_spilling_config
+        self.logging_configuration = logging_configuration
         self.arguments = dict(arguments or {})
         self.object_store_memory_head = object_store_memory_head
         self.object_store_memory_worker = object_store_memory_worker
         self.tags = dict(tags or {})
         self.session_id = session_id
-        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS, "staging", "session_id")}
+        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS, "staging_uri", "session_id")}
         check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
 
-    def _name(self, mark: str, context: Context) -> str:
+    def _name(self, client_token: str, context: Context) -> str:
         ti = context["ti"]
-        return self.session_id or session_id_for(ti.dag_id, ti.task_id, mark)
+        return self.session_id or session_id_for(ti.dag_id, ti.task_id, client_token)
 
     def _prepare(self, context: Context) -> Start:
-        spec = self.hook.stage(self._spec(context), self.staging)
-        return lambda mark: self.hook.create(spec, self._name(mark, context), mark)
+        spec = self.hook.stage(self._spec(context), self.staging_uri)
+        return lambda client_token: self.hook.create(spec, self._name(client_token, context), client_token)
 
     def _spec(self, context: Context) -> RaySessionSpec:
         given = {name: getattr(self, name) for name in _SPEC_FIELDS}
@@ -139,8 +146,8 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
             Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
             given
             | {
-                "py_modules": [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)],
-                "working_dir": self._beside_the_dag(self.working_dir) if self.working_dir else None,
+                "py_modules": [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)],
+                "working_dir": self._relative_to_dag(self.working_dir) if self.working_dir else None,
             },
         )
 
@@ -152,8 +159,8 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
         self.log.info("%s is READY", ref.title)
         return ref.id
 
-    def _needs(self) -> str:
-        return room_of(self.number_of_workers)
+    def _required_capacity(self) -> str:
+        return session_capacity(self.number_of_workers)
 
 
 class GlueRayStatementOperator(GlueRayRunOperator):
@@ -169,7 +176,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
         (templated)
     :param recreate: if the session has timed out, make it again once, with the same settings. What earlier
         statements left in it is gone, so this is for statements that stand alone.
-    :param timeout: how long the statement may take; then it is cancelled. Default: 48 hours.
+    :param run_timeout: how long the statement may take; then it is cancelled. Default: 48 hours.
 
     Further parameters: see :class:`GlueRayRunOperator`.
 
@@ -188,25 +195,25 @@ class GlueRayStatementOperator(GlueRayRunOperator):
         self.code = code
         self.recreate = recreate
         if not is_unrendered(code) and not code.endswith(".py"):
-            prepare(code, new_mark(), f"The code of {self.task_id}")
+            prepare(code, new_client_token(), f"The code of {self.task_id}")
 
-    def _name(self, mark: str, context: Context) -> str:
+    def _name(self, client_token: str, context: Context) -> str:
         return str(self.session_id)
 
     def _prepare(self, context: Context) -> Start:
         if not self.session_id:
             raise SessionEnded("There is no session: the task that was to make it returned no id")
 
-        def start(mark: str) -> RunRef:
-            sent = prepare(self.code, mark, f"The code of {self.task_id}")
-            session_id = self._living_session()
-            if session_id != self.session_id and (found := self.hook.find_runs(session_id, mark)):
+        def start(client_token: str) -> RunRef:
+            sent = prepare(self.code, client_token, f"The code of {self.task_id}")
+            session_id = self._usable_session()
+            if session_id != self.session_id and (found := self.hook.find_runs(session_id, client_token)):
                 return found[0].ref  # type: ignore[no-any-return]
-            return self.hook.run_statement(session_id, sent, mark)  # type: ignore[no-any-return]
+            return self.hook.run_statement(session_id, sent, client_token)  # type: ignore[no-any-return]
 
         return start
 
-    def _living_session(self) -> str:
+    def _usable_session(self) -> str:
         """Return the session to use: the one that was given, or its successor if that is wanted and needed."""
         session = self.hook.session(self.session_id) if self.recreate else None
         if session is None or session["Status"] != "TIMEOUT":
@@ -216,10 +223,10 @@ class GlueRayStatementOperator(GlueRayRunOperator):
         return str(ref.id)
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
-        record = Record.load(context)
-        return finish_statement(outcome, self.hook, record.mark if record else "", self.log)
+        record = RunRecord.load(context)
+        return finish_statement(outcome, self.hook, record.client_token if record else "", self.log)
 
-    def _needs(self) -> str:
+    def _required_capacity(self) -> str:
         return "A session runs one statement at a time, and those before this one did not end in time"
 
 
@@ -231,7 +238,7 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
 
     :param session_id: the session, usually ``create.output``. (templated)
     :param delete: also delete the session, and with it all that its statements have said.
-    :param timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
+    :param run_timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
 
     Further parameters: see :class:`GlueRayRunOperator`.
     """
@@ -245,10 +252,10 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
         *,
         session_id: str | XComArg,
         delete: bool = False,
-        timeout: timedelta | float | None = timedelta(minutes=10),
+        run_timeout: timedelta | float | None = timedelta(minutes=10),
         **kwargs: Any,
     ) -> None:
-        super().__init__(timeout=timeout, **kwargs)
+        super().__init__(run_timeout=run_timeout, **kwargs)
         self.session_id = session_id
         self.delete = delete
 
@@ -257,22 +264,22 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
         if not self.session_id:
             self.log.info("There is no session to stop")
             return None
-        with no_useless_retry():
-            names = str(self.session_id), successor_of(str(self.session_id))
+        with fail_without_retry():
+            names = str(self.session_id), replacement_session_id(str(self.session_id))
             refs = [RunRef(GLUE_SESSION, name, name) for name in names]
             self.hook.stop(*refs)
             ref = refs[0]
-            announce(ref, self.hook, context, self.log)
+            publish_links(ref, self.hook, context, self.log)
             snapshot = self.hook.describe([ref])[ref]
             if snapshot.is_over:
                 return self._finish(Outcome(snapshot), context)
-            record = Record.new(context, new_mark(), ref.id, clock.now())
-            record.deadline = clock.now() + self.timeout if self.timeout else None
+            record = RunRecord.new(context, new_client_token(), ref.id, clock.now())
+            record.deadline = clock.now() + self.run_timeout if self.run_timeout else None
             if self.deferrable:
                 self._defer(record, ref)
-            return self._finish(drive(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
+            return self._finish(run_sync(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
 
-    def _policy(self, record: Record) -> Policy:
+    def _policy(self, record: RunRecord) -> FollowPolicy:
         return super()._policy(record)._replace(until_over=True)
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
@@ -281,7 +288,7 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
             raise StopError(f"{snapshot.ref.title} was asked to stop and is still {snapshot.raw_state}")
         push_usage(snapshot, context, self.log)
         if self.delete:
-            for name in (snapshot.ref.id, successor_of(snapshot.ref.id)):
+            for name in (snapshot.ref.id, replacement_session_id(snapshot.ref.id)):
                 self.hook.delete(name)
         return snapshot.raw_state
 

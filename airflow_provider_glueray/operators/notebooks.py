@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
 from airflow_provider_glueray.core.runs import GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
 from airflow_provider_glueray.core.validation import check_fields, items_of
-from airflow_provider_glueray.hooks.registry import BACKENDS, job_backend
+from airflow_provider_glueray.hooks.registry import BACKENDS, backend_for_connection
 from airflow_provider_glueray.hooks.settings import default_conn_id
 from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.task.outcome import no_useless_retry
-from airflow_provider_glueray.task.record import SESSION_KEY, STORE_KEY, Record
-from airflow_provider_glueray.task.sessions import room_of
+from airflow_provider_glueray.task.outcome import fail_without_retry
+from airflow_provider_glueray.task.record import SESSION_KEY, STORE_KEY, RunRecord
+from airflow_provider_glueray.task.sessions import session_capacity
 from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_glueray.notebooks.as_job import NotebookAsJob
+    from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
     from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
-    from airflow_provider_glueray.notebooks.in_session import NotebookInSession
+    from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner
 
 #: Settings of a session or a run that are words of the operator too.
 _OWN_SETTINGS = (
@@ -56,7 +56,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     the last cell's last expression, if it has a JSON form.
 
     :param notebook: an ``.ipynb`` of nbformat 4: a path, relative to the DAG's file, or an S3 URI. (templated)
-    :param executed_notebook: where to write the executed notebook, likewise. (templated)
+    :param output_notebook: where to write the executed notebook, likewise. (templated)
     :param parameters: assigned in a cell after the one tagged ``parameters``, as papermill does. (templated)
     :param session_id: run in this session and leave it up, usually ``create.output``; on AWS Glue. (templated)
     :param cluster: run in this cluster, as in :class:`GlueRayJobOperator`; on KubeRay. (templated)
@@ -65,10 +65,10 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         run, as in :class:`GlueRayJobOperator`. (templated)
     :param idle_timeout, session_timeout: of the notebook's own session, as in :class:`GlueRayCreateSessionOperator`.
         (templated)
-    :param staging: ``s3://bucket/prefix`` for local files; needed for a job, whose cells and outputs pass through it.
-        (templated)
+    :param staging_uri: ``s3://bucket/prefix`` for local files; needed for a job, whose cells and outputs pass through
+        it. (templated)
     :param overrides: as in :class:`GlueRayJobOperator`, for a job. (templated)
-    :param timeout: how long one cell may take, of a job all cells together; then it is stopped and the task fails.
+    :param run_timeout: how long one cell may take, of a job all cells together; then it is stopped and the task fails.
         Default: 48 hours.
 
     Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
@@ -78,12 +78,12 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     template_fields: Sequence[str] = (
         "notebook",
-        "executed_notebook",
+        "output_notebook",
         "parameters",
         "session_id",
         "cluster",
         *_OWN_SETTINGS,
-        "staging",
+        "staging_uri",
         "overrides",
         "conn_id",
         "region_name",
@@ -95,7 +95,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         self,
         *,
         notebook: str | PurePath,
-        executed_notebook: str | PurePath,
+        output_notebook: str | PurePath,
         parameters: Mapping[str, Any] | None = None,
         session_id: str | XComArg | None = None,
         cluster: str | XComArg | None = None,
@@ -108,14 +108,14 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         py_modules: Sequence[str] | str | None = None,
         working_dir: str | None = None,
         tags: Mapping[str, str] | None = None,
-        staging: str | None = None,
+        staging_uri: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         conn_id: str | None = default_conn_id(),
         **kwargs: Any,
     ) -> None:
         super().__init__(conn_id=conn_id, **kwargs)
         self.notebook = str(notebook)
-        self.executed_notebook = str(executed_notebook)
+        self.output_notebook = str(output_notebook)
         self.parameters = dict(parameters or {})
         self.session_id = session_id
         self.cluster = cluster
@@ -128,15 +128,15 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         self.py_modules = py_modules
         self.working_dir = working_dir
         self.tags = tags
-        self.staging = staging
+        self.staging_uri = staging_uri
         self.overrides = dict(overrides or {})
-        given = {name: getattr(self, name) for name in (*_OWN_SETTINGS, "staging", "cluster", "overrides")}
+        given = {name: getattr(self, name) for name in (*_OWN_SETTINGS, "staging_uri", "cluster", "overrides")}
         check_fields({name: value for name, value in given.items() if value is not None and not is_unrendered(value)})
 
     @cached_property
     def backend(self) -> str:  # type: ignore[override]
         """Of its cells where they run in a session, else of its job."""
-        backend = job_backend(self.conn_id)
+        backend = backend_for_connection(self.conn_id)
         return GLUE_STATEMENT if backend == GLUE_JOB else backend
 
     # -- what it says of itself -------------------------------------------------------------------------------
@@ -144,32 +144,32 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     def read(self) -> ExecutedNotebook:
         """Read the notebook, and see that it can be run before anything is started."""
         storage = self.hook.storage
-        play = self.played(storage.read_text(self._beside_the_dag(self.notebook)), storage.write_text)
-        if self._is_in_session and self.region_name is None and "region_name" in play.settings:
-            self.region_name = play.settings["region_name"]
+        notebook = self.parse(storage.read_text(self._relative_to_dag(self.notebook)), storage.write_text)
+        if self._is_in_session and self.region_name is None and "region_name" in notebook.settings:
+            self.region_name = notebook.settings["region_name"]
             del self.hook
-        return play
+        return notebook
 
-    def played(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
+    def parse(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
         """Return the notebook of a text with our parameters; ``write`` writes a text to a place."""
         from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
 
         return ExecutedNotebook(
             text,
             name=self.notebook,
-            place=self._beside_the_dag(self.executed_notebook),
+            output_path=self._relative_to_dag(self.output_notebook),
             parameters=self.parameters,
             write=write,
         )
 
-    def settings(self, play: ExecutedNotebook) -> dict[str, Any]:
+    def settings(self, notebook: ExecutedNotebook) -> dict[str, Any]:
         """Return what the magics say, and the operator's own words, which win."""
         given = {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
         if "py_modules" in given:
-            given["py_modules"] = [self._beside_the_dag(str(path)) for path in items_of(self.py_modules)]
+            given["py_modules"] = [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)]
         if "working_dir" in given:
-            given["working_dir"] = self._beside_the_dag(given["working_dir"])
-        said = dict(play.settings)
+            given["working_dir"] = self._relative_to_dag(given["working_dir"])
+        said = dict(notebook.settings)
         if "timeout" in said:  # the magic of that name is the session's
             said["session_timeout"] = said.pop("timeout")
         return {**said, **given}
@@ -178,18 +178,18 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the notebook, or go on with it."""
-        self._refuse_what_is_elsewhere()
-        self._leave_the_other_life(context)
+        self._check_target()
+        self._stop_run_of_other_mode(context)
         if not self._is_in_session:
             return super().execute(context)
-        with no_useless_retry():
+        with fail_without_retry():
             return self.in_session.go(context, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over from the trigger: the run, the session's start or a cell has ended."""
         if not self._is_in_session:
             return super().execute_complete(context, event)
-        with no_useless_retry():
+        with fail_without_retry():
             return self.in_session.go(context, Outcome.from_json(event))
 
     def on_kill(self) -> None:
@@ -206,10 +206,10 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         return self.in_session.current_run(context) if self._is_in_session else super()._current_run(context)
 
     def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
-        with no_useless_retry():
+        with fail_without_retry():
             return self.in_session.go(context, outcome) if self._is_in_session else self.as_job.finish(outcome, context)
 
-    def _name(self, mark: str, context: Context) -> str:
+    def _name(self, client_token: str, context: Context) -> str:
         return self.as_job.name
 
     def _prepare(self, context: Context) -> Start:
@@ -218,41 +218,41 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     def _finish(self, outcome: Outcome, context: Context) -> str:
         return self.as_job.finish(outcome, context)
 
-    def _policy(self, record: Record) -> Policy:
+    def _policy(self, record: RunRecord) -> FollowPolicy:
         policy = super()._policy(record)
-        return policy if self._is_in_session else policy._replace(sources=(SCRIPT,), least_seconds=1.0)
+        return policy if self._is_in_session else policy._replace(sources=(SCRIPT,), min_poll_interval=1.0)
 
-    def _needs(self) -> str:
+    def _required_capacity(self) -> str:
         workers = self.number_of_workers or 2
-        return room_of(workers) if self._is_in_session else f"The run asks for {workers} workers"
+        return session_capacity(workers) if self._is_in_session else f"The run asks for {workers} workers"
 
     @property
     def _is_in_session(self) -> bool:
         return self.backend == GLUE_STATEMENT
 
     @cached_property
-    def in_session(self) -> NotebookInSession:
+    def in_session(self) -> SessionNotebookRunner:
         """The notebook's life where it runs in a session."""
-        from airflow_provider_glueray.notebooks.in_session import NotebookInSession
+        from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner
 
-        return NotebookInSession(self)
+        return SessionNotebookRunner(self)
 
     @cached_property
-    def as_job(self) -> NotebookAsJob:
+    def as_job(self) -> JobNotebookRunner:
         """The notebook's life where it is one job."""
-        from airflow_provider_glueray.notebooks.as_job import NotebookAsJob
+        from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
 
-        return NotebookAsJob(self)
+        return JobNotebookRunner(self)
 
-    def _leave_the_other_life(self, context: Context) -> None:
+    def _stop_run_of_other_mode(self, context: Context) -> None:
         """Stop what an earlier try ran the other way: its connection led elsewhere."""
         key = STORE_KEY if self._is_in_session else SESSION_KEY
-        record = Record.load(context, key)
+        record = RunRecord.load(context, key)
         if record is not None:
-            self._submission_for(self.backend, key, None).leave(record)
+            self._submission_for(self.backend, key, None).abandon(record)
             context["task_state_store"].set(key, {})
 
-    def _refuse_what_is_elsewhere(self) -> None:
+    def _check_target(self) -> None:
         """Refuse a place to run in that the connection does not lead to."""
         strange = sorted(set(self.overrides) - {BACKENDS[self.backend].override})
         if strange:
@@ -266,5 +266,5 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
                 "a notebook is a job"
             ]
         if problems:
-            with no_useless_retry():
+            with fail_without_retry():
                 raise SpecError(problems)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import StopError, failure_of
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields
-from airflow_provider_glueray.hooks.registry import job_backend
+from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.hooks.settings import default_conn_id
 from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered, seconds_of
-from airflow_provider_glueray.task.outcome import announce, no_useless_retry, push_usage
-from airflow_provider_glueray.task.record import Record, new_mark
+from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links, push_usage
+from airflow_provider_glueray.task.record import RunRecord, new_client_token
 from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
     :param min_workers: the fewest workers; by default an idle cluster keeps the head alone. (templated)
     :param worker_type: Z.2X: 8 CPU and 64Gi for each pod, unless the settings say otherwise. (templated)
     :param object_store_memory_head, object_store_memory_worker: percent of a pod's memory. (templated)
-    :param spilling: Ray's object spilling configuration. (templated)
+    :param object_spilling_config: Ray's object spilling configuration. (templated)
     :param cluster_name: what people recognise it by; by default ``<dag_id>-<task_id>``. (templated)
-    :param lifetime: how long its pods may live, whoever still knows of them; then Kubernetes ends them, and what runs
-        in the cluster fails. None for ever. Default: 48 hours.
+    :param max_lifetime: how long its pods may live, whoever still knows of them; then Kubernetes ends them, and what
+        runs in the cluster fails. None for ever. Default: 48 hours.
     :param tags: of the cluster; the ids of the DAG, the task and the run are added. (templated)
     :param overrides: ``{"kuberay": {…}}``, as in :class:`GlueRayJobOperator`. (templated)
-    :param timeout: how long it may take until the cluster is ready; then it is deleted. Default: 30 minutes.
+    :param run_timeout: how long it may take until the cluster is ready; then it is deleted. Default: 30 minutes.
 
     Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
 
@@ -63,14 +63,14 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = (
         *_WORKER_FIELDS,
-        "spilling",
+        "object_spilling_config",
         "cluster_name",
         "tags",
         "overrides",
         "conn_id",
         "region_name",
     )
-    template_fields_renderers = {"tags": "json", "overrides": "json", "spilling": "json"}  # noqa: RUF012
+    template_fields_renderers = {"tags": "json", "overrides": "json", "object_spilling_config": "json"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -80,41 +80,41 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
         worker_type: str = "Z.2X",
         object_store_memory_head: int | str | None = None,
         object_store_memory_worker: int | str | None = None,
-        spilling: Mapping[str, Any] | str | None = None,
+        object_spilling_config: Mapping[str, Any] | str | None = None,
         cluster_name: str | None = None,
-        lifetime: timedelta | float | None = timedelta(hours=48),
+        max_lifetime: timedelta | float | None = timedelta(hours=48),
         tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
         conn_id: str | None = default_conn_id(),
-        timeout: timedelta | float | None = timedelta(minutes=30),
+        run_timeout: timedelta | float | None = timedelta(minutes=30),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, timeout=timeout, **kwargs)
+        super().__init__(conn_id=conn_id, run_timeout=run_timeout, **kwargs)
         self.number_of_workers = number_of_workers
         self.min_workers = min_workers
         self.worker_type = worker_type
         self.object_store_memory_head = object_store_memory_head
         self.object_store_memory_worker = object_store_memory_worker
-        self.spilling = spilling
+        self.object_spilling_config = object_spilling_config
         self.cluster_name = cluster_name
-        self.lifetime = seconds_of(lifetime)
+        self.max_lifetime = seconds_of(max_lifetime)
         self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
-        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, "spilling", "tags", "overrides")}
+        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, "object_spilling_config", "tags", "overrides")}
         given |= {"name": cluster_name} if cluster_name else {}
         check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
 
     def execute(self, context: Context) -> str:
         """Create the cluster or take it up again, and wait for it; where none is made, say why."""
-        with no_useless_retry():
-            kind = job_backend(self.conn_id)
+        with fail_without_retry():
+            kind = backend_for_connection(self.conn_id)
         if kind != KUBERAY_JOB:
             why = "the cluster is there already" if kind == RAY_JOB else "each run has a cluster of its own"
             self.log.info("No cluster is made: where the connection %r leads, %s", self.conn_id, why)
             return ""
         return super().execute(context)  # type: ignore[no-any-return]
 
-    def _name(self, mark: str, context: Context) -> str:
+    def _name(self, client_token: str, context: Context) -> str:
         return self.cluster_name or f"{self.dag_id}-{self.task_id}"
 
     def _prepare(self, context: Context) -> Start:
@@ -123,12 +123,12 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
         spec = RayClusterSpec(
             name=self._name("", context),
             workers=Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
-            spilling=self.spilling,
+            object_spilling_config=self.object_spilling_config,
             tags={**whose, **self.tags},
             description=f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}",
             overrides=self.overrides,
         )
-        return self.hook.prepare(spec, self.lifetime)  # type: ignore[no-any-return]
+        return self.hook.prepare(spec, self.max_lifetime)  # type: ignore[no-any-return]
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
         ref = outcome.snapshot.ref
@@ -138,7 +138,7 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
         self.log.info("%s is ready", ref.title)
         return ref.id
 
-    def _needs(self) -> str:
+    def _required_capacity(self) -> str:
         return f"The cluster asks for a head and {self.number_of_workers} workers"
 
 
@@ -149,7 +149,7 @@ class GlueRayDeleteClusterOperator(GlueRayRunOperator):
     runs are seconds only.
 
     :param cluster: its id, usually ``create.output``; nothing is done for an empty one. (templated)
-    :param timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
+    :param run_timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
 
     Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
     """
@@ -163,10 +163,10 @@ class GlueRayDeleteClusterOperator(GlueRayRunOperator):
         *,
         cluster: str | XComArg | None,
         conn_id: str | None = default_conn_id(),
-        timeout: timedelta | float | None = timedelta(minutes=10),
+        run_timeout: timedelta | float | None = timedelta(minutes=10),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, timeout=timeout, **kwargs)
+        super().__init__(conn_id=conn_id, run_timeout=run_timeout, **kwargs)
         self.cluster = cluster
         if not is_unrendered(cluster):
             check_fields({"cluster": cluster})
@@ -176,10 +176,10 @@ class GlueRayDeleteClusterOperator(GlueRayRunOperator):
         if not self.cluster:
             self.log.info("There is no cluster to delete")
             return
-        with no_useless_retry():
+        with fail_without_retry():
             ref = RunRef(KUBERAY_CLUSTER, str(self.cluster), str(self.cluster))
             self.hook.stop(ref)
-            announce(ref, self.hook, context, self.log)
+            publish_links(ref, self.hook, context, self.log)
             snapshot = self.hook.describe([ref])[ref]
             if snapshot.usage is not None:
                 # Known now: who sees it gone may not have seen it before.
@@ -187,13 +187,13 @@ class GlueRayDeleteClusterOperator(GlueRayRunOperator):
             if snapshot.is_over:
                 self._finish(Outcome(snapshot), context)
                 return
-            record = Record.new(context, new_mark(), ref.id, clock.now())
-            record.deadline = clock.now() + self.timeout if self.timeout else None
+            record = RunRecord.new(context, new_client_token(), ref.id, clock.now())
+            record.deadline = clock.now() + self.run_timeout if self.run_timeout else None
             if self.deferrable:
                 self._defer(record, ref)
-            self._finish(drive(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
+            self._finish(run_sync(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
 
-    def _policy(self, record: Record) -> Policy:
+    def _policy(self, record: RunRecord) -> FollowPolicy:
         return super()._policy(record)._replace(until_over=True)
 
     def _finish(self, outcome: Outcome, context: Context) -> None:

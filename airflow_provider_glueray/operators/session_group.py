@@ -19,7 +19,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
 #: What all tasks of a session have in common: how to reach it and how to wait for it.
-_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_seconds")
+_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_interval")
 
 
 class SessionTasks:

@@ -23,13 +23,22 @@ if TYPE_CHECKING:
 #: The most bytes of files in a folder. Ray unpacks it on every node before anything runs.
 MOST_BYTES = 250 * 1024 * 1024
 #: Never packed: what tools leave behind, and what Glue does not want (dg/edit-script-ray-env-dependencies).
-_NEVER = {".git", "__pycache__", "__MACOSX", ".DS_Store", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
-_NEVER_SUFFIXES = (".pyc", ".pyo", ".dist-info", ".egg-info")
+ALWAYS_IGNORED = {
+    ".git",
+    "__pycache__",
+    "__MACOSX",
+    ".DS_Store",
+    ".venv",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+}
+ALWAYS_IGNORED_SUFFIXES = (".pyc", ".pyo", ".dist-info", ".egg-info")
 #: The first moment that a zip archive can tell; the real times of files differ from checkout to checkout.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-class Parcel(NamedTuple):
+class Archive(NamedTuple):
     """A file that is ready for S3.
 
     :param name: what to call it there, before its digest is added.
@@ -43,7 +52,7 @@ class Parcel(NamedTuple):
     modules: frozenset[str] = frozenset()
 
 
-def pack(folder: Path, *, module: bool) -> Parcel:
+def zip_folder(folder: Path, *, module: bool) -> Archive:
     """Zip a folder with exactly one folder at its root, which is what Glue takes; what git ignores stays out.
 
     :param module: whether it goes on the import path: then a folder that is a package itself is importable by its name.
@@ -68,7 +77,7 @@ def pack(folder: Path, *, module: bool) -> Parcel:
     return _zipped(folder.resolve().name, root, contents)
 
 
-def pack_module(path: Path, content: bytes) -> Parcel:
+def zip_module(path: Path, content: bytes) -> Archive:
     """Zip a module that is a single file, in a folder of its name.
 
     :raises ScriptError: no import statement could name it.
@@ -78,7 +87,7 @@ def pack_module(path: Path, content: bytes) -> Parcel:
     return _zipped(path.stem, path.stem, [(path.name, content, False)])
 
 
-def _zipped(name: str, root: str, files: Iterable[tuple[str, bytes, bool]]) -> Parcel:
+def _zipped(name: str, root: str, files: Iterable[tuple[str, bytes, bool]]) -> Archive:
     """Zip files below ``root``, in the order given: their names, contents, and whether they are programs."""
     body, digest, names = io.BytesIO(), hashlib.sha256(root.encode()), []
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -89,10 +98,10 @@ def _zipped(name: str, root: str, files: Iterable[tuple[str, bytes, bool]]) -> P
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
             digest.update(f"\0{file}\0{is_program}\0{len(content)}\0".encode() + content)
-    return Parcel(f"{name}.zip", body.getvalue(), digest.hexdigest(), _importable(names))
+    return Archive(f"{name}.zip", body.getvalue(), digest.hexdigest(), _importable(names))
 
 
-def given(path: str, content: bytes) -> Parcel:
+def inspect_archive(path: str, content: bytes) -> Archive:
     """Look into an archive that is there already.
 
     :raises ScriptError: it is no zip, does not have exactly one folder at its root, or would write outside of it.
@@ -111,7 +120,7 @@ def given(path: str, content: bytes) -> Parcel:
             f"{path} must have exactly one folder at its root and nothing beside it (dg/edit-script-ray-env-"
             f"dependencies); it has {', '.join(roots[:5]) or 'nothing'}"
         )
-    return Parcel(Path(path).name, content, hashlib.sha256(content).hexdigest(), _importable(names))
+    return Archive(Path(path).name, content, hashlib.sha256(content).hexdigest(), _importable(names))
 
 
 def _importable(names: Iterable[str]) -> frozenset[str]:
@@ -143,7 +152,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _is_ignored(path: Path, rules: list[tuple[Path, GitIgnoreSpec]], *, is_folder: bool) -> bool:
-    if path.name in _NEVER or path.name.endswith(_NEVER_SUFFIXES):
+    if path.name in ALWAYS_IGNORED or path.name.endswith(ALWAYS_IGNORED_SUFFIXES):
         return True
     ignored = False
     for base, spec in rules:

@@ -37,7 +37,7 @@ class Script(NamedTuple):
     """
 
     text: str
-    own_modules: frozenset[str]
+    user_modules: frozenset[str]
 
 
 def check_function(function: object) -> None:
@@ -84,8 +84,8 @@ def to_script(function: Callable[..., Any], python_version: str = "3.9") -> Scri
     :raises ScriptError: it, or something that it uses by name, cannot travel.
     """
     check_function(function)
-    slice_ = _Slice(function)
-    source = slice_.take(function)
+    slice_ = _DependencyCollector(function)
+    source = slice_.collect(function)
     name = function.__name__
     parts = [
         f"# {name} of {Path(slice_.file).name}, as airflow-provider-glueray sends it to a cluster.",
@@ -101,10 +101,10 @@ def to_script(function: Callable[..., Any], python_version: str = "3.9") -> Scri
         ast.parse(text, feature_version=(major, minor))
     except SyntaxError as error:
         raise ScriptError(f"{name} is not Python {python_version}: {error}") from error
-    return Script(text, frozenset(slice_.own_modules))
+    return Script(text, frozenset(slice_.user_modules))
 
 
-class _Slice:
+class _DependencyCollector:
     """What a function needs of the file it stands in, collected in an order in which it can be executed."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -112,7 +112,7 @@ class _Slice:
         self.imports: list[str] = []
         self.values: list[str] = []
         self.definitions: list[str] = []
-        self.own_modules: set[str] = set()
+        self.user_modules: set[str] = set()
         self._title = function.__name__
         self._module = function.__module__
         self._globals: dict[str, Any] = function.__globals__
@@ -121,19 +121,19 @@ class _Slice:
         self._file_lines = text.splitlines()
         self._statements = _bindings(ast.parse(text))
 
-    def take(self, function: Callable[..., Any]) -> str:
+    def collect(self, function: Callable[..., Any]) -> str:
         """Collect what a function needs; return its source."""
         source = source_of(function)
-        self._need_all(source, _closure(inspect.unwrap(function)))
+        self._collect_names(source, _closure(inspect.unwrap(function)))
         return source
 
-    def _need_all(self, source: str, closure: dict[str, Any]) -> None:
+    def _collect_names(self, source: str, closure: dict[str, Any]) -> None:
         for name in _free_names(source):
             if name not in self._seen:
                 self._seen.add(name)
-                self._need(name, closure)
+                self._collect_name(name, closure)
 
-    def _need(self, name: str, closure: dict[str, Any]) -> None:
+    def _collect_name(self, name: str, closure: dict[str, Any]) -> None:
         nodes = self._statements.get(name, [])
         if name in closure:
             self._by_value(name, closure[name])
@@ -146,7 +146,7 @@ class _Slice:
             defined = nodes[0] if nodes else None
             if isinstance(defined, ast.ClassDef) and isinstance(value, type) and value.__module__ == self._module:
                 source = self._text_of(defined)
-                self._need_all(source, {})
+                self._collect_names(source, {})
                 self.definitions.append(source)
             else:
                 self._by_value(name, value)
@@ -169,13 +169,13 @@ class _Slice:
         if isinstance(value, ModuleType):
             self._note_module(value.__name__, name)
             self.imports.append(f"import {value.__name__} as {name}")
-        elif (text := _written(value)) is not None:
+        elif (text := _literal_source(value)) is not None:
             self.values.append(f"{name} = {text}")
         elif isinstance(inner, FunctionType) and inner.__code__.co_filename == self.file:
             check_function(inner)
             alias = f"\n{name} = {inner.__name__}\n" if inner.__name__ != name else ""
-            self.definitions.append(self.take(value) + alias)
-        elif home and home != self._module and _lives_in(home, value):
+            self.definitions.append(self.collect(value) + alias)
+        elif home and home != self._module and _is_importable_from(home, value):
             self._note_module(home, name)
             self.imports.append(f"from {home} import {value.__name__} as {name}")
         else:
@@ -192,7 +192,7 @@ class _Slice:
                 "argument"
             )
         if root in sys.modules and _is_own(sys.modules[root]):
-            self.own_modules.add(root)
+            self.user_modules.add(root)
 
     def _text_of(self, node: ast.ClassDef) -> str:
         first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
@@ -211,7 +211,7 @@ def _bindings(tree: ast.Module) -> dict[str, list[ast.stmt]]:
     return found
 
 
-def _lives_in(home: str, value: Any) -> bool:
+def _is_importable_from(home: str, value: Any) -> bool:
     """Tell whether a function, class or other named thing can be imported from where it says it is."""
     module = sys.modules.get(home)
     return module is not None and getattr(module, getattr(value, "__name__", ""), None) is value
@@ -248,7 +248,7 @@ def _closure(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _written(value: Any) -> str | None:
+def _literal_source(value: Any) -> str | None:
     """Return a value as source, the same in every process, or None where it cannot be written down."""
     if type(value) not in _PLAIN:
         return None

@@ -47,14 +47,14 @@ _COMMENT = re.compile(r"(^|\s+)#.*$")
 _NESTED = re.compile(r"(?:--requirement(?:\s+|=)|-r\s*)(?P<path>\S.*)")
 
 
-class _Asked(NamedTuple):
+class _Requested(NamedTuple):
     """A requirement, and where it was asked for."""
 
     text: object
     where: str
 
 
-class _Known(NamedTuple):
+class _Incompatibility(NamedTuple):
     """A package that a runtime does not get along with from a version on."""
 
     name: str
@@ -62,14 +62,14 @@ class _Known(NamedTuple):
     why: str
 
 
-_KNOWN = {
+_INCOMPATIBILITIES = {
     "Ray2.4": (
-        _Known(
+        _Incompatibility(
             "pydantic",
             Version("2"),
             "pydantic 2 breaks Ray 2.4; ask for pydantic<2 [ray-project/deltacat#190]",
         ),
-        _Known(
+        _Incompatibility(
             "awswrangler",
             Version("3.5"),
             "from 3.5 on it needs Ray 2.9 and fails when it is imported; the last that works is awswrangler==3.4.2 "
@@ -79,15 +79,15 @@ _KNOWN = {
 }
 
 
-def gathered(pip: Sequence[str] | str, file: str | None, python_version: str) -> tuple[str, ...]:
+def resolve_requirements(pip: Sequence[str] | str, file: str | None, python_version: str) -> tuple[str, ...]:
     """Return what Glue is to install, of a list and of a file. Markers are resolved, because Glue takes none.
 
     :raises ScriptError: the file, or one that it names, cannot be read.
     :raises SpecError: with everything that Glue would not take, and with what is asked for twice.
     """
     problems: list[str] = []
-    kept: dict[str, _Asked] = {}
-    for asked in (*(_Asked(item, "pip") for item in items_of(pip)), *(_read(Path(file)) if file else ())):
+    kept: dict[str, _Requested] = {}
+    for asked in (*(_Requested(item, "pip") for item in items_of(pip)), *(_read(Path(file)) if file else ())):
         needed = _resolved(asked.text, python_version)
         if needed is None:
             continue
@@ -99,7 +99,7 @@ def gathered(pip: Sequence[str] | str, file: str | None, python_version: str) ->
         if wanted.marker is not None:
             problems.append(f"{asked.where}: {needed!r} has a marker that means nothing on Glue")
             continue
-        before = kept.setdefault(canonicalize_name(wanted.name), _Asked(str(needed).strip(), asked.where))
+        before = kept.setdefault(canonicalize_name(wanted.name), _Requested(str(needed).strip(), asked.where))
         if Requirement(str(before.text)) != wanted:
             problems.append(f"{asked.where}: {needed!r}, but {before.where} says {before.text!r}; keep one of them")
     if problems:
@@ -107,17 +107,17 @@ def gathered(pip: Sequence[str] | str, file: str | None, python_version: str) ->
     return tuple(str(asked.text) for asked in kept.values())
 
 
-def warnings_about(requirements: Sequence[str], runtime: str) -> list[str]:
+def known_incompatibilities(requirements: Sequence[str], runtime: str) -> list[str]:
     """Tell which requirements let in a version that a runtime is known not to get along with."""
     found = []
     for requirement in map(Requirement, requirements):
-        for known in _KNOWN.get(runtime, ()):
+        for known in _INCOMPATIBILITIES.get(runtime, ()):
             if canonicalize_name(requirement.name) == known.name and _admits(requirement, known.since):
                 found.append(f"{requirement}: {known.why}")
     return found
 
 
-def wheel_warnings(requirements: Sequence[str], python_version: str, log: TaskLog) -> list[str]:
+def missing_wheels(requirements: Sequence[str], python_version: str, log: TaskLog) -> list[str]:
     """Tell which requirements the package index has no wheels of that could be installed on Glue's workers.
 
     pip is asked for the requirements, and uv for what these need in turn, each with its own configuration. A false
@@ -145,7 +145,7 @@ def wheel_warnings(requirements: Sequence[str], python_version: str, log: TaskLo
 # -- the file -------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, within: tuple[Path, ...] = ()) -> Iterator[_Asked]:
+def _read(path: Path, within: tuple[Path, ...] = ()) -> Iterator[_Requested]:
     """Yield the lines of a requirements file and of those that it names."""
     if path.resolve() in within:
         raise SpecError([f"{within[-1]} names {path}, which names it in turn"])
@@ -160,7 +160,7 @@ def _read(path: Path, within: tuple[Path, ...] = ()) -> Iterator[_Asked]:
         if nested:
             yield from _read(path.parent / nested["path"], (*within, path.resolve()))
         else:
-            yield _Asked(line, f"{path}:{number}")
+            yield _Requested(line, f"{path}:{number}")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

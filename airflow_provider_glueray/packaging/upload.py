@@ -17,14 +17,14 @@ from typing import Any, BinaryIO
 from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.core.errors import ScriptError, SpecError, StagingError
-from airflow_provider_glueray.glueray_step.values import CannotTravel
-from airflow_provider_glueray.packaging.archives import Parcel, given, pack, pack_module
+from airflow_provider_glueray.glueray_step.values import NotSerializableError
+from airflow_provider_glueray.packaging.archives import Archive, inspect_archive, zip_folder, zip_module
 
 #: Bytes of a file that are held in memory on its way to S3; more of them go through the disk.
 MOST_IN_MEMORY = 32 * 1024 * 1024
 
 
-def read_local(path: str, python_version: str, *, module: bool = False) -> Parcel:
+def read_local(path: str, python_version: str, *, module: bool = False) -> Archive:
     """Return what is to be uploaded for a local file or folder; what is Python must parse as the runtime's.
 
     :param module: whether it goes on the import path, where a single file has to be an archive too.
@@ -32,7 +32,7 @@ def read_local(path: str, python_version: str, *, module: bool = False) -> Parce
     """
     place = Path(path)
     if place.is_dir() and place.suffix != ".py":
-        return pack(place, module=module)
+        return zip_folder(place, module=module)
     try:
         content = place.read_bytes()
     except OSError as error:
@@ -40,7 +40,7 @@ def read_local(path: str, python_version: str, *, module: bool = False) -> Parce
     if not content.strip():
         raise ScriptError(f"{path} is empty")
     if path.endswith(".zip"):
-        return given(path, content)
+        return inspect_archive(path, content)
     if path.endswith(".py"):
         major, minor = (int(part) for part in python_version.split("."))
         try:
@@ -48,27 +48,27 @@ def read_local(path: str, python_version: str, *, module: bool = False) -> Parce
         except (SyntaxError, ValueError) as error:
             raise ScriptError(f"{path} is not Python {python_version}: {error}") from error
         if module:
-            return pack_module(place, content)
-    return Parcel(place.name, content, hashlib.sha256(content).hexdigest())
+            return zip_module(place, content)
+    return Archive(place.name, content, hashlib.sha256(content).hexdigest())
 
 
-def refuse_clashes(parcels: Mapping[str, Parcel], py_modules: Sequence[str]) -> None:
+def check_module_conflicts(archives: Mapping[str, Archive], py_modules: Sequence[str]) -> None:
     """Refuse two local ``py_modules`` that have a module of one name: which of them is imported would be luck.
 
     :raises SpecError: naming both.
     """
     owners: dict[str, str] = {}
-    for path in (path for path in parcels if path in py_modules):
-        for name in parcels[path].modules:
+    for path in (path for path in archives if path in py_modules):
+        for name in archives[path].modules:
             if name in owners:
                 raise SpecError([f"py_modules: {owners[name]} and {path} both have a module {name!r}"])
             owners[name] = path
 
 
-def staged_uri(parcel: Parcel, staging: str) -> str:
+def object_uri(archive: Archive, staging_uri: str) -> str:
     """Return where a file goes: ``<staging>/<name>-<digest><suffix>``."""
-    name = PurePath(parcel.name)
-    return f"{staging.rstrip('/')}/{name.stem}-{parcel.digest[:16]}{name.suffix}"
+    name = PurePath(archive.name)
+    return f"{staging_uri.rstrip('/')}/{name.stem}-{archive.digest[:16]}{name.suffix}"
 
 
 def upload(client: Any, content: bytes, uri: str) -> bool:
@@ -77,7 +77,7 @@ def upload(client: Any, content: bytes, uri: str) -> bool:
     :raises StagingError: the bucket is missing or denied.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with _allowed(uri):
+    with _s3_errors(uri):
         try:
             client.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
@@ -110,7 +110,7 @@ class S3Folder:
         with SpooledTemporaryFile(MOST_IN_MEMORY) as file:
             yield file  # type: ignore[misc]
             file.seek(0)
-            with _allowed(f"{self.uri}/{name}"):
+            with _s3_errors(f"{self.uri}/{name}"):
                 self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}", Body=file)
 
     def read(self, name: str) -> bytes | None:
@@ -131,7 +131,7 @@ class S3Folder:
 
     def filesystem(self) -> Any:
         """Refuse: what lies on many nodes is written from there."""
-        raise CannotTravel("A Ray Dataset or a Modin frame lives on a cluster; pass a pandas frame or a path")
+        raise NotSerializableError("A Ray Dataset or a Modin frame lives on a cluster; pass a pandas frame or a path")
 
 
 def read_text(client_for: Callable[[str], Any], place: str) -> str:
@@ -162,7 +162,7 @@ def write_text(client_for: Callable[[str], Any], place: str, text: str) -> None:
     """
     if place.startswith("s3://"):
         bucket, _, key = place.removeprefix("s3://").partition("/")
-        with _allowed(place):
+        with _s3_errors(place):
             client_for("s3").put_object(Bucket=bucket, Key=key, Body=text.encode())
         return
     path = Path(place)
@@ -176,7 +176,7 @@ def write_text(client_for: Callable[[str], Any], place: str, text: str) -> None:
 
 
 @contextmanager
-def _allowed(uri: str) -> Iterator[None]:
+def _s3_errors(uri: str) -> Iterator[None]:
     """Say in our words that a bucket is missing or denied."""
     try:
         yield

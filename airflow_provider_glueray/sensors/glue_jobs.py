@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray.core.runs import Outcome, RunRef
-from airflow_provider_glueray.hooks.registry import job_backend
+from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.hooks.settings import default_conn_id
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.sensor import GlueRayRunSensor
@@ -47,7 +47,7 @@ class GlueRayJobSensor(GlueRayRunSensor):
 
     @cached_property
     def _backend(self) -> str:
-        return job_backend(self.conn_id)
+        return backend_for_connection(self.conn_id)
 
     def _look(self) -> RunRef | None:
         if self.run_id:

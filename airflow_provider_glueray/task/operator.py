@@ -16,17 +16,17 @@ from airflow.sdk import BaseOperator, XComArg, conf
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import GlueRayError, RunStopped, RunTimedOut
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import KUBERAY_JOB, RAY_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.validation import is_template
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
 from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.task.outcome import announce, is_retried, no_useless_retry
-from airflow_provider_glueray.task.record import STORE_KEY, Record
+from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links, will_retry
+from airflow_provider_glueray.task.record import STORE_KEY, RunRecord
 from airflow_provider_glueray.task.submission import Start, Submission
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class GlueRayRunOperator(BaseOperator):
     :param conn_id: an ``aws`` connection; None for boto3's own credentials.
     :param region_name, verify, botocore_config: as in the amazon provider.
     :param deferrable: wait in the triggerer instead of the worker.
-    :param poll_seconds: the longest pause between two polls.
-    :param timeout: how long the run may take, from its start on; then it is stopped and the task fails.
+    :param poll_interval: the longest pause between two polls.
+    :param run_timeout: how long the run may take, from its start on; then it is stopped and the task fails.
     :param queue_timeout: how long to wait while the service has no room.
     """
 
@@ -60,8 +60,8 @@ class GlueRayRunOperator(BaseOperator):
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_seconds: float = 10.0,
-        timeout: timedelta | float | None = timedelta(hours=48),
+        poll_interval: float = 10.0,
+        run_timeout: timedelta | float | None = timedelta(hours=48),
         queue_timeout: timedelta | float = QUEUE_TIMEOUT,
         **kwargs: Any,
     ) -> None:
@@ -71,13 +71,13 @@ class GlueRayRunOperator(BaseOperator):
         self.verify = verify
         self.botocore_config = botocore_config
         self.deferrable = deferrable
-        self.poll_seconds = poll_seconds
-        self.timeout = seconds_of(timeout)
+        self.poll_interval = poll_interval
+        self.run_timeout = seconds_of(run_timeout)
         self.queue_timeout = seconds_of(queue_timeout) or 0.0
 
     # -- what an operator says of its runs --------------------------------------------------------------------
 
-    def _name(self, mark: str, context: Context) -> str:
+    def _name(self, client_token: str, context: Context) -> str:
         """Return what a run with this mark will belong to, as in ``RunRef``."""
         raise NotImplementedError
 
@@ -89,22 +89,22 @@ class GlueRayRunOperator(BaseOperator):
         """Leave with the result of the run, or raise its failure."""
         raise NotImplementedError
 
-    def _needs(self) -> str:
+    def _required_capacity(self) -> str:
         """Say what room the run needs."""
         raise NotImplementedError
 
-    def _policy(self, record: Record) -> Policy:
+    def _policy(self, record: RunRecord) -> FollowPolicy:
         """Say how to follow the run."""
         waits = settings.waits()
-        return Policy(
+        return FollowPolicy(
             deadline=record.deadline,
-            poll_seconds=self.poll_seconds,
+            poll_interval=self.poll_interval,
             sources=(),
-            least_seconds=waits.least_poll_in_session,
+            min_poll_interval=waits.least_poll_in_session,
             waits=waits,
         )
 
-    def without_effect(self) -> list[str]:
+    def ineffective_settings(self) -> list[str]:
         """Return what the task says of its waiting and its requests that means nothing where the connection leads."""
         if self.backend not in (RAY_JOB, KUBERAY_JOB):
             return []
@@ -117,27 +117,27 @@ class GlueRayRunOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Start the run or take it up again, wait for it, and return its result."""
-        with no_useless_retry():
-            record, ref = self._submission.obtain(
-                context, lambda mark: self._name(mark, context), lambda: self._prepare(context)
+        with fail_without_retry():
+            record, ref = self._submission.submit_or_reattach(
+                context, lambda client_token: self._name(client_token, context), lambda: self._prepare(context)
             )
             try:
                 context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
-                announce(ref, self.hook, context, self.log)
-                return self._attend(record, ref, context)
+                publish_links(ref, self.hook, context, self.log)
+                return self._wait_or_defer(record, ref, context)
             except Exception as error:
                 self._stop_if_last_try(ref, error, context)
                 raise
 
-    def _attend(self, record: Record, ref: RunRef, context: Context) -> Any:
+    def _wait_or_defer(self, record: RunRecord, ref: RunRef, context: Context) -> Any:
         """Wait for the run: here, or in the triggerer, which this call then never returns from."""
         if self.deferrable:
             self._defer(record, ref)
-        return self._finish(self._drive(record, ref), context)
+        return self._finish(self._wait(record, ref), context)
 
-    def _drive(self, record: Record, ref: RunRef) -> Outcome:
+    def _wait(self, record: RunRecord, ref: RunRef) -> Outcome:
         """Wait for the run in the worker."""
-        outcome = drive(follow(ref, self._policy(record), cursor_of(record)), self.hook, ref, self.log)
+        outcome = run_sync(follow(ref, self._policy(record), cursor_of(record)), self.hook, ref, self.log)
         if self._was_killed():
             raise RunStopped(outcome, self.hook.url(ref))
         return outcome
@@ -148,11 +148,11 @@ class GlueRayRunOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over from the trigger: judge the outcome it sent."""
-        if event.get("noted"):
-            from airflow_provider_glueray.triggers._log_position import forget
+        if event.get("log_position_saved"):
+            from airflow_provider_glueray.triggers._log_position import delete
 
-            forget(context["ti"])
-        with no_useless_retry():
+            delete(context["ti"])
+        with fail_without_retry():
             return self._finish(Outcome.from_json(event), context)
 
     def execute_after_queueing(self, context: Context, event: Any = None) -> Any:
@@ -176,7 +176,7 @@ class GlueRayRunOperator(BaseOperator):
 
     def _current_run(self, context: Context) -> RunRef | None:
         """Return the run that the task was deferred for."""
-        record = Record.load(context)
+        record = RunRecord.load(context)
         return record.ref(self.backend) if record else None
 
     def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
@@ -187,7 +187,7 @@ class GlueRayRunOperator(BaseOperator):
         """Stop the run. Airflow gives us five seconds, and neither XCom nor the state store."""
         self._submission.kill()
 
-    def _rest(self, seconds: float) -> None:
+    def _wait_for_capacity(self, seconds: float) -> None:
         """Let a full service rest: deferred, the task begins again in ``execute_after_queueing``."""
         if not self.deferrable:
             clock.sleep(seconds)
@@ -197,7 +197,7 @@ class GlueRayRunOperator(BaseOperator):
         timer = TimeDeltaTrigger(timedelta(seconds=seconds))
         self.defer(trigger=timer, method_name=self.execute_after_queueing.__name__)
 
-    def _defer(self, record: Record, ref: RunRef, *, kill: RunRef | None = None) -> None:
+    def _defer(self, record: RunRecord, ref: RunRef, *, kill: RunRef | None = None) -> None:
         """Leave the worker; the trigger follows the run.
 
         :param kill: what to stop when the deferred task is killed; the run itself if it is None.
@@ -222,7 +222,7 @@ class GlueRayRunOperator(BaseOperator):
 
     def _stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
         """Leave no run behind when something other than the run has failed and nobody will come back."""
-        if is_retried(error, context):
+        if will_retry(error, context):
             return
         try:
             if not self.hook.describe([ref])[ref].is_over:
@@ -235,20 +235,20 @@ class GlueRayRunOperator(BaseOperator):
 
     @cached_property
     def _submission(self) -> Submission:
-        return self._submission_for(self.backend, STORE_KEY, self.timeout)
+        return self._submission_for(self.backend, STORE_KEY, self.run_timeout)
 
-    def _submission_for(self, backend: str, key: str, timeout: float | None) -> Submission:
+    def _submission_for(self, backend: str, key: str, run_timeout: float | None) -> Submission:
         """Return the way to a run; a task with several runs remembers each under a key of its own."""
         return Submission(
             self.hook,
             self.log,
             backend=backend,
             # How the service is asked is not where it is, and need not have a JSON form.
-            door={key: value for key, value in self._hook_kwargs().items() if key not in ("verify", "config")},
-            timeout=timeout,
+            connection={key: value for key, value in self._hook_kwargs().items() if key not in ("verify", "config")},
+            run_timeout=run_timeout,
             queue_timeout=self.queue_timeout,
-            rest=self._rest,
-            needs=self._needs,
+            wait_for_capacity=self._wait_for_capacity,
+            required_capacity=self._required_capacity,
             key=key,
         )
 
@@ -260,7 +260,7 @@ class GlueRayRunOperator(BaseOperator):
     def _hook_kwargs(self) -> dict[str, Any]:
         return hook_kwargs(self.backend, self.conn_id, self.region_name, self.verify, self.botocore_config)
 
-    def _beside_the_dag(self, path: str) -> str:
+    def _relative_to_dag(self, path: str) -> str:
         """Resolve a relative path from where the DAG's file is."""
         if path.startswith("s3://"):
             return path
@@ -281,6 +281,6 @@ def is_unrendered(value: object) -> bool:
     return isinstance(value, XComArg) or is_template(value)
 
 
-def cursor_of(record: Record) -> LogCursor:
+def cursor_of(record: RunRecord) -> LogCursor:
     """Begin a little before the run was asked for, so that no clock difference hides a line."""
     return LogCursor(since_ms=int((record.submitted - 60) * 1000))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_SHOWN = 200_000
 
 
-def announce(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) -> None:
+def publish_links(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) -> None:
     """Tell the UI where a run is, now and not only when the task ends; XComs of an earlier try are gone."""
     url = hook.url(ref)
     for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
@@ -64,7 +64,7 @@ def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
     log.info("%s; %s", text, f"{ref.id} of {ref.name}" if ref.backend == GLUE_JOB else ref.title)
 
 
-def show(text: str, log: TaskLog) -> None:
+def log_output(text: str, log: TaskLog) -> None:
     """Write what a statement printed to the task log; of a very long text, the beginning and the end."""
     left_out = max(len(text) - MOST_SHOWN, 0)
     head, tail = (text[: MOST_SHOWN // 2], text[-MOST_SHOWN // 2 :]) if left_out else (text, "")
@@ -77,7 +77,7 @@ def show(text: str, log: TaskLog) -> None:
 
 
 @contextmanager
-def no_useless_retry() -> Iterator[None]:
+def fail_without_retry() -> Iterator[None]:
     """Fail for good where trying again cannot help; let everything else be retried as the task says."""
     try:
         yield
@@ -87,7 +87,7 @@ def no_useless_retry() -> Iterator[None]:
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
 
-def is_retried(error: BaseException, context: Context) -> bool:
+def will_retry(error: BaseException, context: Context) -> bool:
     """Tell whether Airflow will run the task once more after this error."""
     ti = context["ti"]
     return int(ti.try_number) <= int(ti.max_tries) and getattr(error, "retryable", True)

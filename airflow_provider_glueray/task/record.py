@@ -23,7 +23,7 @@ STORE_KEY, SESSION_KEY, CELL_KEY = "glueray_run", "glueray_session", "glueray_ce
 
 
 @dataclass(slots=True)
-class Record:
+class RunRecord:
     """One run of one series, written before the run is started and again after.
 
     :param series: number of the first try of the series.
@@ -37,20 +37,20 @@ class Record:
     :param queued_since: epoch seconds since when the service has had no room; None when it is not waiting.
     """
 
-    series: int
-    mark: str
+    first_try: int
+    client_token: str
     name: str
     submitted: float
     run_id: str | None = None
     deadline: float | None = None
     queued_since: float | None = None
     backend: str = ""
-    door: dict[str, Any] = field(default_factory=dict)
+    connection: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def new(cls, context: Context, mark: str, name: str, now: float) -> Self:
+    def new(cls, context: Context, client_token: str, name: str, now: float) -> Self:
         """Begin a record for the current series."""
-        return cls(series=series_of(context), mark=mark, name=name, submitted=now)
+        return cls(first_try=first_try_of(context), client_token=client_token, name=name, submitted=now)
 
     @classmethod
     def load(cls, context: Context, key: str = STORE_KEY) -> Self | None:
@@ -67,12 +67,12 @@ class Record:
         return RunRef(backend, self.name, self.run_id) if self.run_id else None
 
 
-def new_mark() -> str:
+def new_client_token() -> str:
     """Return a mark that no other run has."""
     return uuid4().hex
 
 
-def series_of(context: Context) -> int:
+def first_try_of(context: Context) -> int:
     """Return the number of the first try of the current series.
 
     A clear sets ``max_tries = try_number + retries``, so this grows with each clear and not with a retry. It

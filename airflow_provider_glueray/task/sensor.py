@@ -13,15 +13,15 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.errors import ConnectionMissing, GlueRayError, RunFailed
-from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.errors import ConnectionConfigError, GlueRayError, RunFailed
+from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
 from airflow_provider_glueray.links.runs import LINKS
-from airflow_provider_glueray.task.outcome import announce, no_useless_retry
-from airflow_provider_glueray.task.record import Record, new_mark, series_of
+from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
+from airflow_provider_glueray.task.record import RunRecord, first_try_of, new_client_token
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,7 +33,7 @@ class GlueRayRunSensor(BaseSensorOperator):
     :param conn_id: an ``aws`` connection; None for boto3's own credentials.
     :param region_name, verify, botocore_config: as in the amazon provider.
     :param deferrable: wait in the triggerer, where sensors and operators of one job share their polls.
-    :param poll_seconds: the longest pause between two polls.
+    :param poll_interval: the longest pause between two polls.
 
     ``timeout``, ``soft_fail``, ``mode`` and the rest are Airflow's own. A failed run fails the sensor for good:
     waiting again cannot change it.
@@ -50,17 +50,17 @@ class GlueRayRunSensor(BaseSensorOperator):
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_seconds: float = 10.0,
+        poll_interval: float = 10.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"poke_interval": poll_seconds, **kwargs})
+        super().__init__(**{"poke_interval": poll_interval, **kwargs})
         self.conn_id = conn_id
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
         self.deferrable = deferrable
-        self.poll_seconds = poll_seconds
-        self._announced = False
+        self.poll_interval = poll_interval
+        self._published = False
 
     # -- what a sensor says of its run --------------------------------------------------------------------------
 
@@ -83,19 +83,23 @@ class GlueRayRunSensor(BaseSensorOperator):
         """Wait, in whichever mode. ``event`` only says that a timer has rung."""
         if not self.deferrable:
             return super().execute(context)
-        with no_useless_retry():
+        with fail_without_retry():
             ref = self._run(context)
         if ref is None:
             from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
             self.log.info("Nothing to wait for yet")
-            pause = TimeDeltaTrigger(timedelta(seconds=self.poll_seconds))
+            pause = TimeDeltaTrigger(timedelta(seconds=self.poll_interval))
             return self.defer(trigger=pause, method_name=self.execute.__name__, timeout=self._left(context))
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
         waits = settings.waits()
-        policy = Policy(
-            poll_seconds=self.poll_seconds, owns_run=False, sources=(), least_seconds=waits.least_poll, waits=waits
+        policy = FollowPolicy(
+            poll_interval=self.poll_interval,
+            owns_run=False,
+            sources=(),
+            min_poll_interval=waits.least_poll,
+            waits=waits,
         )
         return self.defer(
             trigger=GlueRayRunTrigger(
@@ -114,11 +118,11 @@ class GlueRayRunSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once. A failed look is not a failed run."""
-        with no_useless_retry():
+        with fail_without_retry():
             try:
                 ref = self._run(context)
                 snapshot = self.hook.describe([ref])[ref] if ref else None
-            except ConnectionMissing:
+            except ConnectionConfigError:
                 raise
             except GlueRayError as error:
                 self.log.warning("Could not look, trying again: %s", error)
@@ -135,18 +139,18 @@ class GlueRayRunSensor(BaseSensorOperator):
 
     def _run(self, context: Context) -> RunRef | None:
         """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
-        record = Record.load(context)
-        if record is None or record.series < series_of(context):
-            record = Record.new(context, new_mark(), "", clock.now())
+        record = RunRecord.load(context)
+        if record is None or record.first_try < first_try_of(context):
+            record = RunRecord.new(context, new_client_token(), "", clock.now())
         if record.run_id is None:
             found = self._look()
             if found is not None:
                 record.name, record.run_id = found.name, found.id
             record.save(context)
         ref = record.ref(self._backend)
-        if ref and not self._announced:
-            announce(ref, self.hook, context, self.log)
-            self._announced = True
+        if ref and not self._published:
+            publish_links(ref, self.hook, context, self.log)
+            self._published = True
         return ref
 
     def _leave(self, outcome: Outcome, context: Context) -> Any:
@@ -158,7 +162,7 @@ class GlueRayRunSensor(BaseSensorOperator):
 
     def _looked(self, context: Context) -> float:
         """Return the seconds since the sensor's first look."""
-        record = Record.load(context)
+        record = RunRecord.load(context)
         return clock.now() - record.submitted if record else 0.0
 
     def _left(self, context: Context) -> timedelta:

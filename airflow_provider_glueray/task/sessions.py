@@ -8,7 +8,7 @@ from typing import Any
 from airflow_provider_glueray.core.errors import RunFailed, StatementFailed, failure_of
 from airflow_provider_glueray.core.runs import Outcome, RunSnapshot, StatementOutput
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec, Workers
-from airflow_provider_glueray.task.outcome import show
+from airflow_provider_glueray.task.outcome import log_output
 
 
 def session_spec(ti: Any, workers: Workers, given: Mapping[str, Any]) -> RaySessionSpec:
@@ -20,19 +20,19 @@ def session_spec(ti: Any, workers: Workers, given: Mapping[str, Any]) -> RaySess
     )
 
 
-def room_of(number_of_workers: int | str) -> str:
+def session_capacity(number_of_workers: int | str) -> str:
     """Say what room a session needs."""
     needed = int(number_of_workers) * MDPU_PER_WORKER
     return f"The session needs {needed} M-DPU; an account has 50 per region for sessions and jobs, not adjustable"
 
 
-def finish_statement(outcome: Outcome, hook: Any, mark: str, log: Any) -> Any:
+def finish_statement(outcome: Outcome, hook: Any, client_token: str, log: Any) -> Any:
     """Leave a statement: show what it printed, and return its value or raise its failure.
 
     :raises StatementFailed: the code raised an exception.
     :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
     """
-    output = output_of(outcome, hook, mark)
+    output = output_of(outcome, hook, client_token)
     if output is not None:
         show_output(output, outcome.snapshot, log)
     failure = statement_failure(outcome, output, hook.url(outcome.snapshot.ref))
@@ -41,16 +41,16 @@ def finish_statement(outcome: Outcome, hook: Any, mark: str, log: Any) -> Any:
     return output.value if output is not None else None
 
 
-def output_of(outcome: Outcome, hook: Any, mark: str) -> StatementOutput | None:
+def output_of(outcome: Outcome, hook: Any, client_token: str) -> StatementOutput | None:
     """Fetch what a statement has said; None when it did not get as far as that."""
     if outcome.snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
         return None
-    return hook.output(outcome.snapshot.ref, mark)  # type: ignore[no-any-return]
+    return hook.output(outcome.snapshot.ref, client_token)  # type: ignore[no-any-return]
 
 
 def show_output(output: StatementOutput, snapshot: RunSnapshot, log: Any) -> None:
     """Write what a statement has said to the task log."""
-    show(output.printed, log)
+    log_output(output.printed, log)
     if "text/plain" in output.shown:
         log.info("The value is %s", output.shown["text/plain"][:1000])
     took = f" after {output.completed - output.started:.1f} s" if output.started and output.completed else ""

@@ -16,62 +16,62 @@ from airflow_provider_glueray.core.logs import LogCursor
 
 KEY = "glueray_log_cursor"
 #: Seconds between two notes while lines keep coming: what a triggerer that is killed outright may show twice.
-NOTE_SECONDS = 30.0
+SAVE_SECONDS = 30.0
 #: Seconds after the beginning of its log, which is set a minute before the run was asked for, in which a trigger
 #: counts as the first one of its run.
 YOUNG_SECONDS = 65.0
 
 
-class Bookmark:
+class LogPosition:
     """The place in the log of one task's run.
 
     :param task_instance: what Airflow gave the trigger; None outside a triggerer, where nothing is kept.
     """
 
     def __init__(self, task_instance: Any) -> None:
-        self._place: dict[str, Any] | None = None
+        self._xcom: dict[str, Any] | None = None
         if task_instance is not None:
             names = ("dag_id", "task_id", "run_id", "map_index")
-            self._place = {"key": KEY, **{name: getattr(task_instance, name) for name in names}}
+            self._xcom = {"key": KEY, **{name: getattr(task_instance, name) for name in names}}
         self._cursor: LogCursor | None = None
-        self._noted: LogCursor | None = None
-        self._noted_at = time.monotonic()
+        self._saved: LogCursor | None = None
+        self._saved_at = time.monotonic()
 
     @property
-    def was_noted(self) -> bool:
+    def was_saved(self) -> bool:
         """Tell whether there is an XCom to delete."""
-        return self._noted is not None
+        return self._saved is not None
 
-    async def find(self, begin: LogCursor) -> LogCursor:
+    async def load(self, begin: LogCursor) -> LogCursor:
         """Return where to go on: the place noted for this run, else ``begin``."""
         found = None
         # Right after the start of its run a trigger cannot have been restarted, and a note that is not there is
         # an error in the triggerer's log. A place that cannot be read costs repeated lines, and no more.
-        if self._place and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
+        if self._xcom and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
             with suppress(Exception):
-                found = await XCom.aget_one(**self._place)
+                found = await XCom.aget_one(**self._xcom)
         # A note of an earlier run of the same task is older than where this one begins.
         if found and found["since_ms"] >= begin.since_ms:
-            begin = self._noted = LogCursor.from_json(found)
+            begin = self._saved = LogCursor.from_json(found)
         self._cursor = begin
         return begin
 
-    async def turn(self, cursor: LogCursor) -> None:
+    async def advance(self, cursor: LogCursor) -> None:
         """Remember a place, and note it if the last note is old enough."""
         self._cursor = cursor
-        if time.monotonic() - self._noted_at >= NOTE_SECONDS:
-            await self.note()
+        if time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            await self.save()
 
-    async def note(self) -> None:
+    async def save(self) -> None:
         """Write the place down, if it is another one than was written last."""
-        self._noted_at = time.monotonic()
-        if self._place and self._cursor and self._cursor != self._noted:
+        self._saved_at = time.monotonic()
+        if self._xcom and self._cursor and self._cursor != self._saved:
             with suppress(Exception):
-                await XCom.aset(value=self._cursor.to_json(), **self._place)
-                self._noted = self._cursor
+                await XCom.aset(value=self._cursor.to_json(), **self._xcom)
+                self._saved = self._cursor
 
 
-def forget(task_instance: Any) -> None:
+def delete(task_instance: Any) -> None:
     """Delete the note of a task, from its worker."""
     XCom.delete(
         key=KEY,

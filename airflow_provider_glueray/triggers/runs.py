@@ -16,16 +16,16 @@ from airflow.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_glueray.core.backend import RunBackend
-from airflow_provider_glueray.core.drivers import adrive
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.drivers import run_async
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.watcher import watching
-from airflow_provider_glueray.hooks.registry import make_hook, sharing_key
-from airflow_provider_glueray.triggers._log_position import Bookmark
+from airflow_provider_glueray.hooks.registry import make_hook, poll_key
+from airflow_provider_glueray.triggers._log_position import LogPosition
 
 #: How long the last note of the place in the log may take.
-LAST_NOTE_SECONDS = 1.0
+LAST_SAVE_SECONDS = 1.0
 
 
 class GlueRayRunTrigger(BaseTrigger):
@@ -52,7 +52,7 @@ class GlueRayRunTrigger(BaseTrigger):
         self.policy = dict(policy)
         self.cursor = dict(cursor)
         self.kill = dict(kill) if kill else None
-        self._bookmark: Bookmark | None = None
+        self._log_position: LogPosition | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, all plain JSON."""
@@ -71,25 +71,25 @@ class GlueRayRunTrigger(BaseTrigger):
         """Follow the run to its end and yield its ``Outcome`` as JSON."""
         began = time.monotonic()
         ref = RunRef.from_json(self.run_json)
-        self._bookmark = Bookmark(self.task_instance)
-        cursor = await self._bookmark.find(LogCursor.from_json(self.cursor))
-        policy = Policy.from_json(self.policy)
+        self._log_position = LogPosition(self.task_instance)
+        cursor = await self._log_position.load(LogCursor.from_json(self.cursor))
+        policy = FollowPolicy.from_json(self.policy)
         steps = follow(ref, policy, cursor)
         async with watching(self._key(), self._make_backend) as watcher:
-            outcome = await adrive(steps, watcher, ref, self.log, turn=self._bookmark.turn)
-        event = {**outcome.to_json(), "noted": self._bookmark.was_noted}
-        self._bookmark = None
+            outcome = await run_async(steps, watcher, ref, self.log, on_progress=self._log_position.advance)
+        event = {**outcome.to_json(), "log_position_saved": self._log_position.was_saved}
+        self._log_position = None
         if self.task_instance is not None:
-            await asyncio.sleep(began + _wind_up_seconds(policy) - time.monotonic())
+            await asyncio.sleep(began + _min_deferral_seconds(policy) - time.monotonic())
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def cleanup(self) -> None:
         """Note the place in the log: the triggerer is going away before the run has ended."""
-        if self._bookmark is not None:
+        if self._log_position is not None:
             # A triggerer that stops still hears us but no longer answers; waiting on would make it hang.
             with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_NOTE_SECONDS):
-                    await self._bookmark.note()
+                async with asyncio.timeout(LAST_SAVE_SECONDS):
+                    await self._log_position.save()
 
     async def on_kill(self) -> None:
         """Stop what is to be stopped: a user marked the deferred task, or cleared it. Not called on a restart."""
@@ -101,13 +101,13 @@ class GlueRayRunTrigger(BaseTrigger):
             await watcher.call(lambda backend: backend.stop(ref))
 
     def _key(self) -> str:
-        return f"{sharing_key(self.run_json['backend'])} {json.dumps(self.hook, sort_keys=True)}"
+        return f"{poll_key(self.run_json['backend'])} {json.dumps(self.hook, sort_keys=True)}"
 
     def _make_backend(self) -> RunBackend:
         return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]
 
 
-def _wind_up_seconds(policy: Policy) -> float:
+def _min_deferral_seconds(policy: FollowPolicy) -> float:
     """Return how long a deferral has to last.
 
     The worker that deferred the task may take a heartbeat to end. If the task is queued again before the scheduler

@@ -26,9 +26,9 @@ def cluster(monkeypatch) -> Iterator[Any]:
 def left_over(cluster) -> list[str]:
     """Return the ids of two clusters of one DAG, the second old, and of one of another; a stranger's is there too."""
     hook, ids = KubeRayClusterHook(), []
-    for mark, dag, team in (("m1", "night", "a"), ("m2", "night", "b"), ("m3", "other", "a")):
+    for client_token, dag, team in (("m1", "night", "a"), ("m2", "night", "b"), ("m3", "other", "a")):
         spec = RayClusterSpec(name="n", tags={"airflow_dag_id": dag, "team": team}, description=f"Airflow: {dag}.step")
-        ids.append(hook.prepare(spec, None)(mark).id)
+        ids.append(hook.prepare(spec, None)(client_token).id)
     cluster.age(ids[1], 3 * 3600)
     stranger = json.loads(json.dumps(cluster.rayclusters[tuple(ids[0].split("/"))]))
     stranger["metadata"] |= {"name": "stranger", "labels": {}}

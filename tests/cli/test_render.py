@@ -20,7 +20,7 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
 with DAG("rendered", schedule=None, params={"workers": Param(3, type="integer")}) as dag:
     GlueRayJobOperator(
-        task_id="step", script="step.py", role="GlueRayRole", staging="s3://glueray-local/render",
+        task_id="step", script="step.py", role="GlueRayRole", staging_uri="s3://glueray-local/render",
         arguments={"day": "{{ ds }}"}, number_of_workers="{{ params.workers }}", conn_id="aws_default",
         overrides={"ray": {"entrypoint_num_cpus": 1}, "kuberay": {"image": "ours/ray:1"}}, wait_for_completion=False,
     )
@@ -30,7 +30,7 @@ with DAG("rendered", schedule=None, params={"workers": Param(3, type="integer")}
     def plain():
         pass
 
-    @task.glue_ray(role="GlueRayRole", staging="s3://glueray-local/render")
+    @task.glue_ray(role="GlueRayRole", staging_uri="s3://glueray-local/render")
     def mapped(one):
         return one
 
@@ -75,7 +75,7 @@ def test_what_is_printed_is_what_is_sent(connected, dag_file, render, make_task)
 
     sent = {name: job[name] for name in said["CreateJob"] if name != "Tags"}
     assert sent == {name: value for name, value in said["CreateJob"].items() if name != "Tags"}
-    passing = ("--glueray_mark", "--airflow_run_id")
+    passing = ("--glueray_client_token", "--airflow_run_id")
     assert {name: text for name, text in run["Arguments"].items() if name not in passing} == {
         name: text for name, text in said["StartJobRun"]["Arguments"].items() if name not in passing
     }

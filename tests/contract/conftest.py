@@ -58,7 +58,7 @@ class Place:
     name: str
     backend: str
     conn: dict[str, Any]
-    staging: str = "s3://glueray-local/contract"
+    staging_uri: str = "s3://glueray-local/contract"
     role: str | None = "GlueRayRole"
     kubernetes: Any = None
     player: Any = None
@@ -84,7 +84,7 @@ def place(
     if kind != request.param:
         conn = json.loads(os.environ[REAL[kind]])
         monkeypatch.setenv("AIRFLOW_CONN_WHERE", os.environ[REAL[kind]])
-        yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging"], conn["extra"].get("role"))
+        yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging_uri"], conn["extra"].get("role"))
         return
     if kind == "scripted":
         ticking = Clock()
@@ -125,8 +125,14 @@ def make_step(dag: DAG, tmp_path: Path, place: Place, fresh: Callable[[], int]) 
         number = fresh()
         script = tmp_path / f"step{number}.py"
         script.write_text(source)
-        settings = {"role": place.role, "staging": place.staging, "deferrable": False, "conn_id": "where", "dag": dag}
-        settings |= {"task_id": f"{place.name}-{number}", "script": str(script), "poll_seconds": 2}
+        settings = {
+            "role": place.role,
+            "staging_uri": place.staging_uri,
+            "deferrable": False,
+            "conn_id": "where",
+            "dag": dag,
+        }
+        settings |= {"task_id": f"{place.name}-{number}", "script": str(script), "poll_interval": 2}
         return GlueRayJobOperator(**{**settings, **kwargs})
 
     return make

@@ -11,16 +11,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airflow_provider_glueray.core.backend import Prepared
-from airflow_provider_glueray.core.errors import ServiceFull, SubmitUnknown
+from airflow_provider_glueray.core.errors import CapacityExceeded, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState, Usage
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.glue.responses import GLUE_JOB_STATE
-from airflow_provider_glueray.hooks.registry import Row
+from airflow_provider_glueray.hooks.registry import Backend
 from tests.contract.scripts import Clock, Files, Script
 
 BACKEND, CONN_TYPE = "scripted-job", "scripted"
-ROW = Row("tests.contract.scripted.ScriptedHook", conn_type=CONN_TYPE, override="scripted")
+ROW = Backend("tests.contract.scripted.ScriptedHook", conn_type=CONN_TYPE, override="scripted")
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Service:
 
     def start(self, spec: RayJobSpec, token: str, arguments: Mapping[str, str]) -> RunRef:
         if sum(not GLUE_JOB_STATE[state].is_terminal for state in self.states()) >= self.room:
-            raise ServiceFull("There is no room")
+            raise CapacityExceeded("There is no room")
         run = Run(
             RunRef(BACKEND, spec.name, f"run-{len(self.runs) + 1}"),
             token,
@@ -84,7 +84,7 @@ class Service:
         self.work(run)
         if self.lost_answers:
             self.lost_answers -= 1
-            raise SubmitUnknown("The answer was lost")
+            raise SubmitOutcomeUnknown("The answer was lost")
         return run.ref
 
 
@@ -102,7 +102,7 @@ class ScriptedHook:
     def storage(self) -> Files:
         return Files(self._service.files)
 
-    def prepare(self, spec: RayJobSpec, staging: str | None, timeout: float | None = None) -> Prepared:
+    def prepare(self, spec: RayJobSpec, staging_uri: str | None, run_timeout: float | None = None) -> Prepared:
         self._service.called("prepare")
 
         def start(token: str, more: Mapping[str, str]) -> RunRef:
@@ -111,9 +111,9 @@ class ScriptedHook:
 
         return Prepared(start, is_new=True)
 
-    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+    def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         self._service.called("find_runs")
-        found = [run for run in self._service.runs.values() if (run.ref.name, run.token) == (name, mark)]
+        found = [run for run in self._service.runs.values() if (run.ref.name, run.token) == (name, client_token)]
         return [self._seen(run.ref) for run in reversed(found)]
 
     def latest_run(self, name: str) -> RunSnapshot | None:

@@ -23,13 +23,21 @@ def test_steps_on_one_cluster(place, dag: DAG, make_task, tmp_path: Path):
 
     (tmp_path / "step.py").write_text("import os\nprint('day', os.environ['day'], '$HOME `x` \"q\"')\n")
     (tmp_path / "walk.ipynb").write_text(nbformat.writes(new_notebook(cells=[new_code_cell("day + '!'")])))
-    shared = {"conn_id": "where", "deferrable": False, "poll_seconds": 1, "role": place.role, "staging": place.staging}
+    shared = {
+        "conn_id": "where",
+        "deferrable": False,
+        "poll_interval": 1,
+        "role": place.role,
+        "staging_uri": place.staging_uri,
+    }
     with dag, glue_ray_cluster(**shared) as cluster:
         script = cluster.script("script", tmp_path / "step.py", arguments={"day": "{{ ds }}", "odd": "$HOME 'x' `y`"})
-        function = task.glue_ray(cluster=cluster.id, conn_id="where", role=place.role, staging=place.staging)(add)
+        function = task.glue_ray(cluster=cluster.id, conn_id="where", role=place.role, staging_uri=place.staging_uri)(
+            add
+        )
         called = function(1, "$x `y`").operator
         walk = cluster.notebook(
-            "walk", tmp_path / "walk.ipynb", executed_notebook=tmp_path / "out.ipynb", parameters={"day": "{{ ds }}"}
+            "walk", tmp_path / "walk.ipynb", output_notebook=tmp_path / "out.ipynb", parameters={"day": "{{ ds }}"}
         )
     made = make_task(cluster.create).run_to_end()
     assert made.state == "success", made.error
@@ -54,7 +62,13 @@ def test_steps_on_one_cluster(place, dag: DAG, make_task, tmp_path: Path):
 def test_a_kill_in_a_shared_cluster(place, dag: DAG, make_task, tmp_path: Path):
     """The run ends, the cluster stays."""
     (tmp_path / "step.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(120)\n")
-    shared = {"conn_id": "where", "deferrable": False, "poll_seconds": 1, "role": place.role, "staging": place.staging}
+    shared = {
+        "conn_id": "where",
+        "deferrable": False,
+        "poll_interval": 1,
+        "role": place.role,
+        "staging_uri": place.staging_uri,
+    }
     with dag, glue_ray_cluster(**shared) as cluster:
         step = cluster.script("script", tmp_path / "step.py")
     where = make_task(cluster.create).run().xcoms["return_value"]

@@ -31,8 +31,8 @@ def make(dag, tmp_path: Path, place, fresh):
         (tmp_path / "walk.ipynb").write_text(nbformat.writes(new_notebook(cells=coded)))
         given = {
             "task_id": f"notebook-{fresh()}", "notebook": tmp_path / "walk.ipynb",
-            "executed_notebook": tmp_path / "out.ipynb", "role": place.role, "staging": place.staging,
-            "conn_id": "where", "deferrable": False, "poll_seconds": 2, "dag": dag,
+            "output_notebook": tmp_path / "out.ipynb", "role": place.role, "staging_uri": place.staging_uri,
+            "conn_id": "where", "deferrable": False, "poll_interval": 2, "dag": dag,
         }  # fmt: skip
         return GlueRayNotebookOperator(**{**given, **kwargs})
 
@@ -41,7 +41,7 @@ def make(dag, tmp_path: Path, place, fresh):
 
 def executed(operator: GlueRayNotebookOperator) -> Any:
     """Return the executed notebook's code cells, which have to be valid nbformat."""
-    notebook = nbformat.read(operator.executed_notebook, as_version=4)
+    notebook = nbformat.read(operator.output_notebook, as_version=4)
     nbformat.validate(notebook)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
@@ -68,7 +68,7 @@ def test_the_same_notebook_everywhere(place, make, make_task):
     result = make_task(operator).run_to_end()
 
     assert result.state == "success", result.error
-    assert result.xcoms["return_value"] == operator.executed_notebook
+    assert result.xcoms["return_value"] == operator.output_notebook
     assert result.xcoms["glueray_value"] == {"day": "2026-11-21", "limit": 42}
     assert result.xcoms["glueray_usage"]["seconds"] > 0
     assert result.xcoms["_link_GlueRayRunLink"].startswith("http")
@@ -131,7 +131,9 @@ def test_a_kill(place, make, make_task):
         record = one.supervisor.store.get("glueray_run") or {}
         if not record.get("run_id"):
             return False
-        folder = one.running.hook.storage.folder(f"{place.staging}/calls/walk-{killed.task_id}/{record['mark']}")
+        folder = one.running.hook.storage.folder(
+            f"{place.staging_uri}/calls/walk-{killed.task_id}/{record['client_token']}"
+        )
         return folder.read("cell-2.json") is not None
 
     one.kill_when(second_cell_runs)
@@ -178,9 +180,9 @@ def test_what_means_nothing_to_a_job_is_said(place, make, make_task):
     [
         (["%number_of_workers 2", "%number_of_workers 3\n1"], {}, "number_of_workers"),
         (["x = = 1"], {}, "Cell 1 of .* is not Python 3.9"),
-        (["1"], {"executed_notebook": "s3://no-such-bucket-here/x.ipynb"}, "no-such-bucket-here"),
+        (["1"], {"output_notebook": "s3://no-such-bucket-here/x.ipynb"}, "no-such-bucket-here"),
         (["1"], {"notebook": "s3://glueray-local/missing.ipynb"}, "missing.ipynb"),
-        (["1"], {"staging": None}, "staging=None: the cells of a notebook"),
+        (["1"], {"staging_uri": None}, "staging_uri=None: the cells of a notebook"),
         (["1"], {"session_id": "mine"}, "session_id='mine': sessions are AWS Glue's"),
     ],
 )
@@ -198,8 +200,8 @@ def test_the_connection_changes_from_glue(place, make, make_task):
     session = hook.create(RaySessionSpec(role="GlueRayRole"), f"left-{uuid4().hex[:8]}", uuid4().hex)
     one = make_task(make("40 + 2", retries=1))
     one.supervisor.store["glueray_session"] = {
-        "series": 1, "mark": "m", "name": session.name, "submitted": 1.0, "run_id": session.id,
-        "backend": "glue-session", "door": {"aws_conn_id": "aws_default"},
+        "first_try": 1, "client_token": "m", "name": session.name, "submitted": 1.0, "run_id": session.id,
+        "backend": "glue-session", "connection": {"aws_conn_id": "aws_default"},
     }  # fmt: skip
     result = one.run()
 
@@ -218,7 +220,7 @@ def test_a_cluster_on_glue(place, make, make_task):
 @pytest.mark.only("ray")
 def test_a_run_that_fails_before_its_first_cell(place, make, make_task):
     """No cell is to blame."""
-    result = make_task(make("1", py_modules=[f"{place.staging}/never-there.zip"])).run()
+    result = make_task(make("1", py_modules=[f"{place.staging_uri}/never-there.zip"])).run()
 
     assert type(result.error) is RunFailed
     assert "Cell 1" not in str(result.error)

@@ -12,9 +12,16 @@ from uuid import uuid4
 import pytest
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.drivers import drive
-from airflow_provider_glueray.core.errors import RunFailed, RunLost, RunStopped, RunTimedOut, ServiceFull, failure_of
-from airflow_provider_glueray.core.follow import Policy, Waits, follow
+from airflow_provider_glueray.core.drivers import run_sync
+from airflow_provider_glueray.core.errors import (
+    CapacityExceeded,
+    RunFailed,
+    RunLost,
+    RunStopped,
+    RunTimedOut,
+    failure_of,
+)
+from airflow_provider_glueray.core.follow import FollowPolicy, Waits, follow
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec, RaySessionSpec
@@ -59,27 +66,27 @@ class Bench:
     def _door(self) -> str:
         return self.place.backend
 
-    def start(self, source: str, mark: str | None = None, **fields: Any) -> RunRef:
+    def start(self, source: str, client_token: str | None = None, **fields: Any) -> RunRef:
         """Start a run of a script given as text."""
-        mark = mark or uuid4().hex
+        client_token = client_token or uuid4().hex
         if self.place.session:
-            ref: RunRef = self.hook.run_statement(self.name, prepare(source, mark, "the code"), mark)
+            ref: RunRef = self.hook.run_statement(self.name, prepare(source, client_token, "the code"), client_token)
         else:
             script = self._folder / "step.py"
             script.write_text(source)
             if self.place.backend == scripted.BACKEND:
                 scripted.SERVICES["where"].script = script_of(source)
             given = {"name": self.name, "script": str(script), "role": self.place.role, **fields}
-            ref = self.hook.prepare(RayJobSpec(**given), self.place.staging).start(mark, {})
-        self._marks[ref] = mark
+            ref = self.hook.prepare(RayJobSpec(**given), self.place.staging_uri).start(client_token, {})
+        self._marks[ref] = client_token
         return ref
 
     def wait(self, ref: RunRef, **policy: Any) -> tuple[Outcome, list[str]]:
         """Follow a run to its end; return how it ended, and what it has printed."""
         pages = Pages()
         sources = () if self.place.session else ("script",)
-        given = {"poll_seconds": 1.0, "least_seconds": 0.3, "sources": sources, **policy}
-        outcome = drive(follow(ref, Policy(**given)), self.hook, ref, pages)
+        given = {"poll_interval": 1.0, "min_poll_interval": 0.3, "sources": sources, **policy}
+        outcome = run_sync(follow(ref, FollowPolicy(**given)), self.hook, ref, pages)
         if self.place.session:
             output = output_of(outcome, self.hook, self._marks[ref])
             return outcome, output.printed.splitlines() if output else []
@@ -195,7 +202,7 @@ def test_it_vanishes(bench):
             patch.setattr(clock, "now", seconds.__next__)
             patch.setattr(clock, "sleep", lambda _: None)
             told = Pages()
-            outcome = drive(follow(ref, Policy(sources=())), late, ref, told)
+            outcome = run_sync(follow(ref, FollowPolicy(sources=())), late, ref, told)
         if outcome.snapshot.state is RunState.LOST:
             break
         # When Ray hears only now that the run's supervisor has ended, it writes down a run that it had deleted.
@@ -208,13 +215,13 @@ def test_it_vanishes(bench):
 
 def test_it_is_taken_up_again(bench):
     """By its mark, and by starting it again: there is one run, whose log goes on where somebody has stopped reading."""
-    mark = uuid4().hex
+    client_token = uuid4().hex
     source = "import time\nfor n in range(4):\n    print('line', n, flush=True)\n    time.sleep(0.2)\n"
-    ref = bench.start(source, mark)
-    assert [snapshot.ref for snapshot in bench.hook.find_runs(ref.name, mark)] == [ref]
+    ref = bench.start(source, client_token)
+    assert [snapshot.ref for snapshot in bench.hook.find_runs(ref.name, client_token)] == [ref]
     assert bench.hook.find_runs(ref.name, uuid4().hex) == []
     if bench.place.backend in ("ray-job", "kuberay-job"):  # whose ids are ours to choose
-        assert bench.start(source, mark) == ref
+        assert bench.start(source, client_token) == ref
     if bench.place.session:
         assert bench.wait(ref)[0].snapshot.state is RunState.SUCCEEDED
         return
@@ -228,7 +235,7 @@ def test_it_is_taken_up_again(bench):
         clock.sleep(0.2)
     pages = Pages()
     cursor = LogCursor.from_json(cursor.to_json())
-    outcome = drive(follow(ref, Policy(poll_seconds=1.0), cursor), make_again(bench), ref, pages)
+    outcome = run_sync(follow(ref, FollowPolicy(poll_interval=1.0), cursor), make_again(bench), ref, pages)
 
     assert outcome.snapshot.state is RunState.SUCCEEDED
     assert [line for line in seen + pages.printed() if line.startswith("line")] == [f"line {n}" for n in range(4)]
@@ -251,7 +258,7 @@ def test_it_is_queued(bench):
         scripted.SERVICES["where"].room = 1
     if bench.place.backend in ("glue-job", "glue-statement", scripted.BACKEND):
         ref = bench.start(SLEEP)
-        with pytest.raises(ServiceFull):
+        with pytest.raises(CapacityExceeded):
             bench.start(SLEEP)
         bench.hook.stop(ref)
         bench.wait(ref)
@@ -270,7 +277,7 @@ def test_it_is_queued(bench):
         return
     elif bench.place.player is not None:
         bench.place.kubernetes.quota = "etl, requested: count/rayjobs.ray.io=1, used: 5, limited: 5"
-        with pytest.raises(ServiceFull, match="exceeded quota"):
+        with pytest.raises(CapacityExceeded, match="exceeded quota"):
             bench.start(SLEEP)
         bench.place.kubernetes.quota = None
         bench.place.player.paused.set()

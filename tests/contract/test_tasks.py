@@ -76,7 +76,7 @@ def test_a_function(place, dag, make_task):
     def doubled(frame, day):
         return {"frame": frame * 2, "day": day}
 
-    given = {"role": place.role, "staging": place.staging, "dag": dag, "conn_id": "where", "deferrable": False}
+    given = {"role": place.role, "staging_uri": place.staging_uri, "dag": dag, "conn_id": "where", "deferrable": False}
     step = task.glue_ray(task_id=f"f-{place.name}", **given)(doubled)(pd.DataFrame({"n": [1, 2]}), "x").operator
     result = make_task(step).run()
 

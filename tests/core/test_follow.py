@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from airflow_provider_glueray.core.drivers import adrive, drive
+from airflow_provider_glueray.core.drivers import run_async, run_sync
 from airflow_provider_glueray.core.follow import (
     Answer,
-    Observe,
-    Pause,
-    Policy,
+    EmitLogLines,
+    FollowPolicy,
+    Log,
+    Poll,
     ReadLogs,
-    Show,
+    Sleep,
     Stop,
-    Tell,
     Waits,
     follow,
 )
@@ -50,7 +50,7 @@ class Hand:
     now: float = 1000.0
     asked: list = field(default_factory=list)
 
-    def play(self, policy: Policy) -> Outcome:
+    def play(self, policy: FollowPolicy) -> Outcome:
         """Run to the end; the last state repeats for ever."""
         steps = follow(REF, policy)
         step = next(steps)
@@ -64,7 +64,7 @@ class Hand:
     def answer(self, step) -> Answer:
         value = None
         match step:
-            case Observe(after=after):
+            case Poll(after=after):
                 self.now += after
                 value = self.states.pop(0) if len(self.states) > 1 else self.states[0]
             case ReadLogs(cursor=cursor):
@@ -74,7 +74,7 @@ class Hand:
                     if isinstance(page, Exception)
                     else LogPage([LogLine("script", text) for text in page], LogCursor(cursor.since_ms + len(page)))
                 )
-            case Pause(seconds=seconds):
+            case Sleep(seconds=seconds):
                 self.now += seconds
             case Stop():
                 value = self.stop_error
@@ -88,10 +88,10 @@ class Hand:
 def test_logs_are_read_after_each_look_and_until_quiet_after_the_end():
     """What comes late, as prints do on Glue, is still shown."""
     hand = Hand([seen("RUNNING"), seen("SUCCEEDED")], [["live"], [], [], ["late"], []])
-    outcome = hand.play(Policy())
+    outcome = hand.play(FollowPolicy())
 
     assert outcome.snapshot.state is RunState.SUCCEEDED
-    assert [line.text for step in hand.of(Show) for line in step.lines] == ["live", "late"]
+    assert [line.text for step in hand.of(EmitLogLines) for line in step.lines] == ["live", "late"]
     assert [step.cursor.since_ms for step in hand.of(ReadLogs)][:2] == [0, 1]
     # From the end on nothing may be put off.
     assert [step.cursor.to_end for step in hand.of(ReadLogs)] == [False] + [True] * (len(hand.of(ReadLogs)) - 1)
@@ -100,19 +100,19 @@ def test_logs_are_read_after_each_look_and_until_quiet_after_the_end():
 def test_one_line_per_change_of_state():
     """Not one line per poll."""
     hand = Hand([seen("RUNNING")] * 5 + [seen("SUCCEEDED")])
-    hand.play(Policy(sources=()))
+    hand.play(FollowPolicy(sources=()))
 
-    assert [step.message for step in hand.of(Tell)] == ["Run is RUNNING; jr_1", "Run is SUCCEEDED; jr_1"]
+    assert [step.message for step in hand.of(Log)] == ["Run is RUNNING; jr_1", "Run is SUCCEEDED; jr_1"]
 
 
 def test_a_failed_poll_is_not_a_failed_run():
     """It is polled again, less often, and the log says so once and not each time."""
     hand = Hand([seen("RUNNING"), *[OSError("no route")] * 5, seen("SUCCEEDED")])
-    outcome = hand.play(Policy(sources=()))
+    outcome = hand.play(FollowPolicy(sources=()))
 
     assert outcome.snapshot.state is RunState.SUCCEEDED
-    assert len([step for step in hand.of(Tell) if "no route" in step.message]) == 1
-    pauses = [step.after for step in hand.of(Observe)]
+    assert len([step for step in hand.of(Log) if "no route" in step.message]) == 1
+    pauses = [step.after for step in hand.of(Poll)]
     assert pauses[2:6] == sorted(pauses[2:6])
     assert pauses[6] > pauses[1]
 
@@ -120,29 +120,29 @@ def test_a_failed_poll_is_not_a_failed_run():
 def test_a_failed_log_read_fails_nothing():
     """It is said once."""
     hand = Hand([seen("RUNNING"), seen("RUNNING"), seen("SUCCEEDED")], [OSError("denied"), OSError("denied"), ["x"]])
-    outcome = hand.play(Policy())
+    outcome = hand.play(FollowPolicy())
 
     assert outcome.snapshot.state is RunState.SUCCEEDED
-    assert len([step for step in hand.of(Tell) if "denied" in step.message]) == 1
+    assert len([step for step in hand.of(Log) if "denied" in step.message]) == 1
     assert outcome.tail == ("x",)
 
 
 def test_a_failed_run_shows_the_cluster_too():
     """Worker, runtime-env and autoscaler logs are read without being asked for, from the run's start."""
     hand = Hand([seen("FAILED", started=1234.0)], [["Traceback (most recent call last):", "  x", "E: y"]])
-    outcome = hand.play(Policy())
+    outcome = hand.play(FollowPolicy())
     last = hand.of(ReadLogs)[-1]
 
     assert last.sources == ("worker-err", "worker-out", "runtime-env", "monitor")
     assert last.cursor == LogCursor(since_ms=1_234_000, to_end=True)
     assert outcome.tail[-1] == "E: y"
-    assert [step.message[:9] for step in hand.of(Tell)][-2:] == ["::group::", "::endgrou"]
+    assert [step.message[:9] for step in hand.of(Log)][-2:] == ["::group::", "::endgrou"]
 
 
 def test_the_deadline_stops_a_run_that_we_own():
     """Absolute: it strikes at its time, and the outcome remembers that."""
     hand = Hand([seen("RUNNING")] * 6 + [seen("STOPPED")])
-    outcome = hand.play(Policy(deadline=1003.0, sources=()))
+    outcome = hand.play(FollowPolicy(deadline=1003.0, sources=()))
 
     assert len(hand.of(Stop)) == 1
     assert outcome.deadline_passed
@@ -152,26 +152,26 @@ def test_the_deadline_stops_a_run_that_we_own():
 def test_no_poll_sleeps_past_the_deadline():
     """The last pause ends at the deadline, however long the run's polls have become."""
     hand = Hand([seen("RUNNING", started=1.0)] * 4 + [seen("STOPPED")])
-    hand.play(Policy(deadline=1007.0, poll_seconds=60, sources=()))
+    hand.play(FollowPolicy(deadline=1007.0, poll_interval=60, sources=()))
 
-    assert hand.of(Observe)[1].after == 7.0
+    assert hand.of(Poll)[1].after == 7.0
 
 
 def test_a_stop_without_effect_is_asked_again_and_given_up_in_the_end():
     """A run that will not die does not hold its task for ever."""
     hand = Hand([seen("RUNNING")], stop_error=OSError("refused"))
-    outcome = hand.play(Policy(deadline=1000.0, sources=()))
+    outcome = hand.play(FollowPolicy(deadline=1000.0, sources=()))
 
     assert len(hand.of(Stop)) > 3
     assert outcome.deadline_passed
     assert outcome.snapshot.state is RunState.RUNNING
-    assert any("refused" in step.message for step in hand.of(Tell))
+    assert any("refused" in step.message for step in hand.of(Log))
 
 
 def test_a_watcher_of_somebody_elses_run_stops_nothing():
     """At its deadline it only stops looking."""
     hand = Hand([seen("RUNNING")])
-    outcome = hand.play(Policy(deadline=1003.0, owns_run=False, sources=()))
+    outcome = hand.play(FollowPolicy(deadline=1003.0, owns_run=False, sources=()))
 
     assert not hand.of(Stop)
     assert outcome.deadline_passed
@@ -180,7 +180,7 @@ def test_a_watcher_of_somebody_elses_run_stops_nothing():
 def test_never_seen_until_the_deadline():
     """A service that cannot be reached at all still ends, with words."""
     hand = Hand([OSError("no route")])
-    outcome = hand.play(Policy(deadline=1010.0, sources=()))
+    outcome = hand.play(FollowPolicy(deadline=1010.0, sources=()))
 
     assert outcome.deadline_passed
     assert "No poll has succeeded" in outcome.snapshot.message
@@ -189,8 +189,8 @@ def test_never_seen_until_the_deadline():
 def test_young_runs_are_polled_often_and_old_ones_seldom():
     """A tenth of the age, at least a second, at most what was asked for."""
     hand = Hand([seen("RUNNING")] * 60 + [seen("SUCCEEDED")])
-    hand.play(Policy(poll_seconds=10, sources=()))
-    pauses = [step.after for step in hand.of(Observe)]
+    hand.play(FollowPolicy(poll_interval=10, sources=()))
+    pauses = [step.after for step in hand.of(Poll)]
 
     assert pauses[0] == 0
     assert pauses[1] == 1
@@ -202,9 +202,9 @@ def test_an_unknown_state_is_said_once_and_waited_on():
     """It counts as active."""
     odd = RunSnapshot(REF, RunState.RUNNING, "PAUSED", recognised=False)
     hand = Hand([odd, odd, odd, seen("SUCCEEDED")])
-    outcome = hand.play(Policy(sources=()))
+    outcome = hand.play(FollowPolicy(sources=()))
 
-    assert len([step for step in hand.of(Tell) if "does not know" in step.message]) == 1
+    assert len([step for step in hand.of(Log) if "does not know" in step.message]) == 1
     assert outcome.snapshot.state is RunState.SUCCEEDED
 
 
@@ -212,19 +212,19 @@ def test_a_run_is_lost_only_when_it_stays_unknown():
     """A list that lags behind the start of a run must not leave the run alone."""
     lost = RunSnapshot(REF, RunState.LOST, "LOST")
     hand = Hand([lost, lost, seen("RUNNING"), lost, seen("SUCCEEDED")])
-    assert hand.play(Policy(sources=())).snapshot.state is RunState.SUCCEEDED
+    assert hand.play(FollowPolicy(sources=())).snapshot.state is RunState.SUCCEEDED
 
     hand = Hand([lost])
-    outcome = hand.play(Policy(sources=()))
+    outcome = hand.play(FollowPolicy(sources=()))
     assert outcome.snapshot.state is RunState.LOST
     assert hand.now - 1000.0 >= 30
 
 
 def test_the_policy_survives_json():
     """It travels into the trigger."""
-    policy = Policy(deadline=5.0, poll_seconds=2, owns_run=False, sources=("script", "monitor"))
+    policy = FollowPolicy(deadline=5.0, poll_interval=2, owns_run=False, sources=("script", "monitor"))
 
-    assert Policy.from_json(policy.to_json()) == policy
+    assert FollowPolicy.from_json(policy.to_json()) == policy
 
 
 class Backend:
@@ -255,13 +255,13 @@ def test_both_drivers_bring_the_same_outcome(raws, monkeypatch, set_clock):
     monkeypatch.setattr("airflow_provider_glueray.core.watcher.Watcher.pause", lambda self, seconds: asyncio.sleep(0))
     set_clock(lambda: 1000.0, lambda seconds: None)
     log = logging.getLogger("both")
-    policy = Policy(poll_seconds=0.01, least_seconds=0.01, waits=Waits(drain=2))
+    policy = FollowPolicy(poll_interval=0.01, min_poll_interval=0.01, waits=Waits(drain=2))
     blocking, awaited = Backend(list(raws)), Backend(list(raws))
-    first = drive(follow(REF, policy), blocking, REF, log)
+    first = run_sync(follow(REF, policy), blocking, REF, log)
 
     async def wait() -> Outcome:
         async with watching("both", lambda: awaited) as watcher:
-            return await adrive(follow(REF, policy), watcher, REF, log)
+            return await run_async(follow(REF, policy), watcher, REF, log)
 
     assert asyncio.run(wait()) == first
     assert awaited.calls == blocking.calls
@@ -272,7 +272,7 @@ def test_what_the_log_reports_is_carried_home():
     told = [f'glueray-report: {{"rows": {number}}}' for number in range(150)]
     hand = Hand([seen("RUNNING"), seen("SUCCEEDED")], [["words", *told[:80]], told[80:]])
 
-    outcome = hand.play(Policy())
+    outcome = hand.play(FollowPolicy())
 
     assert [report["rows"] for report in outcome.reports] == list(range(50, 150))
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))).reports == tuple(outcome.reports)
@@ -282,7 +282,7 @@ def test_what_the_log_reports_is_carried_home():
 def test_a_log_that_goes_on_after_its_run(pages, goes_on):
     """It is read for a minute, and what is left over is not left out without a word."""
     hand = Hand([seen("RUNNING"), seen("SUCCEEDED")], [["line"]] * pages)
-    hand.play(Policy())
+    hand.play(FollowPolicy())
 
-    told = [step.message for step in hand.of(Tell) if "goes on" in step.message]
+    told = [step.message for step in hand.of(Log) if "goes on" in step.message]
     assert told == ["The log goes on 60 seconds after the run has ended; the rest is at the service only"] * goes_on

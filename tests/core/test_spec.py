@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
-from airflow_provider_glueray.core.validation import MARK_ARGUMENT, check_fields, is_template
+from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT, check_fields, is_template
 from airflow_provider_glueray.hooks.glue.requests import service_arguments, to_glue_job, to_glue_job_update, to_glue_run
 
 ROLE = "arn:aws:iam::123456789012:role/service/GlueRayRole"
@@ -57,7 +57,7 @@ def stored(of: RayJobSpec, **changes):
         ({"arguments": {"a b": 1}}, "not a usable name"),
         ({"arguments": {"min-workers": 1}}, "use the field 'min_workers'"),
         ({"arguments": {"--pip-install": "x"}}, "use the field 'pip'"),
-        ({"arguments": {MARK_ARGUMENT: "x"}}, "reserved"),
+        ({"arguments": {CLIENT_TOKEN_ARGUMENT: "x"}}, "reserved"),
         ({"arguments": {"x": object()}}, "no text form"),
         ({"arguments": {"x": None}}, "no text form"),
         ({"arguments": {"x": {"y": object()}}}, "no text form"),
@@ -73,11 +73,11 @@ def stored(of: RayJobSpec, **changes):
         ({"py_modules": ["lib.whl"]}, ".zip"),
         ({"py_modules": ["s3://bucket/lib.py"]}, ".zip"),
         ({"working_dir": "s3://bucket/folder"}, ".zip"),
-        ({"spilling": "{not json"}, "not JSON"),
-        ({"spilling": "[]"}, "JSON object"),
-        ({"spilling": {"a": {"directory_path": "/x"}, "b": {"uri": "s3://b"}}}, "at once"),
-        ({"logging": {"CLOUDWATCH": False}}, "unknown switch 'CLOUDWATCH'"),
-        ({"logging": {"S3": "False"}}, "True or False"),
+        ({"object_spilling_config": "{not json"}, "not JSON"),
+        ({"object_spilling_config": "[]"}, "JSON object"),
+        ({"object_spilling_config": {"a": {"directory_path": "/x"}, "b": {"uri": "s3://b"}}}, "at once"),
+        ({"logging_configuration": {"CLOUDWATCH": False}}, "unknown switch 'CLOUDWATCH'"),
+        ({"logging_configuration": {"S3": "False"}}, "True or False"),
         ({"tags": {"k" * 129: "v"}}, "too long"),
         ({"tags": {str(i): "v" for i in range(51)}}, "51 tags"),
         ({"max_concurrent_runs": 0}, "1 or more"),
@@ -206,8 +206,8 @@ FULL = {
     "pip": ["pandas==1.5.3", "s3fs~=2023.4"],
     "py_modules": "s3://bucket/lib.zip",
     "working_dir": "s3://bucket/work.zip",
-    "spilling": {"type": "smart_open", "params": {"uri": "s3://bucket/spill"}},
-    "logging": {"CLOUDWATCH_METRICS": False},
+    "object_spilling_config": {"type": "smart_open", "params": {"uri": "s3://bucket/spill"}},
+    "logging_configuration": {"CLOUDWATCH_METRICS": False},
     "tags": {"team": "etl"},
     "description": "The nightly step.",
     "overrides": {"glue": {"job": {"SecurityConfiguration": "secure"}, "run": {"JobRunQueuingEnabled": True}}},
@@ -223,7 +223,7 @@ def test_service_arguments_have_their_mixed_spelling():
         "--pip-install": "pandas==1.5.3,s3fs~=2023.4",
         "--s3-py-modules": "s3://bucket/lib.zip",
         "--working-dir": "s3://bucket/work.zip",
-        "--object_spilling_config": json.dumps(FULL["spilling"], sort_keys=True),
+        "--object_spilling_config": json.dumps(FULL["object_spilling_config"], sort_keys=True),
         "--object_store_memory_head": "30",
         "--object_store_memory_worker": "40",
         "--logging_configuration": '{"CLOUDWATCH_METRICS": {"IS_ENABLED": "False"}}',

@@ -41,7 +41,7 @@ def make_step(dag: DAG, fresh: Callable[[], int]) -> Callable[..., Any]:
         defaults = {
             "task_id": f"f-{fresh()}",
             "role": "GlueRayRole",
-            "staging": STAGING,
+            "staging_uri": STAGING,
             "deferrable": False,
             "dag": dag,
         }
@@ -225,7 +225,7 @@ def test_an_argument_that_cannot_travel_is_named(connected, make_step, make_task
 def test_mapped_over_results(connected, dag, make_task):
     """`partial`, `expand` and `override`: each of the mapped tasks is a run with its own arguments."""
 
-    @task.glue_ray(role="GlueRayRole", staging=STAGING, dag=dag, task_id="mapped")
+    @task.glue_ray(role="GlueRayRole", staging_uri=STAGING, dag=dag, task_id="mapped")
     def product(one, other):
         return one * other
 
@@ -260,7 +260,7 @@ def test_modules_of_ones_own(connected, dag, make_task, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import own_dag
 
-    settings = {"role": "GlueRayRole", "staging": STAGING, "dag": dag}
+    settings = {"role": "GlueRayRole", "staging_uri": STAGING, "dag": dag}
     with pytest.raises(ScriptError, match="uses the module 'house_rules', which is a file of yours"):
         task.glue_ray(**settings)(own_dag.counted)(1)
     dag.fileloc = str(tmp_path / "own_dag.py")
@@ -272,7 +272,7 @@ def test_modules_of_ones_own(connected, dag, make_task, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"staging": None}, "staging=None"),
+        ({"staging_uri": None}, "staging_uri=None"),
         ({"wait_for_completion": False}, "wait_for_completion=False"),
         ({"worker_type": "G.1X"}, "Z.2X workers only"),
     ],
@@ -293,7 +293,7 @@ def test_mapped_tasks_are_checked_while_the_dag_is_parsed(dag):
     def plain(one):
         return one
 
-    settings = {"role": "GlueRayRole", "staging": STAGING, "dag": dag}
+    settings = {"role": "GlueRayRole", "staging_uri": STAGING, "dag": dag}
     with pytest.raises(ScriptError, match="uses lock, a lock, which cannot travel"):
         task.glue_ray(**settings)(locked).expand(one=[1])
     with pytest.raises(SpecError, match="workers only"):

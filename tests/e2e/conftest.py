@@ -243,7 +243,7 @@ class Step:
         """Return the buttons of the UI: name to target."""
         return dict(self.house.call("GET", f"{self.path}/links")["extra_links"])
 
-    def mark(self, state: str) -> None:
+    def client_token(self, state: str) -> None:
         """Mark the task as a user does."""
         self.house.call("PATCH", self.path, {"new_state": state})
 

@@ -56,7 +56,7 @@ def test_mark_failed_while_deferred(house: House) -> None:
     step = house.trigger("marked")
     step.wait("deferred")
     step.started()
-    step.mark("failed")
+    step.client_token("failed")
     until(step.states, lambda states: states == ["STOPPED"])
     assert step.instance()["state"] == "failed"
 
@@ -100,7 +100,7 @@ def test_mark_failed_in_worker(house: House) -> None:
     step = house.trigger("in_worker")
     step.started()
     assert step.instance()["state"] == "running"
-    step.mark("failed")
+    step.client_token("failed")
     until(step.states, lambda states: states == ["STOPPED"])
     assert step.instance()["state"] == "failed"
 
@@ -171,7 +171,7 @@ def test_a_session_does_not_outlive_its_steps(house: House) -> None:
     (session,) = step.sessions()
     statement = {"SessionId": session["Id"], "Id": 0}
     until(lambda: house.glue.get_statement(**statement)["Statement"]["State"], lambda state: state == "RUNNING")
-    step.mark("failed")
+    step.client_token("failed")
     until(lambda: step.sessions()[0]["Status"], lambda status: status == "STOPPED")
     # The triggerer cancels the statement, unless the teardown was faster.
     assert house.glue.get_statement(**statement)["Statement"]["State"] in {"CANCELLED", "ERROR"}
@@ -239,7 +239,7 @@ def test_on_a_ray_cluster(house: House) -> None:
     done.wait("success")
     assert "e2e: the squares are [0, 1, 4, 9]" in done.log()
     assert done.xcom() == done.xcom("glueray_run")["id"]
-    marked.mark("failed")
+    marked.client_token("failed")
     cluster = house.endpoint.ray()
     address = f"{cluster['dashboard']}/api/jobs/{marked.xcom('glueray_run')['id']}"
     headers = {"Authorization": f"Bearer {cluster['token']}"}

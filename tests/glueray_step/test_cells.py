@@ -23,8 +23,8 @@ def run(monkeypatch):
         for code in codes:
             count += 1
             explicit = "return_value" if "return_value" in code else None
-            said = notebook.run({"code": code, "where": f"Cell {count} of x", "explicit": explicit})
-        return said
+            result = notebook.run({"code": code, "where": f"Cell {count} of x", "explicit": explicit})
+        return result
 
     yield run
     notebook.close()
@@ -46,12 +46,12 @@ def run(monkeypatch):
     ],
 )
 def test_cells_share_a_namespace(run, codes, value, printed):
-    said = run(*codes)
+    result = run(*codes)
 
-    assert said["error"] is None
-    assert (json.loads(said["value"]) if "value" in said else None) == value
-    assert said["printed"] == printed
-    assert said["started"] <= said["completed"]
+    assert result["error"] is None
+    assert (json.loads(result["value"]) if "value" in result else None) == value
+    assert result["printed"] == printed
+    assert result["started"] <= result["completed"]
 
 
 @pytest.mark.parametrize(
@@ -64,19 +64,19 @@ def test_cells_share_a_namespace(run, codes, value, printed):
     ],
 )
 def test_an_exception_is_told_without_our_frames(run, codes, name, lines):
-    said = run(*codes)
+    result = run(*codes)
 
-    assert said["error"][0] == name
-    frames = [line.split(", ", 1)[1] for line in said["error"][2] if line.startswith('  File "<Cell')]
+    assert result["error"][0] == name
+    frames = [line.split(", ", 1)[1] for line in result["error"][2] if line.startswith('  File "<Cell')]
     assert lines in (None, frames)
-    assert not any("cells.py" in line for line in said["error"][2])
-    assert (name != "ValueError") or "    raise ValueError('odd')" in said["error"][2]
+    assert not any("cells.py" in line for line in result["error"][2])
+    assert (name != "ValueError") or "    raise ValueError('odd')" in result["error"][2]
     assert run("'still here'")["value"] == '"still here"'
 
 
 def test_what_is_printed_is_also_shown_and_bounded(run, monkeypatch, capsys):
     monkeypatch.setattr(cells, "MOST_PRINTED", 10)
-    said = run("print('x' * 8)\nprint('y' * 8)")
+    result = run("print('x' * 8)\nprint('y' * 8)")
 
-    assert said["printed"] == "x" * 8 + "\ny\n[… 8 characters more were printed]\n"
+    assert result["printed"] == "x" * 8 + "\ny\n[… 8 characters more were printed]\n"
     assert capsys.readouterr().out == "x" * 8 + "\n" + "y" * 8 + "\n"

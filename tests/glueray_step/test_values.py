@@ -16,7 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_glueray.glueray_step.values import KIND, CannotTravel, decode, encode, is_reference, table_of
+from airflow_provider_glueray.glueray_step.values import (
+    KIND,
+    NotSerializableError,
+    decode,
+    encode,
+    is_reference,
+    table_of,
+)
 
 
 class Memory:
@@ -140,7 +147,7 @@ class Pair(NamedTuple):
     ],
 )
 def test_what_cannot_travel_is_named(value, words):
-    with pytest.raises(CannotTravel, match=words):
+    with pytest.raises(NotSerializableError, match=words):
         encode(value, "argument 'x'", Memory())
 
 
@@ -148,9 +155,9 @@ def test_a_frame_that_is_no_table_is_named():
     import numpy as np
     import pandas as pd
 
-    with pytest.raises(CannotTravel, match="argument 'x', a DataFrame, does not go into Parquet"):
+    with pytest.raises(NotSerializableError, match="argument 'x', a DataFrame, does not go into Parquet"):
         encode(pd.DataFrame({"o": [object()]}), "argument 'x'", Memory())
-    with pytest.raises(CannotTravel, match="argument 'x', a ndarray"):
+    with pytest.raises(NotSerializableError, match="argument 'x', a ndarray"):
         encode(np.zeros((2, 2)), "argument 'x'", Memory())
 
 

@@ -29,7 +29,7 @@ def make_step(dag: DAG, tmp_path: Path, fresh: Callable[[], int]) -> Callable[..
             "task_id": f"needs-{fresh()}",
             "script": "step.py",
             "role": "GlueRayRole",
-            "staging": "s3://glueray-local/code",
+            "staging_uri": "s3://glueray-local/code",
             "deferrable": False,
             "dag": dag,
         }

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_glueray.core.errors import ServiceFull, SpecError
+from airflow_provider_glueray.core.errors import CapacityExceeded, SpecError
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 
@@ -30,7 +30,7 @@ def make_step(dag: DAG, tmp_path: Path, fresh: Callable[[], int]) -> Callable[..
             "task_id": f"step-{fresh()}",
             "script": str(script),
             "role": "GlueRayRole",
-            "staging": "s3://glueray-local/code",
+            "staging_uri": "s3://glueray-local/code",
             "arguments": {"who-is": "{{ run_id }}"},
             "deferrable": False,
             "dag": dag,
@@ -141,7 +141,7 @@ class TestFull:
         connected.faults(quota_mdpu=2)
         result = make_task(make_step(queue_timeout=0)).run()
 
-        assert isinstance(result.error, ServiceFull)
+        assert isinstance(result.error, CapacityExceeded)
         assert "needs 4 M-DPU" in str(result.error)
 
 
@@ -178,8 +178,8 @@ class TestBadInput:
         ("wrong", "words"),
         [
             ({"script": "/nowhere/step.py"}, "Cannot read"),
-            ({"staging": "s3://no-such-bucket/x"}, "does not exist"),
-            ({"staging": None}, "staging"),
+            ({"staging_uri": "s3://no-such-bucket/x"}, "does not exist"),
+            ({"staging_uri": None}, "staging_uri"),
             ({"conn_id": "missing"}, "no connection 'missing'"),
         ],
     )

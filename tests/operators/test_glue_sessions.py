@@ -11,10 +11,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from structlog.testing import capture_logs
 
 from airflow_provider_glueray.core.errors import (
+    CapacityExceeded,
     RunStopped,
     RunTimedOut,
     ScriptError,
-    ServiceFull,
     SpecError,
     StatementFailed,
 )
@@ -63,7 +63,7 @@ def make_create(make, **kwargs: Any) -> GlueRayCreateSessionOperator:
 
 
 def make_statement(make, session: str, code: str, **kwargs: Any) -> GlueRayStatementOperator:
-    return make(GlueRayStatementOperator, **{"session_id": session, "code": code, "poll_seconds": 1, **kwargs})
+    return make(GlueRayStatementOperator, **{"session_id": session, "code": code, "poll_interval": 1, **kwargs})
 
 
 def sessions_of(hook: GlueRaySessionHook, task: Any) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class TestCreate:
         assert result.xcoms["_link_GlueRayRunLink"].endswith(f"/_glueray/sessions/{made['Id']}")
         assert result.xcoms["_link_GlueRayLogsLink"].endswith("/log")
 
-        stop = make(GlueRayStopSessionOperator, session_id=made["Id"], deferrable=True, poll_seconds=1, delete=True)
+        stop = make(GlueRayStopSessionOperator, session_id=made["Id"], deferrable=True, poll_interval=1, delete=True)
         ended = make_task(stop).run_to_end()
         assert (ended.state, ended.xcoms["return_value"]) == ("success", "STOPPED")
         assert ended.xcoms["glueray_usage"]["workers"] == 3
@@ -103,7 +103,7 @@ class TestCreate:
     def test_a_retry_takes_the_session_up_and_a_clear_does_not(self, hook, make, make_task, connected):
         """Whatever is left of a try before: one session per series, and the old one is stopped."""
         connected.faults(provisioning_seconds=0.5)
-        task = make_task(make_create(make, retries=1, poll_seconds=1))
+        task = make_task(make_create(make, retries=1, poll_interval=1))
 
         def die(message: Any) -> None:
             if type(message).__name__ == "SetTaskStateStore" and message.value["run_id"]:
@@ -138,7 +138,7 @@ class TestCreate:
         deferred = make_task(make_create(make, deferrable=True))
         asyncio.run(deferred.trigger_of(deferred.run()).on_kill())
 
-        late = make_task(make_create(make, timeout=1))
+        late = make_task(make_create(make, run_timeout=1))
         assert isinstance(late.run().error, RunTimedOut)
         for task in (killed, deferred, late):
             (made,) = sessions_of(hook, task)
@@ -162,7 +162,7 @@ class TestCreate:
         connected.faults(quota_mdpu=2)
         result = make_task(make_create(make, number_of_workers=2, queue_timeout=0)).run()
 
-        assert isinstance(result.error, ServiceFull)
+        assert isinstance(result.error, CapacityExceeded)
         assert "needs 4 M-DPU" in str(result.error)
 
     def test_refused_for_good(self, hook, make, make_task, connected, session):
@@ -273,7 +273,7 @@ class TestStatement:
         deferred = make_task(make_statement(make, session, ENDLESS, deferrable=True))
         asyncio.run(deferred.trigger_of(deferred.run()).on_kill())
 
-        late = make_task(make_statement(make, session, ENDLESS, timeout=1))
+        late = make_task(make_statement(make, session, ENDLESS, run_timeout=1))
         assert isinstance(late.run().error, RunTimedOut)
         assert make_task(make_statement(make, session, "6")).run().xcoms["return_value"] == 6
 
@@ -311,7 +311,7 @@ class TestStop:
     def test_nothing_to_stop(self, hook, make, make_task, deferrable):
         """A setup that made nothing, and a session that is gone, need no stop."""
         none = make_task(make(GlueRayStopSessionOperator, session_id="", deferrable=deferrable)).run_to_end()
-        gone = make(GlueRayStopSessionOperator, session_id="never-made", deferrable=deferrable, poll_seconds=1)
+        gone = make(GlueRayStopSessionOperator, session_id="never-made", deferrable=deferrable, poll_interval=1)
 
         assert none.state == "success"
         assert make_task(gone).run_to_end().state == "success"
@@ -321,7 +321,7 @@ def test_a_group(dag):
     """The setup makes the session, all tasks share it and how it is reached, the teardown follows all of them."""
     with dag, glue_ray_session("etl", role="GlueRayRole", conn_id="mine", deferrable=True, recreate=True) as session:
         load = session.statement("load", "1")
-        walk = session.notebook("walk", "walk.ipynb", executed_notebook="s3://b/walk.ipynb", deferrable=False)
+        walk = session.notebook("walk", "walk.ipynb", output_notebook="s3://b/walk.ipynb", deferrable=False)
         load >> walk
 
     assert set(dag.task_ids) == {"etl.create", "etl.load", "etl.walk", "etl.stop"}
@@ -339,8 +339,8 @@ class TestSensor:
     def test_a_session_and_a_statement(self, hook, make, make_task, session, tmp_path):
         """READY and done; what cannot be any more fails."""
         ref = hook.run_statement(session, f"{waits_for(tmp_path / 'gate')}\nprint('from elsewhere')", "m")
-        ready = make(GlueRaySessionSensor, session_id=session, deferrable=True, poll_seconds=1)
-        done = make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=True, poll_seconds=1)
+        ready = make(GlueRaySessionSensor, session_id=session, deferrable=True, poll_interval=1)
+        done = make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=True, poll_interval=1)
 
         assert make_task(ready).run_to_end().xcoms["return_value"] == session
         one = make_task(done)
@@ -353,7 +353,7 @@ class TestSensor:
     def test_a_failed_statement(self, hook, make, make_task, session):
         """It fails the sensor for good."""
         ref = hook.run_statement(session, "1 / 0", "m")
-        result = make_task(make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, poll_seconds=1)).run()
+        result = make_task(make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, poll_interval=1)).run()
 
         assert isinstance(result.error, AirflowFailException)
         assert "ZeroDivisionError" in str(result.error)

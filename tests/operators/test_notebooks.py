@@ -55,8 +55,8 @@ def make(dag, tmp_path: Path, fresh):
         coded = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
         source.write_text(nbformat.writes(new_notebook(cells=coded)))
         given = {
-            "task_id": f"notebook-{number}", "notebook": source, "executed_notebook": tmp_path / f"out-{number}.ipynb",
-            "role": "GlueRayRole", "deferrable": False, "poll_seconds": 1, "dag": dag, **kwargs,
+            "task_id": f"notebook-{number}", "notebook": source, "output_notebook": tmp_path / f"out-{number}.ipynb",
+            "role": "GlueRayRole", "deferrable": False, "poll_interval": 1, "dag": dag, **kwargs,
         }  # fmt: skip
         return GlueRayNotebookOperator(**given)
 
@@ -65,7 +65,7 @@ def make(dag, tmp_path: Path, fresh):
 
 def executed(operator: GlueRayNotebookOperator) -> Any:
     """Return the executed notebook's code cells, which have to be valid nbformat."""
-    notebook = nbformat.read(operator.executed_notebook, as_version=4)
+    notebook = nbformat.read(operator.output_notebook, as_version=4)
     nbformat.validate(notebook)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
@@ -110,7 +110,7 @@ def test_a_whole_notebook(hook, make, make_task):
         result = make_task(operator).run_to_end()
 
     assert result.state == "success"
-    assert result.xcoms["return_value"] == operator.executed_notebook
+    assert result.xcoms["return_value"] == operator.output_notebook
     assert result.xcoms["glueray_value"] == {"day": "2026-11-21", "limit": 42}
     assert result.xcoms["glueray_usage"]["workers"] == 3
     assert "/_glueray/sessions/" in result.xcoms["_link_GlueRayRunLink"]
@@ -197,7 +197,7 @@ def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task):
     assert result.xcoms["glueray_value"] == [2, 3]
     assert statuses(operator) == ["completed"] * 4
     assert_stopped(hook, operator)
-    assert task.retry().xcoms["return_value"] == operator.executed_notebook
+    assert task.retry().xcoms["return_value"] == operator.output_notebook
     assert len(sessions_of(hook, operator)) == 1
     assert task.clear().state in {"success", "deferred"}
     assert len(sessions_of(hook, operator)) == 2
@@ -237,7 +237,7 @@ def test_kill_and_deadline(hook, make, make_task):
     assert result.message.trigger_kwargs
     asyncio.run(task.trigger_of(result).on_kill())
 
-    late = make(endless, timeout=1)
+    late = make(endless, run_timeout=1)
     assert isinstance(make_task(late).run().error, RunTimedOut)
     for operator in (killed, deferred, late):
         assert_stopped(hook, operator)
@@ -270,7 +270,7 @@ def test_a_cell_that_prints_a_lot(hook, make, make_task, session, connected):
         "s3", endpoint_url=connected.url, region_name=connected.region, aws_access_key_id="x", aws_secret_access_key="x"
     )
     place = f"s3://glueray-local/notebooks/{uuid4().hex}/walk.ipynb"
-    operator = make("print('x' * 50_000_000)\n5", session_id=session, executed_notebook=place)
+    operator = make("print('x' * 50_000_000)\n5", session_id=session, output_notebook=place)
     with capture_logs() as logs:
         result = make_task(operator).run()
 
@@ -328,7 +328,7 @@ class TestBadInput:
             (["%%sql\nselect 1"], {}, "%%sql"),
             (["x = = 1"], {}, "Cell 1 of .* is not Python 3.9"),
             (["1"], {"parameters": {"not a name": 1}}, "not a name"),
-            (["1"], {"executed_notebook": "s3://no-such-bucket-here/x.ipynb"}, "no-such-bucket-here"),
+            (["1"], {"output_notebook": "s3://no-such-bucket-here/x.ipynb"}, "no-such-bucket-here"),
             (["1"], {"notebook": "missing.ipynb"}, "missing.ipynb"),
             (["1"], {"notebook": "s3://glueray-local/missing.ipynb"}, "missing.ipynb"),
             (["1"], {"role": None}, "role"),

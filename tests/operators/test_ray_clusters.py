@@ -18,7 +18,14 @@ from airflow.sdk.exceptions import AirflowFailException
 from structlog.testing import capture_logs
 
 from airflow_provider_glueray.cli.main import main
-from airflow_provider_glueray.core.errors import RunFailed, RunStopped, RunTimedOut, ServiceFull, SpecError, StopError
+from airflow_provider_glueray.core.errors import (
+    CapacityExceeded,
+    RunFailed,
+    RunStopped,
+    RunTimedOut,
+    SpecError,
+    StopError,
+)
 from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
@@ -58,7 +65,7 @@ def make(dag: DAG, fresh: Callable[[], int]) -> Callable[..., Any]:
 
     def make(operator: type, **kwargs: Any) -> Any:
         given = {"task_id": f"task-{fresh()}", "dag": dag, "deferrable": False, "conn_id": "where"}
-        return operator(**{**given, "poll_seconds": 0.2, **kwargs})
+        return operator(**{**given, "poll_interval": 0.2, **kwargs})
 
     return make
 
@@ -165,7 +172,7 @@ class TestCreate:
         deferred = make_task(make(GlueRayCreateClusterOperator, deferrable=True))
         asyncio.run(deferred.trigger_of(deferred.run()).on_kill())
 
-        late = make_task(make(GlueRayCreateClusterOperator, timeout=1))
+        late = make_task(make(GlueRayCreateClusterOperator, run_timeout=1))
         assert isinstance(late.run().error, RunTimedOut)
 
         def fail(message: Any) -> None:
@@ -192,7 +199,7 @@ class TestCreate:
             cluster.run_pod("/".join(next(iter(cluster.rayclusters))), "ray-head", "Pending", conditions=[condition])
 
         later(lambda: cluster.rayclusters, schedule)
-        result = make_task(make(GlueRayCreateClusterOperator, timeout=3, deferrable=deferrable)).run_to_end()
+        result = make_task(make(GlueRayCreateClusterOperator, run_timeout=3, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
         assert text in str(result.error)
@@ -231,7 +238,7 @@ class TestCreate:
         """In words, before anything is made; what a retry cannot help is not tried again."""
         cluster.quota = "etl, requested: count/rayclusters.ray.io=1, used: 1, limited: 1"
         full = make_task(make(GlueRayCreateClusterOperator, queue_timeout=0)).run()
-        assert isinstance(full.error, ServiceFull)
+        assert isinstance(full.error, CapacityExceeded)
         assert "a head and 2 workers" in str(full.error)
         cluster.quota = None
         cluster.denied.add(("create", "rayclusters"))
@@ -283,7 +290,7 @@ class TestDelete:
         set_waits(stop_grace=1)
         monkeypatch.setattr(cluster, "_go_away", lambda store, place: None)
         made = make_task(make(GlueRayCreateClusterOperator)).run()
-        result = make_task(make(GlueRayDeleteClusterOperator, cluster=made.xcoms["return_value"], timeout=1)).run()
+        result = make_task(make(GlueRayDeleteClusterOperator, cluster=made.xcoms["return_value"], run_timeout=1)).run()
 
         assert "was to be deleted and is still there" in str(result.error)
 
@@ -319,7 +326,7 @@ class TestElsewhere:
     def test_a_cluster_on_glue_is_refused(self, connected, make, make_task, tmp_path):
         """Not dropped without a word."""
         (tmp_path / "s.py").write_text("print(1)\n")
-        given = {"role": "GlueRayRole", "staging": "s3://glueray-local/x", "conn_id": "aws_default"}
+        given = {"role": "GlueRayRole", "staging_uri": "s3://glueray-local/x", "conn_id": "aws_default"}
         step = make(GlueRayJobOperator, script=str(tmp_path / "s.py"), cluster="etl/shared", **given)
         result = make_task(step).run()
 
@@ -339,7 +346,7 @@ class TestRuns:
     def make_step(self, make, tmp_path) -> Callable[..., GlueRayJobOperator]:
         def make_step(**kwargs: Any) -> GlueRayJobOperator:
             (tmp_path / "step.py").write_text("print('never run')\n")
-            given = {"staging": "s3://glueray-local/kuberay", "script": str(tmp_path / "step.py")}
+            given = {"staging_uri": "s3://glueray-local/kuberay", "script": str(tmp_path / "step.py")}
             return make(GlueRayJobOperator, **{**given, **kwargs})
 
         return make_step
@@ -378,7 +385,7 @@ class TestRuns:
     @MODES
     def test_a_deadline_deletes_it(self, cluster, make_step, make_task, shared, deferrable):
         self.play(cluster, running())
-        result = make_task(make_step(cluster=shared, timeout=3, deferrable=deferrable)).run_to_end()
+        result = make_task(make_step(cluster=shared, run_timeout=3, deferrable=deferrable)).run_to_end()
 
         assert isinstance(result.error, RunTimedOut)
         assert cluster.rayjobs == {}
@@ -420,9 +427,11 @@ class TestRuns:
 
     def test_what_is_the_clusters(self, cluster, make_step, make_task, shared):
         """Is refused or told."""
-        refused = make_task(make_step(cluster=shared, object_store_memory_head=20, spilling={"type": "x"})).run()
+        refused = make_task(
+            make_step(cluster=shared, object_store_memory_head=20, object_spilling_config={"type": "x"})
+        ).run()
         assert "object_store_memory_head: it is set when a cluster is made" in str(refused.error)
-        assert "spilling: it is set when a cluster is made" in str(refused.error)
+        assert "object_spilling_config: it is set when a cluster is made" in str(refused.error)
 
         self.play(cluster, done())
         over = {"kuberay": {"image": "theirs"}}
@@ -447,7 +456,7 @@ class TestRuns:
                 file.write(json.dumps({"value": sum(call["args"])}).encode())
             cluster.play("/".join(place), done())
 
-        given = {"staging": "s3://glueray-local/kuberay", "dag": dag, "deferrable": False, "conn_id": "where"}
+        given = {"staging_uri": "s3://glueray-local/kuberay", "dag": dag, "deferrable": False, "conn_id": "where"}
         step = task.glue_ray(cluster=shared, **given)(add)(1, 2).operator
         later(lambda: cluster.rayjobs, work)
         result = make_task(step).run()
@@ -485,7 +494,7 @@ class TestOnRay:
 
     def step(self, make: Any, tmp_path: Path, source: str, shared: str, **kwargs: Any) -> GlueRayJobOperator:
         (tmp_path / "a step.py").write_text(source)
-        given = {"staging": "s3://glueray-local/kuberay", "cluster": shared}
+        given = {"staging_uri": "s3://glueray-local/kuberay", "cluster": shared}
         return make(GlueRayJobOperator, script=str(tmp_path / "a step.py"), **given, **kwargs)
 
     def test_arguments(self, shared, make, make_task, tmp_path):
@@ -530,15 +539,15 @@ class TestGroup:
     def test_the_tasks_of_a_group(self, dag):
         """A setup and a teardown around what is between; what all have in common is said once."""
         with dag, glue_ray_cluster(
-            "c", number_of_workers=5, staging="s3://b-b/x", conn_id="where", deferrable=True, poll_seconds=3
+            "c", number_of_workers=5, staging_uri="s3://b-b/x", conn_id="where", deferrable=True, poll_interval=3
         ) as cluster:  # fmt: skip
 
-            @task.glue_ray(cluster=cluster.id, staging="s3://b-b/x", conn_id="where")
+            @task.glue_ray(cluster=cluster.id, staging_uri="s3://b-b/x", conn_id="where")
             def count():
                 return 1
 
             load = cluster.script("load", "s3://b-b/load.py")
-            report = cluster.notebook("report", "s3://b-b/r.ipynb", executed_notebook="s3://b-b/out.ipynb")
+            report = cluster.notebook("report", "s3://b-b/r.ipynb", output_notebook="s3://b-b/out.ipynb")
             load >> [count(), report]
 
         assert cluster.create.is_setup
@@ -547,8 +556,8 @@ class TestGroup:
         assert dag.get_task("c.count").upstream_task_ids == {"c.create", "c.load"}
         assert cluster.delete.upstream_task_ids == {"c.create", "c.count", "c.report"}
         for each in (cluster.create, cluster.delete, load, report):
-            assert (each.conn_id, each.deferrable, each.poll_seconds) == ("where", True, 3)
-        assert (load.staging, load.number_of_workers) == ("s3://b-b/x", 5)
+            assert (each.conn_id, each.deferrable, each.poll_interval) == ("where", True, 3)
+        assert (load.staging_uri, load.number_of_workers) == ("s3://b-b/x", 5)
         assert load.cluster.operator is cluster.create
 
     @pytest.mark.parametrize("to", ["kuberay", "glue", "ray"])
@@ -559,7 +568,7 @@ class TestGroup:
             "from datetime import datetime\nfrom airflow.sdk import DAG\n"
             "from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster\n"
             "with DAG('night', schedule=None, start_date=datetime(2026, 1, 1)):\n"
-            "    with glue_ray_cluster(role='R', staging='s3://b-b/x') as cluster:\n"
+            "    with glue_ray_cluster(role='R', staging_uri='s3://b-b/x') as cluster:\n"
             "        cluster.script('load', 'load.py')\n"
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_glueray.core.errors import ScriptError
 from airflow_provider_glueray.packaging import archives
-from airflow_provider_glueray.packaging.archives import given, pack
+from airflow_provider_glueray.packaging.archives import inspect_archive, zip_folder
 from airflow_provider_glueray.packaging.upload import read_local
 
 
@@ -39,44 +39,48 @@ def zipped(*entries: str) -> bytes:
 def test_a_folder_of_modules_and_a_package(tmp_path):
     """One folder at the root; a package is importable by its own name."""
     libs = write(tmp_path / "libs", {"one.py": "", "two/__init__.py": "", "two/deep.py": ""})
-    folder = pack(libs, module=True)
-    package = pack(libs / "two", module=True)
+    folder = zip_folder(libs, module=True)
+    package = zip_folder(libs / "two", module=True)
 
     assert names(folder.content) == ["libs/one.py", "libs/two/__init__.py", "libs/two/deep.py"]
     assert folder.modules == {"one", "two"}
     assert names(package.content) == ["two/two/__init__.py", "two/two/deep.py"]
     assert package.modules == {"two"}
-    assert names(pack(libs / "two", module=False).content) == ["two/__init__.py", "two/deep.py"]
-    assert (folder.name, given("libs.zip", folder.content).modules) == ("libs.zip", folder.modules)
+    assert names(zip_folder(libs / "two", module=False).content) == ["two/__init__.py", "two/deep.py"]
+    assert (folder.name, inspect_archive("libs.zip", folder.content).modules) == ("libs.zip", folder.modules)
 
 
 def test_the_same_files_make_the_same_archive(tmp_path):
     """Whenever and wherever they are laid; another content, name or mode makes another one."""
-    first = pack(write(tmp_path / "a" / "libs", {"x.py": "1", "y.py": "2"}), module=True)
+    first = zip_folder(write(tmp_path / "a" / "libs", {"x.py": "1", "y.py": "2"}), module=True)
     again = write(tmp_path / "b" / "libs", {"y.py": "2", "x.py": "1"})
     os.utime(again / "x.py", (1, 1))
-    assert pack(again, module=True)[:3] == first[:3]
+    assert zip_folder(again, module=True)[:3] == first[:3]
 
     (again / "x.py").chmod(0o755)
-    assert pack(again, module=True).digest != first.digest
+    assert zip_folder(again, module=True).digest != first.digest
     (again / "x.py").chmod(0o644)
     (again / "x.py").write_text("1 ")
-    assert pack(again, module=True).digest != first.digest
+    assert zip_folder(again, module=True).digest != first.digest
 
 
 def test_a_module_that_is_one_file(tmp_path):
     """In a folder of its name, the same whenever it was written; without ``module`` the file itself, for a script."""
     path = write(tmp_path, {"helpers.py": "X = 1\n"}) / "helpers.py"
-    parcel = read_local(str(path), "3.9", module=True)
+    archive = read_local(str(path), "3.9", module=True)
     path.chmod(0o755)
     os.utime(path, (1, 1))
 
-    assert (parcel.name, names(parcel.content), parcel.modules) == ("helpers.zip", ["helpers/helpers.py"], {"helpers"})
-    assert read_local(str(path), "3.9", module=True) == parcel
-    assert given("helpers.zip", parcel.content).modules == {"helpers"}
+    assert (archive.name, names(archive.content), archive.modules) == (
+        "helpers.zip",
+        ["helpers/helpers.py"],
+        {"helpers"},
+    )
+    assert read_local(str(path), "3.9", module=True) == archive
+    assert inspect_archive("helpers.zip", archive.content).modules == {"helpers"}
     assert read_local(str(path), "3.9").content == b"X = 1\n"
     path.write_text("X = 2\n")
-    assert read_local(str(path), "3.9", module=True).digest != parcel.digest
+    assert read_local(str(path), "3.9", module=True).digest != archive.digest
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_what_git_ignores_stays_at_home(tmp_path):
     (tmp_path / "repo" / ".git").mkdir()
     (tmp_path / ".gitignore").write_text("*.py\n")  # above the repository: not its rules
 
-    assert names(pack(tmp_path / "repo" / "libs", module=True).content) == [
+    assert names(zip_folder(tmp_path / "repo" / "libs", module=True).content) == [
         "libs/.gitignore", "libs/a.py", "libs/deep/.gitignore", "libs/deep/c.py", "libs/keep.csv",
     ]  # fmt: skip
 
@@ -121,28 +125,28 @@ def test_what_is_named_itself_is_not_ignored(tmp_path):
     installed = write(tmp_path / ".venv" / "site-packages" / "step", {"__init__.py": "", "calls.py": ""})
     built = write(tmp_path / "build" / "libs", {".gitignore": "secret.py\n", "one.py": "", "secret.py": ""})
 
-    assert names(pack(installed, module=True).content) == ["step/step/__init__.py", "step/step/calls.py"]
-    assert names(pack(built, module=True).content) == ["libs/.gitignore", "libs/one.py"]
+    assert names(zip_folder(installed, module=True).content) == ["step/step/__init__.py", "step/step/calls.py"]
+    assert names(zip_folder(built, module=True).content) == ["libs/.gitignore", "libs/one.py"]
 
 
 def test_too_much_and_too_little(tmp_path, monkeypatch):
     """The size that counts, and the files that make it."""
     with pytest.raises(ScriptError, match="no files"):
-        pack(write(tmp_path / "empty", {".git/config": ""}), module=True)
+        zip_folder(write(tmp_path / "empty", {".git/config": ""}), module=True)
     monkeypatch.setattr(archives, "MOST_BYTES", 10)
     big = write(tmp_path / "big", {"a.py": "12345", "data.bin": "1234567"})
     with pytest.raises(ScriptError, match=r"2 files of 12 bytes, more than 10.*data.bin \(7\), a.py \(5\)"):
-        pack(big, module=True)
+        zip_folder(big, module=True)
 
 
 def test_links(tmp_path):
     """To a file: its content; to a folder, and so every loop: refused by name."""
     libs = write(tmp_path / "libs", {"a.py": "1"})
     (libs / "b.py").symlink_to(libs / "a.py")
-    assert names(pack(libs, module=True).content) == ["libs/a.py", "libs/b.py"]
+    assert names(zip_folder(libs, module=True).content) == ["libs/a.py", "libs/b.py"]
     (libs / "loop").symlink_to(libs)
     with pytest.raises(ScriptError, match="loop is a link to a folder"):
-        pack(libs, module=True)
+        zip_folder(libs, module=True)
 
 
 @pytest.mark.parametrize(
@@ -159,4 +163,4 @@ def test_links(tmp_path):
 )
 def test_archives_that_glue_would_not_take(content, words):
     with pytest.raises(ScriptError, match=words):
-        given("lib.zip", content)
+        inspect_archive("lib.zip", content)

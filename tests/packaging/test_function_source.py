@@ -95,7 +95,7 @@ def step(n, most=LIMIT):
 
     assert run(script.text, tmp_path, "step(2)") == [11, 6, {"a": 2}, "x/y", ["b", "b", "b"]]
     assert "unused" not in script.text
-    assert script.own_modules == frozenset()
+    assert script.user_modules == frozenset()
 
 
 def test_a_function_in_a_function(load, tmp_path):
@@ -230,7 +230,7 @@ def test_modules_of_ones_own_are_named(load, tmp_path, monkeypatch):
         ).step
     )
 
-    assert script.own_modules == {"our_rules", "our_package"}
+    assert script.user_modules == {"our_rules", "our_package"}
     assert "import our_rules as our_rules" in script.text
 
 

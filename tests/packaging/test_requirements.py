@@ -19,7 +19,11 @@ import pytest
 
 from airflow_provider_glueray.core.errors import ScriptError, SpecError
 from airflow_provider_glueray.packaging import requirements
-from airflow_provider_glueray.packaging.requirements import gathered, warnings_about, wheel_warnings
+from airflow_provider_glueray.packaging.requirements import (
+    known_incompatibilities,
+    missing_wheels,
+    resolve_requirements,
+)
 
 LOG = logging.getLogger("test_requirements")
 #: Nobody listens there.
@@ -36,7 +40,7 @@ class TestTheFile:
         def read(text: str, pip: object = (), **others: str) -> tuple[str, ...]:
             for name, content in {"requirements": text, **others}.items():
                 (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
-            return gathered(pip, str(tmp_path / "requirements.txt"), "3.9")
+            return resolve_requirements(pip, str(tmp_path / "requirements.txt"), "3.9")
 
         return read
 
@@ -119,8 +123,8 @@ class TestTheFile:
         assert "requirements.txt:2: 'S3FS==2', but pip says 's3fs==1'; keep one" in twice
 
     def test_without_a_file(self):
-        assert gathered(" s3fs==1 ", None, "3.9") == ("s3fs==1",)
-        assert gathered((), None, "3.9") == ()
+        assert resolve_requirements(" s3fs==1 ", None, "3.9") == ("s3fs==1",)
+        assert resolve_requirements((), None, "3.9") == ()
 
 
 @pytest.mark.parametrize(
@@ -141,11 +145,11 @@ class TestTheFile:
 )
 def test_what_the_runtime_does_not_get_along_with(name, warned, silent):
     """Everything that lets such a version in is warned of; nothing is known of other runtimes."""
-    said = warnings_about([f"{name}{rest}" for rest in (*silent, *warned)], "Ray2.4")
+    said = known_incompatibilities([f"{name}{rest}" for rest in (*silent, *warned)], "Ray2.4")
 
     assert [words.partition(": ")[0] for words in said] == [f"{name}{rest}" for rest in warned]
     assert all(words.endswith("]") for words in said)
-    assert warnings_about(["pydantic"], "Ray9") == []
+    assert known_incompatibilities(["pydantic"], "Ray9") == []
 
 
 def wheel(folder: Path, name: str, tag: str, *needs: str, version: str = "1.0") -> None:
@@ -248,7 +252,7 @@ def refusing() -> Iterator[str]:
 
 def look(*wanted: str) -> list[str]:
     """Return the warnings."""
-    return wheel_warnings(wanted, "3.9", LOG)
+    return missing_wheels(wanted, "3.9", LOG)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:

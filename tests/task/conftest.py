@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.runs import RunState
-from airflow_provider_glueray.glueray_step.cells import SAID
+from airflow_provider_glueray.glueray_step.cells import CELL_OUTPUT
 from airflow_provider_glueray.hooks import registry
 from airflow_provider_glueray.hooks.glue.responses import GLUE_JOB_STATE
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
@@ -156,7 +156,7 @@ def life_of(
         service = Service(ticking, script or Script())
         connect("scripted", service)
         make_operator = _MAKERS[way.partition(",")[0]]
-        given = {"task_id": "step", "conn_id": "scripted", "deferrable": way.endswith("deferred"), "poll_seconds": 2}
+        given = {"task_id": "step", "conn_id": "scripted", "deferrable": way.endswith("deferred"), "poll_interval": 2}
         dag = DAG("walk", schedule=None, start_date=START, default_args={"retries": 0})
         dag.fileloc = str(tmp_path / "dag.py")
         operator = make_operator(service, tmp_path, {**given, "dag": dag, **kwargs})
@@ -175,12 +175,12 @@ class _Time:
 
 def _make_script(service: Service, folder: Path, given: dict[str, Any]) -> Any:
     (folder / "step.py").write_text("print('the script of a run that nobody executes')\n")
-    return GlueRayJobOperator(**{"script": "step.py", "staging": STAGING, **given})
+    return GlueRayJobOperator(**{"script": "step.py", "staging_uri": STAGING, **given})
 
 
 def _make_mapped(service: Service, folder: Path, given: dict[str, Any]) -> Any:
     (folder / "step.py").write_text("print('the script of a run that nobody executes')\n")
-    partial = GlueRayJobOperator.partial(**{"script": "step.py", "staging": STAGING, **given})
+    partial = GlueRayJobOperator.partial(**{"script": "step.py", "staging_uri": STAGING, **given})
     return partial.expand(arguments=[{"n": "1"}, {"n": "2"}]).unmap({"arguments": {"n": "2"}})
 
 
@@ -197,7 +197,7 @@ def _make_function(service: Service, folder: Path, given: dict[str, Any]) -> Any
         return one
 
     service.work = work
-    return task.glue_ray(**{"staging": STAGING, **given})(step)(1).operator
+    return task.glue_ray(**{"staging_uri": STAGING, **given})(step)(1).operator
 
 
 def _make_notebook(service: Service, folder: Path, given: dict[str, Any]) -> Any:
@@ -210,12 +210,12 @@ def _make_notebook(service: Service, folder: Path, given: dict[str, Any]) -> Any
             said["value"] = json.dumps(f"value of {run.ref.id}")
             if number == 2 and RunState.FAILED in ends:
                 said["error"] = ["ValueError", "odd", ["ValueError: odd"]]
-            place = f"{run.arguments['--glueray_call']}/{SAID.format(number=number)}"
+            place = f"{run.arguments['--glueray_call']}/{CELL_OUTPUT.format(number=number)}"
             service.files[place] = json.dumps(said).encode()
 
     service.work = work
     (folder / "walk.ipynb").write_text(nbformat.writes(new_notebook(cells=[new_code_cell(cell) for cell in cells])))
-    where = {"notebook": "walk.ipynb", "executed_notebook": str(folder / "out.ipynb"), "staging": STAGING}
+    where = {"notebook": "walk.ipynb", "output_notebook": str(folder / "out.ipynb"), "staging_uri": STAGING}
     return GlueRayNotebookOperator(**{**where, **given})
 
 

@@ -33,7 +33,7 @@ def make_step(dag: DAG, tmp_path: Path, fresh: Callable[[], int]) -> Callable[..
 
     def make(source: str, **kwargs: Any) -> GlueRayJobOperator:
         (tmp_path / "step.py").write_text(source)
-        settings = {"role": "GlueRayRole", "staging": "s3://glueray-local/code", "deferrable": False, "dag": dag}
+        settings = {"role": "GlueRayRole", "staging_uri": "s3://glueray-local/code", "deferrable": False, "dag": dag}
         return GlueRayJobOperator(task_id=f"told-{fresh()}", script=str(tmp_path / "step.py"), **{**settings, **kwargs})
 
     return make

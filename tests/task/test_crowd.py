@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from airflow_provider_glueray.core.follow import Policy
+from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import Outcome, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
@@ -33,7 +33,7 @@ def follow_all(life_of, connect):
         async def begin(number: int) -> Outcome:
             await asyncio.sleep(number * 7.3 % 10)
             trigger = GlueRayRunTrigger(
-                run=refs[number].to_json(), hook={"conn_id": "scripted"}, policy=Policy().to_json(),
+                run=refs[number].to_json(), hook={"conn_id": "scripted"}, policy=FollowPolicy().to_json(),
                 cursor=LogCursor().to_json(),
             )  # fmt: skip
             return Outcome.from_json(await fire(trigger))

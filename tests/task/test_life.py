@@ -14,15 +14,15 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 
 from airflow_provider_glueray.core.errors import (
+    CapacityExceeded,
     RunFailed,
     RunLost,
     RunStopped,
     RunTimedOut,
-    ServiceFull,
     StatementFailed,
     StopError,
     SubmitError,
-    SubmitUnknown,
+    SubmitOutcomeUnknown,
 )
 from airflow_provider_glueray.core.spec import RayJobSpec
 from tests.contract.scripted import BACKEND, Service
@@ -283,7 +283,7 @@ def test_a_retry_finds_a_run_whose_start_had_no_answer(life):
     """Whatever became of the answer, the run is there."""
     one = life(retries=1)
     one.service.lost_answers = 1
-    assert isinstance(one.run().error, SubmitUnknown)
+    assert isinstance(one.run().error, SubmitOutcomeUnknown)
     result = one.retry()
 
     assert result.state == "success", result.error
@@ -357,8 +357,8 @@ def test_the_old_connection_is_gone(life):
     """That the old run could not be looked for is said, and the task goes on: it was somebody's decision."""
     one = life(retries=1)
     one.task.supervisor.store["glueray_run"] = {
-        "series": 1, "mark": "m", "name": "walk-step", "submitted": 1.0, "run_id": "run-0",
-        "backend": BACKEND, "door": {"conn_id": "gone"},
+        "first_try": 1, "client_token": "m", "name": "walk-step", "submitted": 1.0, "run_id": "run-0",
+        "backend": BACKEND, "connection": {"conn_id": "gone"},
     }  # fmt: skip
     result = one.run()
 
@@ -369,7 +369,7 @@ def test_the_old_connection_is_gone(life):
 def test_there_is_no_room_for_a_while(life):
     """Full is not failed: the task waits, and the run is started once there is room."""
     one = life()
-    one.service.errors["start"] = [ServiceFull("no room")] * 4
+    one.service.errors["start"] = [CapacityExceeded("no room")] * 4
     before = one.clock.seconds
     result = one.run()
 
@@ -385,7 +385,7 @@ def test_there_is_no_room_in_time(life):
     one.service.room = 0
     result = one.run()
 
-    assert isinstance(result.error, ServiceFull)
+    assert isinstance(result.error, CapacityExceeded)
     assert "of 100 s (queue_timeout) for room" in str(result.error)
     assert "workers" in str(result.error)
     assert one.states() == []
@@ -432,7 +432,7 @@ def test_a_restart_of_the_triggerer_stops_nothing(life):
 def test_a_kill_while_there_is_no_room_starts_nothing(life):
     """Between the kill and the death of the process there is time enough to start a run."""
     one = life()
-    one.service.errors["start"] = [ServiceFull("no room")]
+    one.service.errors["start"] = [CapacityExceeded("no room")]
     one.killed_after(0.1)
     result = one.run()
 
@@ -458,7 +458,7 @@ def test_a_kill_before_the_answer_stops_it(life):
 
 def test_the_deadline_stops_it(life):
     """And the task fails, because it took too long."""
-    one = life(RUNNING, timeout=600)
+    one = life(RUNNING, run_timeout=600)
     before = one.clock.seconds
     result = one.run()
 
@@ -469,7 +469,7 @@ def test_the_deadline_stops_it(life):
 
 def test_the_deadline_is_that_of_the_first_start(life):
     """A retry that takes the run up gives it no more time."""
-    one = life(RUNNING, timeout=600, retries=1)
+    one = life(RUNNING, run_timeout=600, retries=1)
     before = one.clock.seconds
     one.dies_after(500)
     one.run()
@@ -486,7 +486,7 @@ def deaf(one: Any) -> None:
 
 def test_a_stop_without_effect_is_asked_for_again(life):
     """A service that refuses it for now is asked once more."""
-    one = life(RUNNING, timeout=600)
+    one = life(RUNNING, run_timeout=600)
     deaf(one)
     result = one.run()
 
@@ -497,7 +497,7 @@ def test_a_stop_without_effect_is_asked_for_again(life):
 
 def test_a_run_that_cannot_be_stopped_is_left_in_the_end(life):
     """Nobody waits for ever; the log says what may still run."""
-    one = life(RUNNING, timeout=600)
+    one = life(RUNNING, run_timeout=600)
     one.service.errors["stop"] = [SubmitError("never")] * 1000
     result = one.run()
 

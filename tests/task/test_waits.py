@@ -7,19 +7,19 @@ import json
 import pytest
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.follow import Policy, Waits
+from airflow_provider_glueray.core.follow import FollowPolicy, Waits
 from airflow_provider_glueray.hooks import settings
 
 
 def test_only_what_differs_travels():
     """The policy lies in Airflow's database for every deferred task; one without waits is read, too."""
-    policy = Policy(waits=Waits(quiet=0.5))
+    policy = FollowPolicy(waits=Waits(quiet=0.5))
     sent = json.loads(json.dumps(policy.to_json()))
 
     assert sent["waits"] == {"quiet": 0.5}
-    assert Policy.from_json(sent) == policy
+    assert FollowPolicy.from_json(sent) == policy
     del sent["waits"]
-    assert Policy.from_json(sent).waits == Waits()
+    assert FollowPolicy.from_json(sent).waits == Waits()
 
 
 def test_the_setting_of_a_deployment(monkeypatch):
@@ -68,4 +68,4 @@ def test_it_reaches_the_trigger(life_of, set_waits):
     set_waits(quiet=0.7)
     deferred = one.task.run()
 
-    assert Policy.from_json(deferred.message.trigger_kwargs["policy"]).waits.quiet == 0.7
+    assert FollowPolicy.from_json(deferred.message.trigger_kwargs["policy"]).waits.quiet == 0.7

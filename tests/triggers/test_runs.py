@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from airflow.sdk.execution_time import comms, task_runner
 
-from airflow_provider_glueray.core.follow import Policy, Waits
+from airflow_provider_glueray.core.follow import FollowPolicy, Waits
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome
 from airflow_provider_glueray.core.spec import RayJobSpec
@@ -26,7 +26,7 @@ HOOK = hook_kwargs(GLUE_JOB, "aws_default", None, None, None)
 def trigger(ref, **policy) -> GlueRayRunTrigger:
     """Return the trigger that a deferred operator would hand over."""
     return GlueRayRunTrigger(
-        run=ref.to_json(), hook=HOOK, policy=Policy(**policy).to_json(), cursor=LogCursor().to_json()
+        run=ref.to_json(), hook=HOOK, policy=FollowPolicy(**policy).to_json(), cursor=LogCursor().to_json()
     )
 
 
@@ -44,7 +44,7 @@ def test_the_links_lead_somewhere(connected, dag, make_task, tmp_path):
     script = tmp_path / "step.py"
     script.write_text("print('seen by whoever clicks')\n")
     step = GlueRayJobOperator(
-        task_id="linked", script=script, role="GlueRayRole", staging="s3://glueray-local/code", dag=dag
+        task_id="linked", script=script, role="GlueRayRole", staging_uri="s3://glueray-local/code", dag=dag
     )
     xcoms = make_task(step).run().xcoms
     run_page = httpx.get(xcoms["_link_GlueRayRunLink"]).text
@@ -103,7 +103,7 @@ def test_a_restarted_triggerer_goes_on_where_the_log_was(connected, monkeypatch)
         logs.put_log_events(**names, logEvents=[{"timestamp": int(time.time() * 1000), "message": text}])
 
     def deferred() -> tuple[GlueRayRunTrigger, Lines]:
-        waiting, lines = trigger(ref, poll_seconds=1, waits=Waits(worker_end=0)), Lines()
+        waiting, lines = trigger(ref, poll_interval=1, waits=Waits(worker_end=0)), Lines()
         waiting._log = lines
         waiting.task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)
         return waiting, lines

@@ -18,12 +18,12 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, HTTPClientError
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.errors import ConnectionMissing, ScriptError, SpecError, SubmitUnknown
+from airflow_provider_glueray.core.errors import ConnectionConfigError, ScriptError, SpecError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot
 from airflow_provider_glueray.core.validation import RAY_REGIONS
 from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, decode, table_of
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.glue.errors import code_of, translated
+from airflow_provider_glueray.hooks.glue.errors import aws_errors, error_code
 from airflow_provider_glueray.packaging import upload
 
 #: Errors after which a run may have been started all the same.
@@ -66,22 +66,24 @@ class GlueConnectionHook(AwsBaseHook):
         """The way to S3: on AWS, the hook itself."""
         return self
 
-    def stage(self, spec: SpecT, staging: str | None) -> SpecT:
+    def stage(self, spec: SpecT, staging_uri: str | None) -> SpecT:
         """Upload the spec's local files under content-hashed keys; return the spec with their URIs.
 
-        :param staging: ``s3://bucket/prefix``; may be None when nothing is local.
+        :param staging_uri: ``s3://bucket/prefix``; may be None when nothing is local.
         :raises ScriptError: a file is missing, unreadable or not Python.
         :raises StagingError: the bucket is missing or denied.
         """
         paths = spec.local_files()
-        parcels = {path: upload.read_local(path, spec.python_version, module=path in spec.py_modules) for path in paths}
-        if parcels and not staging:
-            raise SpecError([f"staging=None: {paths[0]!r} is local and needs an S3 prefix to be uploaded to"])
-        upload.refuse_clashes(parcels, spec.py_modules)
-        uris = {path: upload.staged_uri(parcel, str(staging)) for path, parcel in parcels.items()}
+        archives = {
+            path: upload.read_local(path, spec.python_version, module=path in spec.py_modules) for path in paths
+        }
+        if archives and not staging_uri:
+            raise SpecError([f"staging_uri=None: {paths[0]!r} is local and needs an S3 prefix to be uploaded to"])
+        upload.check_module_conflicts(archives, spec.py_modules)
+        uris = {path: upload.object_uri(archive, str(staging_uri)) for path, archive in archives.items()}
         for path, uri in uris.items():
-            with translated(f"upload of {path}"):
-                sent = upload.upload(self._client_for("s3"), parcels[path].content, uri)
+            with aws_errors(f"upload of {path}"):
+                sent = upload.upload(self._client_for("s3"), archives[path].content, uri)
             self.log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", PurePath(path).name, uri)
         return spec.with_uploads(uris)
 
@@ -143,27 +145,29 @@ class GlueConnectionHook(AwsBaseHook):
         for _ in range(3):
             try:
                 return self._send_once(what, send)
-            except SubmitUnknown as error:
+            except SubmitOutcomeUnknown as error:
                 self.log.warning("No answer to the start of %s (%s); looking for it", what, error)
             for _ in range(LOOKS):
                 found = find()
                 if found:
                     return found[0].ref
                 clock.sleep(settings.waits().look_again)
-        raise SubmitUnknown(f"Glue did not answer three requests to start {what}, and nothing of it is to be seen")
+        raise SubmitOutcomeUnknown(
+            f"Glue did not answer three requests to start {what}, and nothing of it is to be seen"
+        )
 
     def _send_once(self, what: str, send: Callable[[Any], RunRef]) -> RunRef:
-        with translated(f"start of {what}"):
+        with aws_errors(f"start of {what}"):
             try:
                 return send(self._client_for("glue", once=True))
             except (EndpointConnectionError, ConnectTimeoutError):
                 raise  # never reached the service
             except HTTPClientError as error:
-                raise SubmitUnknown(str(error)) from error
+                raise SubmitOutcomeUnknown(str(error)) from error
             except ClientError as error:
                 status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-                if status >= 500 or code_of(error) in UNCERTAIN:
-                    raise SubmitUnknown(str(error)) from error
+                if status >= 500 or error_code(error) in UNCERTAIN:
+                    raise SubmitOutcomeUnknown(str(error)) from error
                 raise
 
     # -- places to look -------------------------------------------------------------------------------------
@@ -187,12 +191,12 @@ class GlueConnectionHook(AwsBaseHook):
             try:
                 conn_type = self.get_connection(self.aws_conn_id).conn_type
             except AirflowNotFoundException as error:
-                raise ConnectionMissing(
+                raise ConnectionConfigError(
                     f"There is no connection {self.aws_conn_id!r}. Create one of type 'aws' (AIRFLOW_CONN_"
                     f"{self.aws_conn_id.upper()} will do), or pass conn_id=None to use the machine's own role"
                 ) from error
             if conn_type in ("ray", "kubernetes"):
-                raise ConnectionMissing(
+                raise ConnectionConfigError(
                     f"The connection {self.aws_conn_id!r} is of type {conn_type!r}; sessions and statements run on AWS "
                     "Glue only (elsewhere there are notebooks as jobs and glue_ray_cluster), and S3 needs a connection "
                     "of type 'aws'"
@@ -211,7 +215,7 @@ class GlueConnectionHook(AwsBaseHook):
         key = f"{service}/{once}"
         with self._lock:
             if key not in self._clients:
-                with translated(f"connection {self.aws_conn_id!r}"):
+                with aws_errors(f"connection {self.aws_conn_id!r}"):
                     config = self._get_config()
                     if once:
                         config = config.merge(Config(retries={"total_max_attempts": 1}))

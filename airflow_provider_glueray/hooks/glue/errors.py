@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from airflow_provider_glueray.core.errors import (
-    AccountRefused,
-    ConnectionMissing,
+    AccountNotEligible,
+    CapacityExceeded,
+    ConnectionConfigError,
     RequestRefused,
-    ServiceFull,
     SubmitError,
 )
 
@@ -32,20 +32,20 @@ class ChangedMeanwhileError(SubmitError):
     """Somebody else created or changed the job between our read and our write."""
 
 
-def code_of(error: ClientError) -> str:
+def error_code(error: ClientError) -> str:
     """Return the service's name for an error."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def aws_errors(what: str) -> Iterator[None]:
     """Turn what boto3 raises into our own tree; ``what`` names the thing that was being done."""
     try:
         yield
     except (NoCredentialsError, NoRegionError) as error:
-        raise ConnectionMissing(f"{what}: {error}. Add it to the Airflow connection") from error
+        raise ConnectionConfigError(f"{what}: {error}. Add it to the Airflow connection") from error
     except ClientError as error:
-        raise _error_for(what, code_of(error), str(error.response["Error"].get("Message", ""))) from error
+        raise _error_for(what, error_code(error), str(error.response["Error"].get("Message", ""))) from error
     except BotoCoreError as error:
         raise SubmitError(f"{what}: {error}") from error
 
@@ -68,13 +68,13 @@ _CHANGED = (
 def _error_for(what: str, code: str, message: str) -> SubmitError:
     text = f"{what}: {message} ({code})"
     if re.search(r"not allowed to submit Glue Ray", message):
-        return AccountRefused(
+        return AccountNotEligible(
             f"{text}. AWS closed Glue for Ray to accounts that did not use it before 2026-04-30 "
             "(dg/awsglue-ray-jobs-availability-change). Use an account that did, or another backend: the "
             "same script runs on `glueray local`, and AWS points new users to EKS with KubeRay"
         )
     if code in _FULL:
-        return ServiceFull(text)
+        return CapacityExceeded(text)
     if code in _CHANGED:
         return ChangedMeanwhileError(text)
     if code == "EntityNotFoundException":

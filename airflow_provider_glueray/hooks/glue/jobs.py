@@ -16,10 +16,10 @@ from airflow_provider_glueray.core.errors import JobConflict, SpecError, StopErr
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import GLUE_JOB, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
-from airflow_provider_glueray.core.validation import MARK_ARGUMENT
+from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT
 from airflow_provider_glueray.hooks.glue import logs
 from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
-from airflow_provider_glueray.hooks.glue.errors import ChangedMeanwhileError, NotFoundError, translated
+from airflow_provider_glueray.hooks.glue.errors import ChangedMeanwhileError, NotFoundError, aws_errors
 from airflow_provider_glueray.hooks.glue.requests import AUTOMATIC_TAGS, to_glue_job, to_glue_job_update, to_glue_run
 from airflow_provider_glueray.hooks.glue.responses import snapshot_of
 
@@ -34,21 +34,21 @@ STOP_BATCH = 25
 class GlueRayJobHook(GlueConnectionHook):
     """Talk to AWS Glue about Ray jobs. Parameters: see :class:`GlueConnectionHook`."""
 
-    def prepare(self, spec: RayJobSpec, staging: str | None = None, timeout: float | None = None) -> Prepared:
+    def prepare(self, spec: RayJobSpec, staging_uri: str | None = None, run_timeout: float | None = None) -> Prepared:
         """Upload what is local, and create or update the job.
 
-        :param staging: ``s3://bucket/prefix`` for what is local.
-        :param timeout: not sent: Glue refuses one for Ray jobs.
+        :param staging_uri: ``s3://bucket/prefix`` for what is local.
+        :param run_timeout: not sent: Glue refuses one for Ray jobs.
         :raises SubmitError: see :meth:`stage` and :meth:`ensure_job`.
         """
         if not spec.role:
             raise SpecError(["role=None: AWS Glue runs a job as an IAM role; name the one"])
-        staged = self.stage(spec, staging)
+        staged = self.stage(spec, staging_uri)
         change = self.ensure_job(staged)
         self.log.info("Job %s: %s", staged.name, change)
 
-        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
-            return self.submit(replace(staged, arguments={**staged.arguments, **arguments}), mark)
+        def start(client_token: str, arguments: Mapping[str, str]) -> RunRef:
+            return self.submit(replace(staged, arguments={**staged.arguments, **arguments}), client_token)
 
         return Prepared(start, is_new=change != "unchanged")
 
@@ -64,7 +64,7 @@ class GlueRayJobHook(GlueConnectionHook):
         for attempt in range(3):
             current = self.get_job(spec.name)
             try:
-                with translated(f"job {spec.name!r}"):
+                with aws_errors(f"job {spec.name!r}"):
                     return self._create_or_update(spec, current)
             except ChangedMeanwhileError:
                 self.log.info("Job %s was changed by somebody else, looking again (%d)", spec.name, attempt + 1)
@@ -73,7 +73,7 @@ class GlueRayJobHook(GlueConnectionHook):
     def get_job(self, name: str) -> dict[str, Any] | None:
         """Return the definition as the service holds it (botocore ``Job``), or None."""
         try:
-            with translated(f"job {name!r}"):
+            with aws_errors(f"job {name!r}"):
                 return self._client_for("glue").get_job(JobName=name)["Job"]  # type: ignore[no-any-return]
         except NotFoundError:
             return None
@@ -112,12 +112,12 @@ class GlueRayJobHook(GlueConnectionHook):
 
     def delete_job(self, name: str) -> None:
         """Delete a job's definition. A job that is not there is not an error."""
-        with translated(f"job {name!r}"):
+        with aws_errors(f"job {name!r}"):
             self._client_for("glue").delete_job(JobName=name)
 
     # -- runs -----------------------------------------------------------------------------------------------
 
-    def submit(self, spec: RayJobSpec, mark: str) -> RunRef:
+    def submit(self, spec: RayJobSpec, client_token: str) -> RunRef:
         """Start a run that carries ``mark``, and never a second one with the same mark.
 
         StartJobRun has no idempotency token, and boto3 would repeat a request whose answer was lost. So it is
@@ -128,18 +128,18 @@ class GlueRayJobHook(GlueConnectionHook):
         """
 
         def send(glue: Any) -> RunRef:
-            return RunRef(GLUE_JOB, spec.name, glue.start_job_run(**to_glue_run(spec, mark))["JobRunId"])
+            return RunRef(GLUE_JOB, spec.name, glue.start_job_run(**to_glue_run(spec, client_token))["JobRunId"])
 
-        return self.start_once(f"job {spec.name!r}", send, lambda: self.find_runs(spec.name, mark))
+        return self.start_once(f"job {spec.name!r}", send, lambda: self.find_runs(spec.name, client_token))
 
-    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+    def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the runs of a job that carry ``mark``, newest first, among the latest thousand."""
         try:
             return [
                 snapshot_of(name, run)
                 for page in self._run_pages(name)
                 for run in page
-                if run.get("Arguments", {}).get(MARK_ARGUMENT) == mark
+                if run.get("Arguments", {}).get(CLIENT_TOKEN_ARGUMENT) == client_token
             ]
         except NotFoundError:
             return []
@@ -149,7 +149,7 @@ class GlueRayJobHook(GlueConnectionHook):
 
         :raises SubmitError: there is no such job.
         """
-        with translated(f"runs of job {name!r}"):
+        with aws_errors(f"runs of job {name!r}"):
             runs = self._client_for("glue").get_job_runs(JobName=name, MaxResults=1)["JobRuns"]
         return snapshot_of(name, runs[0]) if runs else None
 
@@ -172,7 +172,7 @@ class GlueRayJobHook(GlueConnectionHook):
 
     def _describe_one(self, ref: RunRef) -> RunSnapshot:
         try:
-            with translated(f"run {ref.id}"):
+            with aws_errors(f"run {ref.id}"):
                 answer = self._client_for("glue").get_job_run(JobName=ref.name, RunId=ref.id)
         except NotFoundError as error:
             return RunSnapshot(ref, RunState.LOST, "LOST", message=str(error))
@@ -181,7 +181,7 @@ class GlueRayJobHook(GlueConnectionHook):
     def _run_pages(self, name: str) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
         for _ in range(MOST_PAGES):
-            with translated(f"runs of job {name!r}"):
+            with aws_errors(f"runs of job {name!r}"):
                 answer = self._client_for("glue").get_job_runs(JobName=name, MaxResults=PAGE, **token)
             yield answer["JobRuns"]
             if not answer.get("NextToken"):
@@ -190,7 +190,7 @@ class GlueRayJobHook(GlueConnectionHook):
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
         """Read what is new in the logs of runs. See ``RunBackend``; sources are the keys of ``GROUPS``."""
-        with translated("logs"):
+        with aws_errors("logs"):
             return logs.read_logs(self._client_for("logs"), cursors, sources)
 
     def stop(self, *refs: RunRef) -> None:
@@ -204,7 +204,7 @@ class GlueRayJobHook(GlueConnectionHook):
                 self._stop_batch(name, mine[begin : begin + STOP_BATCH])
 
     def _stop_batch(self, name: str, refs: Sequence[RunRef]) -> None:
-        with translated(f"stop of {name!r}"):
+        with aws_errors(f"stop of {name!r}"):
             answer = self._client_for("glue").batch_stop_job_run(JobName=name, JobRunIds=[ref.id for ref in refs])
         accepted = {entry["JobRunId"] for entry in answer.get("SuccessfulSubmissions", ())}
         reasons = {entry["JobRunId"]: entry.get("ErrorDetail", {}) for entry in answer.get("Errors", ())}

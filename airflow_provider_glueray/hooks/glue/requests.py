@@ -12,13 +12,13 @@ from typing import Any
 
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import SESSION_MINUTES, RayJobSpec, RaySessionSpec
-from airflow_provider_glueray.core.validation import MARK_ARGUMENT, SERVICE_ARGUMENTS, text_of
+from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT, SERVICE_ARGUMENTS, text_of
 
 #: Added to the id of a session that is made again.
-_AGAIN = "-again"
+_SUFFIX = "-again"
 
 
-def to_glue_session(spec: RaySessionSpec, session_id: str, mark: str, role_arn: str) -> dict[str, Any]:
+def to_glue_session(spec: RaySessionSpec, session_id: str, client_token: str, role_arn: str) -> dict[str, Any]:
     """Translate to a CreateSession request for a session that carries ``mark``.
 
     Shape: what the last Ray-capable kernel sent (aws-glue-sessions 1.0.5); which of the job's parameters a
@@ -37,7 +37,7 @@ def to_glue_session(spec: RaySessionSpec, session_id: str, mark: str, role_arn: 
         "DefaultArguments": {
             **service_arguments(spec, "--auto-scaling-ray-min-workers"),
             **spec.arguments,
-            MARK_ARGUMENT: mark,
+            CLIENT_TOKEN_ARGUMENT: client_token,
         },
         **({"Description": spec.description} if spec.description else {}),
         **({"Tags": dict(spec.tags)} if spec.tags else {}),
@@ -52,21 +52,21 @@ def to_glue_session_again(session: Mapping[str, Any], tags: Mapping[str, str]) -
     kept = ("Role", "Command", "Description", "DefaultArguments", "GlueVersion", "WorkerType", "NumberOfWorkers")
     return {
         **{name: session[name] for name in (*kept, "IdleTimeout") if session.get(name) is not None},
-        "Id": successor_of(session["Id"]),
+        "Id": replacement_session_id(session["Id"]),
         "Timeout": SESSION_MINUTES,
         **({"Tags": dict(tags)} if tags else {}),
     }
 
 
-def successor_of(session_id: str) -> str:
+def replacement_session_id(session_id: str) -> str:
     """Return the id of the session that takes the place of one that has timed out; it can be told from the old id."""
-    return f"{session_id[: 255 - len(_AGAIN)]}{_AGAIN}"
+    return f"{session_id[: 255 - len(_SUFFIX)]}{_SUFFIX}"
 
 
-def session_id_for(dag_id: str, task_id: str, mark: str, prefix: str = "") -> str:
+def session_id_for(dag_id: str, task_id: str, client_token: str, prefix: str = "") -> str:
     """Return an id that people recognise and nobody else has: 1 to 255 characters (botocore ``NameString``)."""
     words = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{prefix or dag_id}-{task_id}")
-    return f"{words[:200].strip('-')}-{mark[:12]}"
+    return f"{words[:200].strip('-')}-{client_token[:12]}"
 
 
 #: Tags that the operator puts on every job it makes: which DAG and task it belongs to.
@@ -78,13 +78,13 @@ def service_arguments(spec: RayJobSpec | RaySessionSpec, min_workers: str) -> di
 
     :param min_workers: the name of that argument, which is another one for sessions.
     """
-    switches = {key: {"IS_ENABLED": str(on)} for key, on in (spec.logging or {}).items()}
+    switches = {key: {"IS_ENABLED": str(on)} for key, on in (spec.logging_configuration or {}).items()}
     given = {
         min_workers: _given(spec.workers.min_workers),
         "--pip-install": ",".join(spec.pip),
         "--s3-py-modules": ",".join(spec.py_modules),
         "--working-dir": spec.working_dir or "",
-        "--object_spilling_config": text_of(spec.spilling) if spec.spilling else "",
+        "--object_spilling_config": text_of(spec.object_spilling_config) if spec.object_spilling_config else "",
         "--object_store_memory_head": _given(spec.workers.object_store_memory_head),
         "--object_store_memory_worker": _given(spec.workers.object_store_memory_worker),
         "--logging_configuration": json.dumps(switches, sort_keys=True) if switches else "",
@@ -125,7 +125,7 @@ def to_glue_job(spec: RayJobSpec) -> dict[str, Any]:
     }
 
 
-def to_glue_run(spec: RayJobSpec, mark: str) -> dict[str, Any]:
+def to_glue_run(spec: RayJobSpec, client_token: str) -> dict[str, Any]:
     """Translate to a StartJobRun request that carries ``mark``.
 
     Every argument is passed on every run: whether run arguments replace the job's defaults per key or
@@ -133,7 +133,11 @@ def to_glue_run(spec: RayJobSpec, mark: str) -> dict[str, Any]:
     """
     return {
         "JobName": spec.name,
-        "Arguments": {**service_arguments(spec, "--min-workers"), **spec.arguments, MARK_ARGUMENT: mark},
+        "Arguments": {
+            **service_arguments(spec, "--min-workers"),
+            **spec.arguments,
+            CLIENT_TOKEN_ARGUMENT: client_token,
+        },
         "WorkerType": spec.workers.worker_type,
         "NumberOfWorkers": spec.workers.number_of_workers,
         **spec.overrides.get("glue", {}).get("run", {}),

@@ -11,16 +11,16 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import (
+    CapacityExceeded,
     RequestRefused,
-    ServiceFull,
     SessionConflict,
     SessionEnded,
     SubmitError,
     failure_of,
 )
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import (
     GLUE_SESSION,
@@ -31,18 +31,18 @@ from airflow_provider_glueray.core.runs import (
     StatementOutput,
 )
 from airflow_provider_glueray.core.spec import RaySessionSpec
-from airflow_provider_glueray.core.validation import MARK_ARGUMENT
+from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT
 from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
 from airflow_provider_glueray.hooks.glue.errors import (
     ChangedMeanwhileError,
     NotFoundError,
     WrongStateError,
-    code_of,
-    translated,
+    aws_errors,
+    error_code,
 )
 from airflow_provider_glueray.hooks.glue.requests import to_glue_session, to_glue_session_again
 from airflow_provider_glueray.hooks.glue.responses import snapshot_of_session, snapshot_of_statement
-from airflow_provider_glueray.hooks.glue.statements import carries, read_output
+from airflow_provider_glueray.hooks.glue.statements import carries_token, read_output
 
 #: Sessions per page of ListSessions (botocore: at most 1,000).
 PAGE = 100
@@ -53,7 +53,7 @@ class GlueRaySessionHook(GlueConnectionHook):
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
-    def create(self, spec: RaySessionSpec, session_id: str, mark: str) -> RunRef:
+    def create(self, spec: RaySessionSpec, session_id: str, client_token: str) -> RunRef:
         """Create a session, or return the one with this id if it carries ``mark``: asking twice makes one.
 
         :raises SessionConflict: a session of that id exists, and is not the one with ``mark``.
@@ -61,7 +61,7 @@ class GlueRaySessionHook(GlueConnectionHook):
         :raises AccountRefused: the account may not make Ray sessions.
         """
         self.warn_of_region()
-        return self._create(to_glue_session(spec, session_id, mark, self.role_arn(spec.role)))
+        return self._create(to_glue_session(spec, session_id, client_token, self.role_arn(spec.role)))
 
     def recreate(self, session_id: str) -> RunRef:
         """Make the successor of a session that has ended, with its settings; the same one however often asked.
@@ -74,7 +74,7 @@ class GlueRaySessionHook(GlueConnectionHook):
         arn = f"arn:{self.conn_partition}:glue:{self.conn_region_name}:{self.account_id}:session/{session_id}"
         tags: Mapping[str, str] = {}
         try:
-            with translated(f"tags of session {session_id!r}"):
+            with aws_errors(f"tags of session {session_id!r}"):
                 tags = self._client_for("glue").get_tags(ResourceArn=arn)["Tags"]
         except SubmitError as error:
             self.log.warning("The new session will have no tags: %s", error)
@@ -85,12 +85,12 @@ class GlueRaySessionHook(GlueConnectionHook):
         ref = RunRef(GLUE_SESSION, session_id, session_id)
         try:
             # An answer that is lost does no harm: asked again, the service says that the session is there.
-            with translated(f"session {session_id!r}"):
+            with aws_errors(f"session {session_id!r}"):
                 self._client_for("glue").create_session(**request)
         except ChangedMeanwhileError as error:
             session = self.session(session_id) or {}
-            mark = request["DefaultArguments"].get(MARK_ARGUMENT)
-            if not mark or (session.get("DefaultArguments") or {}).get(MARK_ARGUMENT) != mark:
+            client_token = request["DefaultArguments"].get(CLIENT_TOKEN_ARGUMENT)
+            if not client_token or (session.get("DefaultArguments") or {}).get(CLIENT_TOKEN_ARGUMENT) != client_token:
                 raise SessionConflict(
                     f"Session {session_id!r} exists ({session.get('Status', 'unknown')}) and was made by somebody "
                     f"else: {session.get('Description') or 'it has no description'}. It is left alone; choose another "
@@ -103,15 +103,15 @@ class GlueRaySessionHook(GlueConnectionHook):
 
         :raises RunFailed: or one of its kinds, when it does not become READY.
         """
-        policy = Policy(deadline=time.time() + timeout, sources=())
-        failure = failure_of(drive(follow(ref, policy), self, ref, self.log), self.url(ref))
+        policy = FollowPolicy(deadline=time.time() + timeout, sources=())
+        failure = failure_of(run_sync(follow(ref, policy), self, ref, self.log), self.url(ref))
         if failure is not None:
             raise failure
 
     def session(self, session_id: str) -> dict[str, Any] | None:
         """Return a session as the service holds it (botocore ``Session``), or None."""
         try:
-            with translated(f"session {session_id!r}"):
+            with aws_errors(f"session {session_id!r}"):
                 return self._client_for("glue").get_session(Id=session_id)["Session"]  # type: ignore[no-any-return]
         except NotFoundError:
             return None
@@ -121,7 +121,7 @@ class GlueRaySessionHook(GlueConnectionHook):
         more: dict[str, str] = {}
         wanted = {"Tags": dict(tags)} if tags else {}
         while True:
-            with translated("sessions"):
+            with aws_errors("sessions"):
                 answer = self._client_for("glue").list_sessions(MaxResults=PAGE, **wanted, **more)
             for session in answer.get("Sessions", ()):
                 if (session.get("Command") or {}).get("Name") == "glueray":
@@ -133,7 +133,7 @@ class GlueRaySessionHook(GlueConnectionHook):
     def delete(self, session_id: str) -> None:
         """Delete a session. One that is not there is no error."""
         try:
-            with translated(f"deletion of session {session_id!r}"):
+            with aws_errors(f"deletion of session {session_id!r}"):
                 self._client_for("glue").delete_session(Id=session_id)
         except NotFoundError:
             self.log.info("There is no session %s to delete", session_id)
@@ -148,15 +148,15 @@ class GlueRaySessionHook(GlueConnectionHook):
         try:
             answer = self._client_for("iam").get_role(RoleName=role)
         except ClientError as error:
-            if code_of(error) in ("NoSuchEntity", "NoSuchEntityException"):
+            if error_code(error) in ("NoSuchEntity", "NoSuchEntityException"):
                 raise RequestRefused(f"There is no IAM role {role!r} in the account of this connection") from error
-            self.log.info("Role %s cannot be looked up (%s); taking it to have no path", role, code_of(error))
+            self.log.info("Role %s cannot be looked up (%s); taking it to have no path", role, error_code(error))
             return f"arn:{self.conn_partition}:iam::{self.account_id}:role/{role}"
         return str(answer["Role"]["Arn"])
 
     # -- statements ---------------------------------------------------------------------------------------------
 
-    def run_statement(self, session_id: str, code: str, mark: str) -> RunRef:
+    def run_statement(self, session_id: str, code: str, client_token: str) -> RunRef:
         """Run code that carries ``mark`` (see ``statements.prepare``), and never twice.
 
         :raises ServiceFull: the session is busy with another statement, or not READY yet.
@@ -169,12 +169,14 @@ class GlueRaySessionHook(GlueConnectionHook):
 
         try:
             return self.start_once(
-                f"a statement in session {session_id!r}", send, lambda: self._marked_statements(session_id, mark)
+                f"a statement in session {session_id!r}",
+                send,
+                lambda: self._statements_with_token(session_id, client_token),
             )
         except (RequestRefused, WrongStateError, NotFoundError) as error:
-            raise self._why_not(session_id, error) from error
+            raise self._refusal_reason(session_id, error) from error
 
-    def _why_not(self, session_id: str, error: SubmitError) -> SubmitError:
+    def _refusal_reason(self, session_id: str, error: SubmitError) -> SubmitError:
         session = self.session(session_id)
         if session is None:
             return SessionEnded(
@@ -182,7 +184,7 @@ class GlueRaySessionHook(GlueConnectionHook):
             )
         status = session["Status"]
         if status == "PROVISIONING":
-            return ServiceFull(f"Session {session_id!r} is still PROVISIONING")
+            return CapacityExceeded(f"Session {session_id!r} is still PROVISIONING")
         if status == "READY":
             return error
         return SessionEnded(f"Session {session_id!r} can run nothing any more: it is {status}. {_reason(session)}")
@@ -195,7 +197,7 @@ class GlueRaySessionHook(GlueConnectionHook):
         found: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         while True:
-            with translated(f"statements of session {session_id!r}"):
+            with aws_errors(f"statements of session {session_id!r}"):
                 answer = self._client_for("glue").list_statements(SessionId=session_id, **more)
             found += answer["Statements"]
             if not answer.get("NextToken"):
@@ -212,31 +214,31 @@ class GlueRaySessionHook(GlueConnectionHook):
 
         :raises SubmitError: there is no such session or statement.
         """
-        with translated(ref.title):
+        with aws_errors(ref.title):
             answer = self._client_for("glue").get_statement(SessionId=ref.name, Id=int(ref.id))
         return answer["Statement"]  # type: ignore[no-any-return]
 
-    def output(self, ref: RunRef, mark: str = "") -> StatementOutput:
+    def output(self, ref: RunRef, client_token: str = "") -> StatementOutput:
         """Return what a statement printed and returned; the value needs the mark it was run with."""
-        return read_output(self.get_statement(ref), mark)
+        return read_output(self.get_statement(ref), client_token)
 
-    def _marked_statements(self, session_id: str, mark: str) -> list[RunSnapshot]:
+    def _statements_with_token(self, session_id: str, client_token: str) -> list[RunSnapshot]:
         try:
-            found = [one for one in self.statements(session_id) if carries(one.get("Code", ""), mark)]
+            found = [one for one in self.statements(session_id) if carries_token(one.get("Code", ""), client_token)]
         except (NotFoundError, WrongStateError):
             return []
         return [snapshot_of_statement(session_id, statement) for statement in found]
 
     # -- both, as ``RunHook`` wants them --------------------------------------------------------------------------
 
-    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+    def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the session ``name`` if it carries ``mark``, and its statements that do."""
         session = self.session(name)
         if session is None:
             return []
-        if (session.get("DefaultArguments") or {}).get(MARK_ARGUMENT) == mark:
+        if (session.get("DefaultArguments") or {}).get(CLIENT_TOKEN_ARGUMENT) == client_token:
             return [snapshot_of_session(session)]
-        return self._marked_statements(name, mark)
+        return self._statements_with_token(name, client_token)
 
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
         """Describe sessions one by one, and many statements of a session with one call. See ``RunBackend``."""
@@ -281,7 +283,7 @@ class GlueRaySessionHook(GlueConnectionHook):
         """Stop sessions, cancel statements. What has ended, is ending or is not there is no error."""
         for ref in refs:
             try:
-                with translated(f"stop of {ref.title}"):
+                with aws_errors(f"stop of {ref.title}"):
                     if ref.backend == GLUE_SESSION:
                         self._client_for("glue").stop_session(Id=ref.id)
                     else:

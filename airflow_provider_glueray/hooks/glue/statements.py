@@ -29,17 +29,17 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 @cache
 def _report() -> str:
     """Return the code that tells a session how to report a value, as the last lines of what is sent."""
-    from airflow_provider_glueray.glueray_step.display import glueray_said
+    from airflow_provider_glueray.glueray_step.display import glueray_describe_value
 
     return f"""
-{inspect.getsource(glueray_said)}
-def _glueray_report(mark, value, explicit):
+{inspect.getsource(glueray_describe_value)}
+def _glueray_report(tag, value, explicit):
     import json
-    print("\\n" + mark + json.dumps(glueray_said(value, explicit)))
+    print("\\n" + tag + json.dumps(glueray_describe_value(value, explicit)))
 """
 
 
-def prepare(code: str, mark: str, where: str, python_version: str = "3.9") -> str:
+def prepare(code: str, client_token: str, where: str, python_version: str = "3.9") -> str:
     """Return what to send for ``code``: the same lines, and behind them what reports its value.
 
     :param mark: unique to the run of this statement; by it the statement is found again.
@@ -57,17 +57,17 @@ def prepare(code: str, mark: str, where: str, python_version: str = "3.9") -> st
     code = code.replace("\r\n", "\n").rstrip()
     last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     if returns(tree):
-        sent = f"{code}\n{_report()}_glueray_report({_tag(mark)!r}, {RETURN_NAME}, True)\n"
+        sent = f"{code}\n{_report()}_glueray_report({_tag(client_token)!r}, {RETURN_NAME}, True)\n"
     elif last is not None and not code.endswith(";"):  # which says, in notebooks, not to show it
         # Assigned where it stands, so that a traceback still shows the line it would have shown.
         begin = _offset(code, last.lineno, last.col_offset)
         end = _offset(code, last.end_lineno, last.end_col_offset)
         assigned = f"{code[:begin]}_glueray_value = ({code[begin:end]}){code[end:]}"
-        report = f"_glueray_report({_tag(mark)!r}, _glueray_value, False)"
+        report = f"_glueray_report({_tag(client_token)!r}, _glueray_value, False)"
         sent = f"{assigned}\n{_report()}if _glueray_value is not None:\n    {report}\n"
     else:
         sent = f"{code}\n"
-    sent += f"# {_tag(mark)}\n"
+    sent += f"# {_tag(client_token)}\n"
     if len(sent) > MOST_CHARACTERS:
         raise SpecError(
             [
@@ -79,22 +79,22 @@ def prepare(code: str, mark: str, where: str, python_version: str = "3.9") -> st
     return sent
 
 
-def carries(code: str, mark: str) -> bool:
+def carries_token(code: str, client_token: str) -> bool:
     """Tell whether a statement's code is that of the run with ``mark``."""
-    return code.endswith(f"# {_tag(mark)}\n")
+    return code.endswith(f"# {_tag(client_token)}\n")
 
 
-def read_output(statement: Mapping[str, Any], mark: str = "") -> StatementOutput:
+def read_output(statement: Mapping[str, Any], client_token: str = "") -> StatementOutput:
     """Read a ``Statement`` (botocore shape) that was sent with ``mark``.
 
     The value stands in the line that our own code printed; without one, what was printed is all there is.
     """
     output = statement.get("Output") or {}
     text = plain((output.get("Data") or {}).get("TextPlain") or "")
-    printed, found, report = text.rpartition(f"\n{_tag(mark)}")
+    printed, found, report = text.rpartition(f"\n{_tag(client_token)}")
     line, _, after = report.partition("\n")
     said: dict[str, Any] = {}
-    if found and mark:
+    if found and client_token:
         try:
             said = json.loads(line)
             printed += after
@@ -131,8 +131,8 @@ def seconds_of(stamp: float | None) -> float | None:
     return stamp / 1000 if stamp > 1e11 else float(stamp)
 
 
-def _tag(mark: str) -> str:
-    return f"glueray:{mark}:"
+def _tag(client_token: str) -> str:
+    return f"glueray:{client_token}:"
 
 
 def returns(tree: ast.Module) -> bool:

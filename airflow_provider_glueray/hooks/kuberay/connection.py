@@ -17,7 +17,7 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
-from airflow_provider_glueray.hooks.kuberay.errors import translated
+from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
@@ -54,10 +54,13 @@ class KubeRayConnectionHook(KubernetesHook):
         """
         wanted = [source for source in sources if source in SOURCES]
         pages = {ref: LogPage((), cursor) for ref, cursor in cursors.items()}
-        for namespace, refs in by_namespace(cursors).items() if wanted else ():
-            pods, logs = self._pods(namespace, [place_of(ref)[1] for ref in refs]), PodLogs(self._client, namespace)
+        for namespace, refs in group_by_namespace(cursors).items() if wanted else ():
+            pods, logs = (
+                self._pods(namespace, [namespaced_name(ref)[1] for ref in refs]),
+                PodLogs(self._client, namespace),
+            )
             for ref in refs:
-                pages[ref] = logs.page(pods.get(place_of(ref)[1], []), cursors[ref], wanted)
+                pages[ref] = logs.page(pods.get(namespaced_name(ref)[1], []), cursors[ref], wanted)
         return pages
 
     def url(self, ref: RunRef) -> str:
@@ -71,7 +74,7 @@ class KubeRayConnectionHook(KubernetesHook):
         )
 
     def _address(self, key: str, path: str, ref: RunRef) -> str:
-        namespace, name = place_of(ref)
+        namespace, name = namespaced_name(ref)
         place = self._extra.get(key) or f"{self._client.configuration.host}{path}"
         return str(place).replace("{namespace}", namespace).replace("{name}", name)
 
@@ -81,16 +84,16 @@ class KubeRayConnectionHook(KubernetesHook):
         """Return things by the ids of their runs."""
         # Also a single one by a list: that one is not there, and that KubeRay is not, would be one answer else.
         found = {}
-        for namespace, those in by_namespace(refs).items():
+        for namespace, those in group_by_namespace(refs).items():
             for begin in range(0, len(those), BATCH):
-                names = [place_of(ref)[1] for ref in those[begin : begin + BATCH]]
-                for thing in self._list_by(namespace, self._selector(names)):
-                    found[id_of(thing)] = thing
+                names = [namespaced_name(ref)[1] for ref in those[begin : begin + BATCH]]
+                for resource in self._list_by(namespace, self._selector(names)):
+                    found[id_of(resource)] = resource
         return found
 
     def _list_by(self, namespace: str, selector: str, **query: Any) -> list[Mapping[str, Any]]:
-        with translated(f"{self.kind}s in namespace {namespace!r}"):
-            answer = self._things.list_namespaced_custom_object(
+        with kubernetes_errors(f"{self.kind}s in namespace {namespace!r}"):
+            answer = self._custom_objects.list_namespaced_custom_object(
                 GROUP, VERSION, namespace, self.plural, label_selector=selector, **query
             )
         return list(answer["items"])
@@ -102,7 +105,7 @@ class KubeRayConnectionHook(KubernetesHook):
         """Return pods by the name of what they belong to."""
         pods = defaultdict(list)
         for begin in range(0, len(names), BATCH):
-            with translated(f"pods in namespace {namespace!r}"):
+            with kubernetes_errors(f"pods in namespace {namespace!r}"):
                 answer = self.core_v1_client.list_namespaced_pod(
                     namespace, label_selector=self._selector(names[begin : begin + BATCH]), _preload_content=False
                 )
@@ -111,7 +114,7 @@ class KubeRayConnectionHook(KubernetesHook):
         return dict(pods)
 
     def _warnings(self, namespace: str) -> list[Mapping[str, Any]]:
-        with translated(f"events in namespace {namespace!r}"):
+        with kubernetes_errors(f"events in namespace {namespace!r}"):
             answer = self.core_v1_client.list_namespaced_event(
                 namespace, field_selector="type=Warning", limit=500, _preload_content=False
             )
@@ -126,22 +129,22 @@ class KubeRayConnectionHook(KubernetesHook):
 
     @property
     def _client(self) -> Any:
-        with translated(f"connection {self.conn_id!r}"):
+        with kubernetes_errors(f"connection {self.conn_id!r}"):
             return self.api_client
 
     @property
-    def _things(self) -> Any:
-        with translated(f"connection {self.conn_id!r}"):
+    def _custom_objects(self) -> Any:
+        with kubernetes_errors(f"connection {self.conn_id!r}"):
             return self.custom_object_client
 
     @cached_property
     def _extra(self) -> Mapping[str, Any]:
-        with translated(f"connection {self.conn_id!r}"):
+        with kubernetes_errors(f"connection {self.conn_id!r}"):
             return self.conn_extras  # type: ignore[no-any-return]
 
     @cached_property
     def _namespace(self) -> str:
-        with translated(f"connection {self.conn_id!r}"):
+        with kubernetes_errors(f"connection {self.conn_id!r}"):
             return self.get_namespace() or self.DEFAULT_NAMESPACE
 
     def _settings(self, spec: RayJobSpec | RayClusterSpec) -> RayJobSettings:
@@ -157,29 +160,29 @@ class KubeRayConnectionHook(KubernetesHook):
         return GlueConnectionHook(self._extra.get("aws_conn_id", "aws_default"))
 
     @cached_property
-    def _said(self) -> set[str]:
+    def _warned(self) -> set[str]:
         return set()
 
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
             self.log.warning("%s", text)
 
 
-def place_of(ref: RunRef) -> tuple[str, str]:
+def namespaced_name(ref: RunRef) -> tuple[str, str]:
     """Return the namespace and the name of a run's thing."""
     namespace, _, name = ref.id.partition("/")
     return namespace, name
 
 
-def by_namespace(refs: Iterable[RunRef]) -> dict[str, list[RunRef]]:
+def group_by_namespace(refs: Iterable[RunRef]) -> dict[str, list[RunRef]]:
     """Return runs by their namespace."""
     places = defaultdict(list)
     for ref in refs:
-        places[place_of(ref)[0]].append(ref)
+        places[namespaced_name(ref)[0]].append(ref)
     return dict(places)
 
 
-def id_of(thing: Mapping[str, Any]) -> str:
+def id_of(resource: Mapping[str, Any]) -> str:
     """Return the id of a thing, as in ``RunRef``."""
-    return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
+    return f"{resource['metadata']['namespace']}/{resource['metadata']['name']}"

@@ -15,11 +15,11 @@ from kubernetes.config import ConfigException  # type: ignore[import-untyped]
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from airflow_provider_glueray.core.errors import (
-    ConnectionMissing,
+    CapacityExceeded,
+    ConnectionConfigError,
     RequestRefused,
-    ServiceFull,
     SubmitError,
-    SubmitUnknown,
+    SubmitOutcomeUnknown,
 )
 
 #: What the connection's user must be allowed to do.
@@ -34,14 +34,14 @@ class AlreadyThereError(SubmitError):
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def kubernetes_errors(what: str) -> Iterator[None]:
     """Turn what the Kubernetes client raises into our own tree; ``what`` names the thing that was being done."""
     try:
         yield
     except AirflowNotFoundException as error:
-        raise ConnectionMissing(f"{what}: {error}. Make one of type 'kubernetes'") from error
+        raise ConnectionConfigError(f"{what}: {error}. Make one of type 'kubernetes'") from error
     except ConfigException as error:
-        raise ConnectionMissing(f"{what} leads to no cluster: {error}") from error
+        raise ConnectionConfigError(f"{what} leads to no cluster: {error}") from error
     except ApiException as error:
         raise _error_for(what, error) from error
     except MaxRetryError as error:
@@ -49,10 +49,10 @@ def translated(what: str) -> Iterator[None]:
             raise SubmitError(f"{what}: the cluster cannot be reached: {error.reason}") from error
         if "CERTIFICATE_VERIFY_FAILED" in str(error.reason):
             advice = "The kubeconfig's certificate-authority-data has to be that of the cluster"
-            raise ConnectionMissing(f"{what}: the certificate is not trusted: {error.reason}. {advice}") from error
-        raise SubmitUnknown(f"{what}: {error}") from error
+            raise ConnectionConfigError(f"{what}: the certificate is not trusted: {error.reason}. {advice}") from error
+        raise SubmitOutcomeUnknown(f"{what}: {error}") from error
     except HTTPError as error:
-        raise SubmitUnknown(f"{what}: {type(error).__name__} {error}") from error
+        raise SubmitOutcomeUnknown(f"{what}: {type(error).__name__} {error}") from error
 
 
 def _error_for(what: str, error: ApiException) -> SubmitError:
@@ -64,9 +64,9 @@ def _error_for(what: str, error: ApiException) -> SubmitError:
     message = status.get("message") or body.strip()[:500] or error.reason
     text = f"{what}: {message} ({error.status})"
     if error.status == 403 and "exceeded quota" in message:
-        return ServiceFull(text)
+        return CapacityExceeded(text)
     if error.status == 429:
-        return ServiceFull(text)
+        return CapacityExceeded(text)
     if error.status in (401, 403):
         return RequestRefused(f"{text}. {RIGHTS}")
     if error.status == 404 and (status.get("details") or {}).get("kind") == "namespaces":
@@ -77,4 +77,4 @@ def _error_for(what: str, error: ApiException) -> SubmitError:
         return AlreadyThereError(text)
     if error.status in (400, 413, 422):
         return RequestRefused(text)
-    return SubmitUnknown(text) if (error.status or 0) >= 500 else SubmitError(text)
+    return SubmitOutcomeUnknown(text) if (error.status or 0) >= 500 else SubmitError(text)

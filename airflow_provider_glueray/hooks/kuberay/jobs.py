@@ -16,16 +16,16 @@ from airflow_provider_glueray.core.backend import Prepared
 from airflow_provider_glueray.core.errors import ClusterEnded, SubmitError
 from airflow_provider_glueray.core.runs import KUBERAY_JOB, RunRef, RunSnapshot
 from airflow_provider_glueray.core.spec import RayJobSpec
-from airflow_provider_glueray.hooks.kuberay.connection import id_of, place_of
-from airflow_provider_glueray.hooks.kuberay.errors import translated
+from airflow_provider_glueray.hooks.kuberay.connection import id_of, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
     GROUP,
     JOB,
-    MARK,
     QUEUE,
     RAYJOB,
     VERSION,
-    label_of,
+    label_value,
     rayjob_name,
 )
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import PLURAL as CLUSTERS
@@ -33,50 +33,50 @@ from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import SHARED
 from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
     CLUSTER_SELECTOR,
     PLURAL,
-    notes_in,
-    notes_on,
+    ignored_in_cluster,
+    ignored_settings,
     to_rayjob,
 )
-from airflow_provider_glueray.hooks.kuberay.resource import KubeRayLifeHook
+from airflow_provider_glueray.hooks.kuberay.resource import KubeRayResourceHook
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
-from airflow_provider_glueray.hooks.kuberay.status import Trouble, end_of, snapshot_of
+from airflow_provider_glueray.hooks.kuberay.status import PendingReason, ended_reason, snapshot_of
 
 #: The most RayJobs of a job that are looked at, and deleted, when a run of it is started.
 MOST_LISTED, MOST_SWEPT = 500, 50
 
 
-class KubeRayHook(KubeRayLifeHook):
+class KubeRayHook(KubeRayResourceHook):
     """Talk to a Kubernetes cluster about RayJobs. Its connection: see :class:`KubeRayConnectionHook`."""
 
     kind, plural, label = "RayJob", PLURAL, RAYJOB
 
-    def _snapshot_of(self, thing: Mapping[str, Any], trouble: Trouble | None = None) -> RunSnapshot:
-        return snapshot_of(thing, trouble)
+    def _snapshot_of(self, resource: Mapping[str, Any], reason: PendingReason | None = None) -> RunSnapshot:
+        return snapshot_of(resource, reason)
 
-    def prepare(self, spec: RayJobSpec, staging: str | None = None, timeout: float | None = None) -> Prepared:
+    def prepare(self, spec: RayJobSpec, staging_uri: str | None = None, run_timeout: float | None = None) -> Prepared:
         """Upload what is local; nothing is made in the cluster before the start.
 
-        :param staging: ``s3://bucket/prefix`` for what is local.
-        :param timeout: seconds after which KubeRay itself ends the run.
+        :param staging_uri: ``s3://bucket/prefix`` for what is local.
+        :param run_timeout: seconds after which KubeRay itself ends the run.
         :raises SpecError: a setting is unknown or wrong, or a text cannot be handed on.
         :raises ClusterEnded: the cluster to share is over.
         :raises SubmitError: a file is missing, or the connection is.
         """
         settings = self._settings(spec)
-        staged: RayJobSpec = self.storage.stage(spec, staging) if spec.local_files() else spec
-        deadline = math.ceil(timeout) if timeout else None
+        staged: RayJobSpec = self.storage.stage(spec, staging_uri) if spec.local_files() else spec
+        deadline = math.ceil(run_timeout) if run_timeout else None
 
-        def manifest(mark: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-            return to_rayjob(staged, mark, arguments=arguments, settings=settings, deadline_seconds=deadline)
+        def manifest(client_token: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+            return to_rayjob(staged, client_token, arguments=arguments, settings=settings, deadline_seconds=deadline)
 
         # Refused now, not when the run is started: nothing is wrong with the cluster.
         manifest("", {})
-        for note in (*notes_on(spec, settings), *(self._notes_in(spec, settings) if spec.cluster else ())):
-            self._say_once(note)
+        for note in (*ignored_settings(spec, settings), *(self._notes_in(spec, settings) if spec.cluster else ())):
+            self._warn_once(note)
 
-        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
-            ref = self.submit(manifest(mark, arguments))
-            self._sweep(ref, settings.keep_finished_days)
+        def start(client_token: str, arguments: Mapping[str, str]) -> RunRef:
+            ref = self.submit(manifest(client_token, arguments))
+            self._delete_old_rayjobs(ref, settings.keep_finished_days)
             return ref
 
         return Prepared(start, is_new=False)
@@ -88,16 +88,16 @@ class KubeRayHook(KubeRayLifeHook):
         """
         cluster_id = str(spec.cluster)
         found = self._clusters(settings.namespace).get(cluster_id)
-        end = end_of(found, cluster_id)
+        end = ended_reason(found, cluster_id)
         if found is None or end is not None:
             why = end.message if end else cluster_id
             raise ClusterEnded(f"{why[0].upper()}{why[1:]}. Clear the task that makes it, to have a new one")
-        return notes_in(spec, settings, found)
+        return ignored_in_cluster(spec, settings, found)
 
     def _clusters(self, namespace: str) -> dict[str, Mapping[str, Any]]:
         """Return the clusters of a namespace that runs may share, by their ids."""
-        with translated(f"RayClusters in namespace {namespace!r}"):
-            answer = self._things.list_namespaced_custom_object(
+        with kubernetes_errors(f"RayClusters in namespace {namespace!r}"):
+            answer = self._custom_objects.list_namespaced_custom_object(
                 GROUP, VERSION, namespace, CLUSTERS, label_selector=SHARED
             )
         return {id_of(each): each for each in answer["items"]}
@@ -110,50 +110,54 @@ class KubeRayHook(KubeRayLifeHook):
         """
         return self._create(snapshot_of(rayjob).ref, rayjob)
 
-    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+    def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the run of ``name`` that carries ``mark``, if there is one: its name is made of both."""
-        ref = RunRef(KUBERAY_JOB, name, f"{self._namespace}/{rayjob_name(name, mark)}")
+        ref = RunRef(KUBERAY_JOB, name, f"{self._namespace}/{rayjob_name(name, client_token)}")
         found = self._list([ref])
-        return [snapshot_of(rayjob) for rayjob in found.values() if rayjob["metadata"]["annotations"].get(MARK) == mark]
+        return [
+            snapshot_of(rayjob)
+            for rayjob in found.values()
+            if rayjob["metadata"]["annotations"].get(CLIENT_TOKEN) == client_token
+        ]
 
     def latest_run(self, name: str) -> RunSnapshot | None:
         """Return the newest run of a job, or None if there is none."""
-        found = self._list_by(self._namespace, f"{JOB}={label_of(name)}")
+        found = self._list_by(self._namespace, f"{JOB}={label_value(name)}")
         latest = max(found, key=lambda rayjob: rayjob["metadata"]["creationTimestamp"], default=None)
         return snapshot_of(latest) if latest else None
 
-    def _troubles(self, things: Sequence[Mapping[str, Any]]) -> dict[str, Trouble]:
+    def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:
         """Say also of which runs the shared cluster is over: KubeRay goes on waiting for it."""
-        troubles = super()._troubles(things)
+        reasons = super()._pending_reasons(resources)
         shared: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        for rayjob in things:
+        for rayjob in resources:
             if rayjob["spec"].get("clusterSelector") and not snapshot_of(rayjob).state.is_terminal:
                 shared[rayjob["metadata"]["namespace"]].append(rayjob)
         for namespace, those in shared.items():
             try:
                 clusters = self._clusters(namespace)
             except SubmitError as error:
-                self._say_once(f"Whether shared clusters are there cannot be seen: {error}")
+                self._warn_once(f"Whether shared clusters are there cannot be seen: {error}")
                 continue
             for rayjob in those:
                 cluster_id = f"{namespace}/{rayjob['spec']['clusterSelector'][CLUSTER_SELECTOR]}"
-                end = end_of(clusters.get(cluster_id), cluster_id)
+                end = ended_reason(clusters.get(cluster_id), cluster_id)
                 if end is not None:
-                    troubles[id_of(rayjob)] = end
-        return troubles
+                    reasons[id_of(rayjob)] = end
+        return reasons
 
-    def _end(self, ref: RunRef, thing: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+    def _end(self, ref: RunRef, resource: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
         """Suspend a RayJob, which takes its pods away and leaves its state to be seen.
 
         Not one in a shared cluster, which KubeRay does not suspend (kuberay/…/utils/validation.go): when it is deleted,
         KubeRay stops its Ray job (rayjob_controller.go). And not one in a queue of Kueue, which would start it again.
         """
-        if thing["spec"].get("clusterSelector") or QUEUE in thing["metadata"].get("labels", {}):
-            super()._end(ref, thing, annotations)
+        if resource["spec"].get("clusterSelector") or QUEUE in resource["metadata"].get("labels", {}):
+            super()._end(ref, resource, annotations)
         else:
             self._patch(ref, {"metadata": {"annotations": dict(annotations)}, "spec": {"suspend": True}})
 
-    def _sweep(self, ref: RunRef, days: int) -> None:
+    def _delete_old_rayjobs(self, ref: RunRef, days: int) -> None:
         """Delete RayJobs of the same job that have ended long ago; KubeRay keeps them for ever.
 
         The run that was started is not affected by what fails here.
@@ -161,12 +165,12 @@ class KubeRayHook(KubeRayLifeHook):
         if not days:
             return
         try:
-            mine = self._list_by(place_of(ref)[0], f"{JOB}={label_of(ref.name)}", limit=MOST_LISTED)
+            mine = self._list_by(namespaced_name(ref)[0], f"{JOB}={label_value(ref.name)}", limit=MOST_LISTED)
             ended = [snapshot_of(rayjob) for rayjob in mine if _ended_before(rayjob, time.time() - days * 86400)]
             for snapshot in ended[:MOST_SWEPT]:
                 self._delete(snapshot.ref)
         except SubmitError as error:
-            self._say_once(f"RayJobs that have ended long ago could not be deleted: {error}")
+            self._warn_once(f"RayJobs that have ended long ago could not be deleted: {error}")
 
 
 def _ended_before(rayjob: Mapping[str, Any], moment: float) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
-from airflow_provider_glueray.hooks.kuberay.errors import translated
+from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, ROLE, SUBMITTER
 
 #: The most bytes of a log taken by one read; the rest comes with the next.
@@ -91,7 +91,7 @@ class PodLogs:
         if since_ms:
             # The generated client knows sinceSeconds only, which depends on whose clock is right.
             query.append(("sinceTime", datetime.fromtimestamp(since_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
-        with translated(f"log of pod {self._namespace}/{pod}"):
+        with kubernetes_errors(f"log of pod {self._namespace}/{pod}"):
             try:
                 answer = self._client.call_api(
                     "/api/v1/namespaces/{namespace}/pods/{name}/log",

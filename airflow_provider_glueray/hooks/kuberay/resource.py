@@ -16,22 +16,29 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.errors import JobConflict, StopError, SubmitError, SubmitUnknown
+from airflow_provider_glueray.core.errors import JobConflict, StopError, SubmitError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, id_of, place_of
-from airflow_provider_glueray.hooks.kuberay.errors import AlreadyThereError, translated
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, HOPELESS, MARK, NO_REASON, STOPPED, VERSION
-from airflow_provider_glueray.hooks.kuberay.status import Trouble, trouble_of
+from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, id_of, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.errors import AlreadyThereError, kubernetes_errors
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
+    GROUP,
+    NO_REASON,
+    STOPPED,
+    UNRECOVERABLE,
+    VERSION,
+)
+from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason
 
 #: Requests to start one run.
 ATTEMPTS = 3
 
 
-class KubeRayLifeHook(KubeRayConnectionHook):
+class KubeRayResourceHook(KubeRayConnectionHook):
     """What RayJobs and RayClusters have in common from their creation to their end."""
 
-    def _snapshot_of(self, thing: Mapping[str, Any], trouble: Trouble | None = None) -> RunSnapshot:
+    def _snapshot_of(self, resource: Mapping[str, Any], reason: PendingReason | None = None) -> RunSnapshot:
         """Read one as the API server returns it."""
         raise NotImplementedError
 
@@ -41,17 +48,17 @@ class KubeRayLifeHook(KubeRayConnectionHook):
         :raises ServiceFull: a quota or a limit of requests; nothing was created.
         :raises SubmitUnknown: no answer, several times over.
         """
-        namespace, _ = place_of(ref)
+        namespace, _ = namespaced_name(ref)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with translated(f"start of {ref.title}"):
+                with kubernetes_errors(f"start of {ref.title}"):
                     # Strict: a member that is misspelt would else be dropped without a word.
-                    self._things.create_namespaced_custom_object(
+                    self._custom_objects.create_namespaced_custom_object(
                         GROUP, VERSION, namespace, self.plural, manifest, field_validation="Strict"
                     )
             except AlreadyThereError:
                 self._refuse_strangers(ref, manifest)
-            except SubmitUnknown as error:
+            except SubmitOutcomeUnknown as error:
                 if attempt == ATTEMPTS:
                     raise
                 self.log.warning("No answer to the start of %s (%s); asking again", ref.title, error)
@@ -63,10 +70,10 @@ class KubeRayLifeHook(KubeRayConnectionHook):
     def _refuse_strangers(self, ref: RunRef, manifest: Mapping[str, Any]) -> None:
         """Tell a repeated request from a name that somebody else has taken."""
         found = self._list([ref]).get(ref.id, {"metadata": {}})
-        mark = found["metadata"].get("annotations", {}).get(MARK)
-        if mark != manifest["metadata"]["annotations"][MARK]:
+        client_token = found["metadata"].get("annotations", {}).get(CLIENT_TOKEN)
+        if client_token != manifest["metadata"]["annotations"][CLIENT_TOKEN]:
             raise JobConflict(
-                f"The name of {ref.title} is taken by one with the mark {mark!r}, which is not of this task"
+                f"The name of {ref.title} is taken by one with the mark {client_token!r}, which is not of this task"
             )
 
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
@@ -76,24 +83,26 @@ class KubeRayLifeHook(KubeRayConnectionHook):
         one whose image has no valid name, is given up: nothing of it stays in the cluster, and it has FAILED.
         """
         found = self._list(refs)
-        troubles = self._troubles([found[ref.id] for ref in refs if ref.id in found])
-        return {ref: self._seen(ref, found.get(ref.id), troubles.get(ref.id)) for ref in refs}
+        reasons = self._pending_reasons([found[ref.id] for ref in refs if ref.id in found])
+        return {ref: self._seen(ref, found.get(ref.id), reasons.get(ref.id)) for ref in refs}
 
-    def _seen(self, ref: RunRef, thing: Mapping[str, Any] | None, trouble: Trouble | None) -> RunSnapshot:
-        end = self._ends.get(ref.id)
-        if thing is None or (end is not None and end.state is RunState.FAILED):
+    def _seen(self, ref: RunRef, resource: Mapping[str, Any] | None, reason: PendingReason | None) -> RunSnapshot:
+        end = self._final_snapshots.get(ref.id)
+        if resource is None or (end is not None and end.state is RunState.FAILED):
             return (end or self._unseen(ref))._replace(ref=ref)
-        if trouble is not None and trouble.is_hopeless:
-            return self._given_up(ref, thing, trouble)
-        snapshot = self._snapshot_of(thing, trouble)._replace(ref=ref)
-        if trouble is not None:
-            self._waits[ref.id] = f"{trouble.reason}: {trouble.message}"
+        if reason is not None and reason.is_unrecoverable:
+            return self._mark_failed(ref, resource, reason)
+        snapshot = self._snapshot_of(resource, reason)._replace(ref=ref)
+        if reason is not None:
+            self._pending_messages[ref.id] = f"{reason.reason}: {reason.message}"
         elif snapshot.state is RunState.RUNNING:
-            self._waits.pop(ref.id, None)
-        elif snapshot.state is RunState.TIMED_OUT and ref.id in self._waits:
+            self._pending_messages.pop(ref.id, None)
+        elif snapshot.state is RunState.TIMED_OUT and ref.id in self._pending_messages:
             # KubeRay's own deadline was sooner than ours, and takes the pods away that told it.
-            snapshot = snapshot._replace(message=f"{snapshot.message} It waited: {self._waits[ref.id]}".strip())
-        if thing["metadata"].get("deletionTimestamp"):
+            snapshot = snapshot._replace(
+                message=f"{snapshot.message} It waited: {self._pending_messages[ref.id]}".strip()
+            )
+        if resource["metadata"].get("deletionTimestamp"):
             # When it is gone, only who has seen this can tell that it was stopped from that it was lost.
             self._remember(snapshot)
         return snapshot
@@ -103,15 +112,17 @@ class KubeRayLifeHook(KubeRayConnectionHook):
         text = f"There is no {self.kind} {ref.id}; it was deleted, or the connection leads to another cluster"
         return RunSnapshot(ref, RunState.LOST, "LOST", text)
 
-    def _given_up(self, ref: RunRef, thing: Mapping[str, Any], trouble: Trouble) -> RunSnapshot:
-        text = f"{trouble.reason}: {trouble.message}"
-        metadata = thing["metadata"]
-        annotations = {**(metadata.get("annotations") or {}), HOPELESS: text}
-        snapshot = self._snapshot_of({**thing, "metadata": {**metadata, "annotations": annotations}})._replace(ref=ref)
+    def _mark_failed(self, ref: RunRef, resource: Mapping[str, Any], reason: PendingReason) -> RunSnapshot:
+        text = f"{reason.reason}: {reason.message}"
+        metadata = resource["metadata"]
+        annotations = {**(metadata.get("annotations") or {}), UNRECOVERABLE: text}
+        snapshot = self._snapshot_of({**resource, "metadata": {**metadata, "annotations": annotations}})._replace(
+            ref=ref
+        )
         try:
-            self._end(ref, thing, {HOPELESS: text})
+            self._end(ref, resource, {UNRECOVERABLE: text})
         except SubmitError as error:
-            self.log.warning("%s is given up (%s) and could not be taken away: %s", ref.title, trouble.reason, error)
+            self.log.warning("%s is given up (%s) and could not be taken away: %s", ref.title, reason.reason, error)
         self._remember(snapshot)
         return snapshot
 
@@ -122,37 +133,39 @@ class KubeRayLifeHook(KubeRayConnectionHook):
         """
         found = self._list(refs)
         for ref in refs:
-            thing = found.get(ref.id)
-            if thing is None or self._snapshot_of(thing).is_over:
+            resource = found.get(ref.id)
+            if resource is None or self._snapshot_of(resource).is_over:
                 continue
             try:
                 # What it waits for is not asked anew: who kills a task gives us five seconds.
-                self._end(ref, thing, {STOPPED: self._waits.get(ref.id, NO_REASON)})
+                self._end(ref, resource, {STOPPED: self._pending_messages.get(ref.id, NO_REASON)})
             except SubmitError as error:
                 raise StopError(f"{ref.title} was not stopped: {error}") from error
 
-    def _end(self, ref: RunRef, thing: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+    def _end(self, ref: RunRef, resource: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
         """Take a thing's pods away, and write on it why."""
-        if thing["metadata"].get("deletionTimestamp"):
+        if resource["metadata"].get("deletionTimestamp"):
             return
         self._patch(ref, {"metadata": {"annotations": dict(annotations)}})
         self._delete(ref)
         why = annotations.get(STOPPED, NO_REASON)
-        snapshot = self._snapshot_of(thing)._replace(ref=ref, message="" if why == NO_REASON else why)
+        snapshot = self._snapshot_of(resource)._replace(ref=ref, message="" if why == NO_REASON else why)
         self._remember(snapshot)
 
     def _remember(self, snapshot: RunSnapshot) -> None:
         """Remember what has become of a run whose thing will be gone; what had ended has ended."""
         if snapshot.is_over:
-            self._ends[snapshot.ref.id] = snapshot
+            self._final_snapshots[snapshot.ref.id] = snapshot
         else:
-            self._ends.setdefault(snapshot.ref.id, snapshot._replace(state=RunState.STOPPED, raw_state="deleted"))
+            self._final_snapshots.setdefault(
+                snapshot.ref.id, snapshot._replace(state=RunState.STOPPED, raw_state="deleted")
+            )
 
     def _patch(self, ref: RunRef, patch: Mapping[str, Any]) -> None:
         """Merge into a thing; one that is gone is no error."""
-        namespace, name = place_of(ref)
-        with translated(f"change of {ref.title}"), _gone_is_fine():
-            self._things.patch_namespaced_custom_object(
+        namespace, name = namespaced_name(ref)
+        with kubernetes_errors(f"change of {ref.title}"), _gone_is_fine():
+            self._custom_objects.patch_namespaced_custom_object(
                 GROUP,
                 VERSION,
                 namespace,
@@ -165,44 +178,44 @@ class KubeRayLifeHook(KubeRayConnectionHook):
 
     def _delete(self, ref: RunRef) -> None:
         """Delete a thing; it is gone when all that belongs to it is. One that is gone is no error."""
-        namespace, name = place_of(ref)
-        with translated(f"deletion of {ref.title}"), _gone_is_fine():
-            self._things.delete_namespaced_custom_object(
+        namespace, name = namespaced_name(ref)
+        with kubernetes_errors(f"deletion of {ref.title}"), _gone_is_fine():
+            self._custom_objects.delete_namespaced_custom_object(
                 GROUP, VERSION, namespace, self.plural, name, propagation_policy="Foreground"
             )
 
-    def _troubles(self, things: Sequence[Mapping[str, Any]]) -> dict[str, Trouble]:
+    def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:
         """Return why things do not get under way: one call for their pods, one for events if some have no pod."""
-        troubles: dict[str, Trouble] = {}
+        reasons: dict[str, PendingReason] = {}
         slow: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        for thing in things:
-            metadata = thing["metadata"]
+        for resource in resources:
+            metadata = resource["metadata"]
             age = time.time() - datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
-            waits = self._snapshot_of(thing).state in (RunState.STARTING, RunState.QUEUED)
-            if waits and age >= settings.waits().pending_reason and not thing["spec"].get("suspend"):
-                slow[metadata["namespace"]].append(thing)
+            waits = self._snapshot_of(resource).state in (RunState.STARTING, RunState.QUEUED)
+            if waits and age >= settings.waits().pending_reason and not resource["spec"].get("suspend"):
+                slow[metadata["namespace"]].append(resource)
         for namespace, those in slow.items():
             try:
-                pods = self._pods(namespace, [thing["metadata"]["name"] for thing in those])
-                some_have_none = any(thing["metadata"]["name"] not in pods for thing in those)
+                pods = self._pods(namespace, [resource["metadata"]["name"] for resource in those])
+                some_have_none = any(resource["metadata"]["name"] not in pods for resource in those)
                 events = self._warnings(namespace) if some_have_none else []
             except SubmitError as error:
                 # It would be good to know, but the run is not affected.
-                self._say_once(f"Why runs do not get under way cannot be seen: {error}")
+                self._warn_once(f"Why runs do not get under way cannot be seen: {error}")
                 continue
-            for thing in those:
-                trouble = trouble_of(thing, pods.get(thing["metadata"]["name"], ()), events)
-                if trouble is not None:
-                    troubles[id_of(thing)] = trouble
-        return troubles
+            for resource in those:
+                reason = pending_reason(resource, pods.get(resource["metadata"]["name"], ()), events)
+                if reason is not None:
+                    reasons[id_of(resource)] = reason
+        return reasons
 
     @cached_property
-    def _ends(self) -> dict[str, RunSnapshot]:
+    def _final_snapshots(self) -> dict[str, RunSnapshot]:
         """What has become of runs whose things are gone, or will be."""
         return {}
 
     @cached_property
-    def _waits(self) -> dict[str, str]:
+    def _pending_messages(self) -> dict[str, str]:
         """What runs that have not got under way were last seen to wait for."""
         return {}
 

@@ -19,7 +19,7 @@ from airflow_provider_glueray.core.runs import (
     read_state,
 )
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import HOPELESS, JOB, NO_REASON, QUEUE, STOPPED
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import JOB, NO_REASON, QUEUE, STOPPED, UNRECOVERABLE
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import NO_NEW_HEAD
 
 #: ``jobDeploymentStatus`` and what refines it: ``jobStatus`` for Running and Complete, ``reason`` for Failed; "" is
@@ -61,22 +61,22 @@ KUBERAY_CLUSTER_STATE: Mapping[str, RunState] = {
 
 _WORDS = {deployment for deployment, _ in KUBERAY_JOB_STATE}
 #: Reasons for which a container does not start, and that no waiting mends.
-_HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
+_UNRECOVERABLE_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
 #: Events of a RayCluster that KubeRay will not have: it has no status for this (kuberay/…/raycluster_controller.go).
 _REFUSED = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
 #: What a container waits for in the ordinary course of things.
 _ORDINARY = frozenset({"ContainerCreating", "PodInitializing", ""})
 
 
-class Trouble(NamedTuple):
+class PendingReason(NamedTuple):
     """Why a run does not get under way: the word for it, the sentence, and whether waiting cannot help."""
 
     reason: str
     message: str
-    is_hopeless: bool = False
+    is_unrecoverable: bool = False
 
 
-def snapshot_of(rayjob: Mapping[str, Any], trouble: Trouble | None = None) -> RunSnapshot:
+def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) -> RunSnapshot:
     """Read a RayJob as the API server returns it."""
     metadata, status = rayjob["metadata"], rayjob.get("status") or {}
     annotations = metadata.get("annotations") or {}
@@ -84,15 +84,15 @@ def snapshot_of(rayjob: Mapping[str, Any], trouble: Trouble | None = None) -> Ru
     state, raw = _state_of(status)
     message = status.get("message") or ""
     was_asked = STOPPED in annotations or bool(metadata.get("deletionTimestamp"))
-    if HOPELESS in annotations and not state.is_terminal:
-        state, raw, message = RunState.FAILED, f"{raw}/hopeless", annotations[HOPELESS]
+    if UNRECOVERABLE in annotations and not state.is_terminal:
+        state, raw, message = RunState.FAILED, f"{raw}/unrecoverable", annotations[UNRECOVERABLE]
     elif was_asked and not state.is_terminal:
         state = RunState.STOPPED if raw == "Suspended" else RunState.STOPPING
         raw = raw if raw.startswith("Suspend") else f"{raw}/stopping"
         why = annotations.get(STOPPED, NO_REASON)
         message = message if why == NO_REASON else why
-    elif trouble is not None and not state.is_terminal:
-        raw, message = f"{raw}/{trouble.reason}", trouble.message
+    elif reason is not None and not state.is_terminal:
+        raw, message = f"{raw}/{reason.reason}", reason.message
     elif state is RunState.QUEUED and raw == "Suspended":
         message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
     started, ended = _time_of(status.get("startTime")), _time_of(status.get("endTime"))
@@ -145,35 +145,35 @@ def _usage(rayjob: Mapping[str, Any], seconds: float) -> Usage:
     return Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600)
 
 
-def trouble_of(
-    thing: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
-) -> Trouble | None:
+def pending_reason(
+    resource: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+) -> PendingReason | None:
     """Say why a RayJob or a RayCluster does not get under way, from its pods, else from what KubeRay could not make.
 
     :param pods: those of this one.
     :param events: warnings of its namespace, which may be about others.
     """
-    found = [trouble for pod in pods for trouble in _troubles_of_pod(pod)]
+    found = [reason for pod in pods for reason in _reasons_of_pod(pod)]
     if found:
-        return next((each for each in found if each.is_hopeless), found[0])
-    status = thing.get("status") or {}
+        return next((each for each in found if each.is_unrecoverable), found[0])
+    status = resource.get("status") or {}
     of_cluster = status.get("rayClusterStatus") or (status if "jobDeploymentStatus" not in status else {})
     for condition in of_cluster.get("conditions") or ():
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
-            return Trouble(condition["reason"], condition.get("message", ""))
-    mine = {thing["metadata"]["name"], status.get("rayClusterName")}
+            return PendingReason(condition["reason"], condition.get("message", ""))
+    mine = {resource["metadata"]["name"], status.get("rayClusterName")}
     about = [event for event in events if event.get("involvedObject", {}).get("name") in mine]
     if about:
         latest = max(about, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
         reason = latest.get("reason", "Warning")
-        return Trouble(reason, latest.get("message", ""), reason in _REFUSED)
+        return PendingReason(reason, latest.get("message", ""), reason in _REFUSED)
     if not status:
         text = "KubeRay has not taken it up. Does its operator run, and does it watch this namespace?"
-        return Trouble("NotTakenUp", text)
+        return PendingReason("NotTakenUp", text)
     return None
 
 
-def _troubles_of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
+def _reasons_of_pod(pod: Mapping[str, Any]) -> Iterator[PendingReason]:
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
@@ -183,13 +183,13 @@ def _troubles_of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
             # What a container died of says more than that its next start is put off.
             last = (container.get("lastState") or {}).get("terminated") or {}
             text += f"; it ended with {last.get('reason')} ({last.get('exitCode')})" if last else ""
-            yield Trouble(reason, text, reason in _HOPELESS_REASONS)
+            yield PendingReason(reason, text, reason in _UNRECOVERABLE_REASONS)
     for condition in status.get("conditions", ()):
         if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
-            yield Trouble(condition.get("reason", "Unschedulable"), f"Pod {name}: {condition.get('message', '')}")
+            yield PendingReason(condition.get("reason", "Unschedulable"), f"Pod {name}: {condition.get('message', '')}")
 
 
-def cluster_snapshot(raycluster: Mapping[str, Any], now: float, trouble: Trouble | None = None) -> RunSnapshot:
+def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingReason | None = None) -> RunSnapshot:
     """Read a RayCluster as the API server returns it.
 
     :param now: epoch seconds, until which it has been used if it is not being deleted.
@@ -199,14 +199,14 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, trouble: Trouble
     ref = RunRef(KUBERAY_CLUSTER, annotations.get(JOB, ""), f"{metadata['namespace']}/{metadata['name']}")
     word = status.get("state", "")
     state, raw, message = read_state(KUBERAY_CLUSTER_STATE, word, completed=False), word or "provisioning", ""
-    if HOPELESS in annotations:
-        state, raw, message = RunState.FAILED, f"{raw}/hopeless", annotations[HOPELESS]
+    if UNRECOVERABLE in annotations:
+        state, raw, message = RunState.FAILED, f"{raw}/unrecoverable", annotations[UNRECOVERABLE]
     elif metadata.get("deletionTimestamp"):
         state, raw = RunState.STOPPING, "deleting"
-    elif (end := end_of(raycluster, ref.id)) is not None:
+    elif (end := ended_reason(raycluster, ref.id)) is not None:
         state, raw, message = RunState.TIMED_OUT, "ended", end.message
-    elif trouble is not None and not state.is_terminal:
-        raw, message = f"{raw}/{trouble.reason}", trouble.message
+    elif reason is not None and not state.is_terminal:
+        raw, message = f"{raw}/{reason.reason}", reason.message
     elif state is RunState.QUEUED:
         message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
     began = _time_of(metadata["creationTimestamp"])
@@ -226,21 +226,23 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, trouble: Trouble
     )
 
 
-def end_of(raycluster: Mapping[str, Any] | None, cluster_id: str) -> Trouble | None:
+def ended_reason(raycluster: Mapping[str, Any] | None, cluster_id: str) -> PendingReason | None:
     """Say why nothing will run in a cluster any more, or None.
 
     :param raycluster: None if it is not there.
     """
     if raycluster is None:
-        return Trouble("RayClusterGone", f"the cluster {cluster_id} is not there; it was deleted, or never made", True)
+        return PendingReason(
+            "RayClusterGone", f"the cluster {cluster_id} is not there; it was deleted, or never made", True
+        )
     metadata, status = raycluster["metadata"], raycluster.get("status") or {}
     if metadata.get("deletionTimestamp"):
-        return Trouble("RayClusterGone", f"the cluster {cluster_id} is being deleted", True)
+        return PendingReason("RayClusterGone", f"the cluster {cluster_id} is being deleted", True)
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     was_up = conditions.get("RayClusterProvisioned", {}).get("status") == "True"
     has_no_head = conditions.get("HeadPodReady", {}).get("reason") == "HeadPodNotFound"
     if was_up and has_no_head and (metadata.get("annotations") or {}).get(NO_NEW_HEAD) == "true":
-        return Trouble(
+        return PendingReason(
             "RayClusterEnded", f"the head of the cluster {cluster_id} has ended; its lifetime may be over", True
         )
     return None

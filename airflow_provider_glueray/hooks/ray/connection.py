@@ -16,11 +16,11 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_provider_glueray.core.errors import (
-    ConnectionMissing,
+    ConnectionConfigError,
     RequestRefused,
     SpecError,
     SubmitError,
-    SubmitUnknown,
+    SubmitOutcomeUnknown,
 )
 
 #: The oldest Ray whose Jobs API this was tried with; see docs/ray.md.
@@ -106,7 +106,7 @@ class RayConnectionHook(BaseHook):
                 ) from error
             raise SubmitError(f"There is no way to Ray at {self._base}: {error}") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise SubmitUnknown(f"Ray at {self._base}: {type(error).__name__} {error}") from error
+            raise SubmitOutcomeUnknown(f"Ray at {self._base}: {type(error).__name__} {error}") from error
 
     def _refuse_strangers(self, answer: httpx.Response) -> None:
         """Raise for an answer that Ray has not given, or that says who may not ask."""
@@ -127,20 +127,22 @@ class RayConnectionHook(BaseHook):
                 f"'headers' in the extra {where}"
             )
         if answer.status_code in GATEWAY:
-            raise SubmitUnknown(f"No answer of Ray at {self._base}: {reason(answer)}")
+            raise SubmitOutcomeUnknown(f"No answer of Ray at {self._base}: {reason(answer)}")
 
     @cached_property
     def _connection(self) -> Any:
         try:
             return self.get_connection(self.ray_conn_id)
         except AirflowNotFoundException as error:
-            raise ConnectionMissing(f"There is no connection {self.ray_conn_id!r}; make one of type 'ray'") from error
+            raise ConnectionConfigError(
+                f"There is no connection {self.ray_conn_id!r}; make one of type 'ray'"
+            ) from error
 
     @cached_property
     def _base(self) -> str:
         host, port = self._connection.host or "", self._connection.port
         if not host:
-            raise ConnectionMissing(f"The connection {self.ray_conn_id!r} has no host")
+            raise ConnectionConfigError(f"The connection {self.ray_conn_id!r} has no host")
         if "://" in host:
             return str(host).rstrip("/")
         return f"{self._connection.schema or 'http'}://{host}:{port or 8265}"

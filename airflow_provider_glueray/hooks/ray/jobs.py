@@ -13,16 +13,29 @@ from typing import Any
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import Prepared
-from airflow_provider_glueray.core.errors import JobConflict, RequestRefused, StopError, SubmitError, SubmitUnknown
+from airflow_provider_glueray.core.errors import (
+    JobConflict,
+    RequestRefused,
+    StopError,
+    SubmitError,
+    SubmitOutcomeUnknown,
+)
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RAY_JOB, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.ray.connection import RayConnectionHook, reason
-from airflow_provider_glueray.hooks.ray.logs import END_LINES, LARGE, Place, mark_of, page_of, unmarked
+from airflow_provider_glueray.hooks.ray.logs import (
+    END_LINES,
+    LARGE,
+    LogOffset,
+    lines_after,
+    strip_status_bytes,
+    tail_digest,
+)
 from airflow_provider_glueray.hooks.ray.packages import Package, packed
-from airflow_provider_glueray.hooks.ray.requests import note_on, submission_id_of, to_ray_submission
-from airflow_provider_glueray.hooks.ray.responses import MARK, NAME, Size, size_of, snapshot_of
+from airflow_provider_glueray.hooks.ray.requests import sizing_message, submission_id_of, to_ray_submission
+from airflow_provider_glueray.hooks.ray.responses import CLIENT_TOKEN, NAME, ClusterSize, cluster_size, snapshot_of
 
 #: Requests to start one run.
 ATTEMPTS = 3
@@ -38,10 +51,10 @@ class RayJobsHook(RayConnectionHook):
         a CA), and ``aws_conn_id`` (whose S3 a function's arguments pass through).
     """
 
-    def prepare(self, spec: RayJobSpec, staging: str | None = None, timeout: float | None = None) -> Prepared:
+    def prepare(self, spec: RayJobSpec, staging_uri: str | None = None, run_timeout: float | None = None) -> Prepared:
         """Put what is local into the cluster's package store.
 
-        :param staging, timeout: not needed here.
+        :param staging_uri, run_timeout: not needed here.
         :raises SpecError: a field asks for what only somebody who makes the cluster can give.
         :raises ScriptError: a file is missing, unreadable or of the wrong kind.
         :raises SubmitError: the cluster cannot be reached, refuses the token, or is too old.
@@ -52,32 +65,32 @@ class RayJobsHook(RayConnectionHook):
         to_ray_submission(spec, "", places, {})
         for package in packages:
             self._store(package)
-        idle = [name for name in ("role", "logging") if getattr(spec, name)]
+        idle = [name for name in ("role", "logging_configuration") if getattr(spec, name)]
         if idle:
             self.log.info("No effect on a Ray cluster: %s", ", ".join(idle))
-        size = self._size() if spec.workers.min_workers else Size()
-        self.log.info(note_on(spec.workers, size))
+        size = self._size() if spec.workers.min_workers else ClusterSize()
+        self.log.info(sizing_message(spec.workers, size))
 
-        def start(mark: str, arguments: Mapping[str, str]) -> RunRef:
-            return self._start(spec, to_ray_submission(spec, mark, places, arguments, scales=size.scales))
+        def start(client_token: str, arguments: Mapping[str, str]) -> RunRef:
+            return self._start(spec, to_ray_submission(spec, client_token, places, arguments, scales=size.scales))
 
         return Prepared(start, is_new=False)
 
-    def _size(self) -> Size:
+    def _size(self) -> ClusterSize:
         """Ask how large the cluster is, and whether it grows. What cannot be told fails nothing."""
         paths = ("/api/cluster_status", "/api/v0/nodes?limit=10000", "/nodes?view=summary")
         try:
-            return size_of(*(self._content(self._ask("GET", path)) for path in paths))
+            return cluster_size(*(self._content(self._ask("GET", path)) for path in paths))
         except (SubmitError, LookupError, TypeError, AttributeError) as error:
             self.log.warning("How large the cluster is cannot be seen: %r", error)
-            return Size()
+            return ClusterSize()
 
     def _start(self, spec: RayJobSpec, body: Mapping[str, Any]) -> RunRef:
         ref = RunRef(RAY_JOB, spec.name, body["submission_id"])
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = self._ask("POST", "/api/jobs/", json=body)
-            except SubmitUnknown as error:
+            except SubmitOutcomeUnknown as error:
                 self.log.warning("No answer to the start of %s (%s); asking again", ref.title, error)
                 if attempt == ATTEMPTS:
                     raise
@@ -86,21 +99,21 @@ class RayJobsHook(RayConnectionHook):
             if answer.is_success:
                 return ref
             if "already exists" in answer.text:
-                return self._ours(ref, body["metadata"][MARK])
+                return self._ours(ref, body["metadata"][CLIENT_TOKEN])
             kind = SubmitError if answer.is_server_error else RequestRefused
             raise kind(f"Ray refused {ref.title}: {reason(answer)}")
         raise AssertionError("the loop returns or raises")
 
-    def _ours(self, ref: RunRef, mark: str) -> RunRef:
+    def _ours(self, ref: RunRef, client_token: str) -> RunRef:
         """Tell a repeated request from an id that somebody else has taken."""
         details = self._job(ref.id)
-        if details is not None and (details.get("metadata") or {}).get(MARK) == mark:
+        if details is not None and (details.get("metadata") or {}).get(CLIENT_TOKEN) == client_token:
             return ref
         raise JobConflict(f"The submission id {ref.id!r} is taken by a job that is not of this task")
 
-    def find_runs(self, name: str, mark: str) -> list[RunSnapshot]:
+    def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the run that carries ``mark``, if there is one: its id is made of the mark."""
-        details = self._job(submission_id_of(mark))
+        details = self._job(submission_id_of(client_token))
         return [snapshot_of(details)] if details is not None else []
 
     def latest_run(self, name: str) -> RunSnapshot | None:
@@ -139,7 +152,7 @@ class RayJobsHook(RayConnectionHook):
         return pages
 
     def _new_lines(self, ref: RunRef, cursor: LogCursor) -> LogPage:
-        place, end = Place.of(cursor), ""
+        place, end = LogOffset.of(cursor), ""
         if not place.node:
             place = place._replace(node=(self._job(ref.id) or {}).get("driver_node_id") or "")
         if not place.node:
@@ -148,11 +161,11 @@ class RayJobsHook(RayConnectionHook):
             if place.shown >= LARGE and not cursor.to_end:
                 # Before the log: what is written between the two is new to the next read.
                 with self._log_of(ref, place.node, END_LINES) as pieces:
-                    end = mark_of(pieces)
+                    end = tail_digest(pieces)
                 if end and end == place.end:
                     return LogPage((), cursor)
             with self._log_of(ref, place.node) as pieces:
-                return page_of(pieces, place, to_end=cursor.to_end, end=end)
+                return lines_after(pieces, place, to_end=cursor.to_end, end=end)
         except SubmitError as error:
             if _is_absent(str(error)):
                 return LogPage((), cursor)
@@ -161,17 +174,17 @@ class RayJobsHook(RayConnectionHook):
     @contextmanager
     def _log_of(self, ref: RunRef, node: str, lines: int = -1) -> Iterator[Iterable[bytes]]:
         """Open the log of a run, or so many of its last lines."""
-        marks = self._marks_logs
+        has_status_bytes = self._has_status_bytes
         with self._open("GET", LOGS, params=_driver_log(ref.id, node, lines=lines)) as answer:
             if not answer.is_success or "html" in answer.headers.get("content-type", ""):
                 answer.read()
                 self._refuse_strangers(answer)
                 raise SubmitError(f"Ray did not hand over the log of {ref.title}: {reason(answer)}")
             pieces = answer.iter_bytes()
-            yield unmarked(pieces) if marks else pieces
+            yield strip_status_bytes(pieces) if has_status_bytes else pieces
 
     @cached_property
-    def _marks_logs(self) -> bool:
+    def _has_status_bytes(self) -> bool:
         """Whether this Ray marks the pieces of a log, as it does the words of an error.
 
         :raises SubmitError: it cannot be told now.
@@ -219,8 +232,8 @@ class RayJobsHook(RayConnectionHook):
         if self._is_unknown(answer):
             answer = self._ask("PUT", place, content=package.content())
         if not answer.is_success:
-            raise SubmitError(f"Ray did not take {package.parcel.name} into its package store: {reason(answer)}")
-        self.log.info("Uploaded %s as %s", package.parcel.name, package.uri)
+            raise SubmitError(f"Ray did not take {package.archive.name} into its package store: {reason(answer)}")
+        self.log.info("Uploaded %s as %s", package.archive.name, package.uri)
 
 
 def _driver_log(submission_id: str, node: str, name: str = "", lines: int = -1) -> dict[str, Any]:

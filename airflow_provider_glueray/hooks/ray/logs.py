@@ -23,12 +23,12 @@ READ_SECONDS = 30.0
 LARGE, END_LINES = 256 * 1024, 100
 #: Before #46556 of ray-project/ray each piece of a log (BLOCK_SIZE of its log_agent.py) has this before it if all is
 #: well, and another byte if what follows are the words of an error.
-WELL, PIECE = b"1", 1 << 16
+OK_BYTE, CHUNK_SIZE = b"1", 1 << 16
 #: What ends a line. A carriage return at the end of what there is may be the first half of the two.
 _ENDS = re.compile(r"\r\n|\n|\r")
 
 
-class Place(NamedTuple):
+class LogOffset(NamedTuple):
     """How far a log was shown, in bytes, where the log is, and what its end was then.
 
     :param node: the id of the driver's node; empty while it is not known.
@@ -40,7 +40,7 @@ class Place(NamedTuple):
     end: str = ""
 
     @classmethod
-    def of(cls, cursor: LogCursor) -> Place:
+    def of(cls, cursor: LogCursor) -> LogOffset:
         """Read from a cursor."""
         text = next(iter(cursor.seen), "")
         if not text:
@@ -53,7 +53,7 @@ class Place(NamedTuple):
         return LogCursor(seen=frozenset({f"{self.shown}/{self.node}/{self.end}"}))
 
 
-def mark_of(pieces: Iterable[bytes]) -> str:
+def tail_digest(pieces: Iterable[bytes]) -> str:
     """Return a mark of the last lines of a log: as long as it stays, the log has not grown.
 
     Empty for lines that repeat themselves: with more of them the end would be the same; and for very long ones. A log
@@ -71,7 +71,7 @@ def mark_of(pieces: Iterable[bytes]) -> str:
     return hashlib.blake2b(end, digest_size=8).hexdigest()
 
 
-def page_of(pieces: Iterable[bytes], place: Place, *, to_end: bool, end: str = "") -> LogPage:
+def lines_after(pieces: Iterable[bytes], place: LogOffset, *, to_end: bool, end: str = "") -> LogPage:
     """Return the lines after a place, whole ones only unless the run is over.
 
     :param pieces: of the whole log; no more of it is taken than is needed.
@@ -88,7 +88,7 @@ def page_of(pieces: Iterable[bytes], place: Place, *, to_end: bool, end: str = "
     if not length and not is_all:
         length = _whole(new)  # a line longer than a read takes is shown in parts, or it would never be
     lines = [LogLine(SCRIPT, text) for text in _texts(new[:length])]
-    return LogPage(lines, Place(place.shown + length, place.node, end if is_all else "").to_cursor())
+    return LogPage(lines, LogOffset(place.shown + length, place.node, end if is_all else "").to_cursor())
 
 
 def _after(pieces: Iterable[bytes], shown: int) -> tuple[bytes, int, bool]:
@@ -115,7 +115,7 @@ def _texts(content: bytes) -> Sequence[str]:
     return texts if texts[-1] else texts[:-1]
 
 
-def unmarked(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def strip_status_bytes(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Take the marks away that older Rays put before each piece of a log.
 
     :raises SubmitError: a mark says that what follows are the words of an error.
@@ -128,7 +128,7 @@ def unmarked(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 yield bytes(rest[:left])
                 left, rest = max(left - len(rest), 0), rest[left:]
             else:
-                left, words = PIECE, None if rest[:1] == WELL else bytearray()
+                left, words = CHUNK_SIZE, None if rest[:1] == OK_BYTE else bytearray()
                 rest = rest[1:]
         if words is not None:
             words += rest

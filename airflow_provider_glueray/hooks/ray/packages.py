@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from airflow_provider_glueray.core.spec import RayJobSpec
-from airflow_provider_glueray.hooks.ray.requests import Places
+from airflow_provider_glueray.hooks.ray.requests import PackageUris
 from airflow_provider_glueray.packaging import upload
-from airflow_provider_glueray.packaging.archives import Parcel
+from airflow_provider_glueray.packaging.archives import Archive
 
 
 class Package(NamedTuple):
@@ -24,43 +24,43 @@ class Package(NamedTuple):
     :param main: the module that a script becomes; None for an archive.
     """
 
-    parcel: Parcel
+    archive: Archive
     main: str | None
 
     @property
     def uri(self) -> str:
         """Where it will be. Two scripts of one content may have two names, and so become two modules."""
-        return f"gcs://_ray_pkg_{hashlib.sha256(f'{self.main} {self.parcel.digest}'.encode()).hexdigest()[:32]}.zip"
+        return f"gcs://_ray_pkg_{hashlib.sha256(f'{self.main} {self.archive.digest}'.encode()).hexdigest()[:32]}.zip"
 
     def content(self) -> bytes:
         """Return it as Ray wants it."""
-        return _zipped(f"{self.main}.py", self.parcel.content) if self.main else _without_root(self.parcel.content)
+        return _zipped(f"{self.main}.py", self.archive.content) if self.main else _without_root(self.archive.content)
 
 
-def packed(spec: RayJobSpec) -> tuple[Places, list[Package]]:
+def packed(spec: RayJobSpec) -> tuple[PackageUris, list[Package]]:
     """Pack what is local; return where the cluster will find everything, and what has to be put there before.
 
     :raises ScriptError: a file is missing, unreadable or of the wrong kind.
     """
-    parcels = {
+    archives = {
         path: upload.read_local(path, spec.python_version, module=path in spec.py_modules)
         for path in spec.local_files()
     }
-    upload.refuse_clashes(parcels, spec.py_modules)
+    upload.check_module_conflicts(archives, spec.py_modules)
     main, modules = spec.script, list(spec.py_modules)
-    if spec.script in parcels:
-        main = _module_of(parcels[spec.script])
+    if spec.script in archives:
+        main = _module_of(archives[spec.script])
         modules.append(spec.script)
-    packages = {path: Package(parcel, main if path == spec.script else None) for path, parcel in parcels.items()}
+    packages = {path: Package(archive, main if path == spec.script else None) for path, archive in archives.items()}
 
     def uri_of(path: str) -> str:
         return packages[path].uri if path in packages else path
 
     working_dir = uri_of(spec.working_dir) if spec.working_dir else None
-    return Places(main, tuple(map(uri_of, modules)), working_dir), list(packages.values())
+    return PackageUris(main, tuple(map(uri_of, modules)), working_dir), list(packages.values())
 
 
-def _module_of(script: Parcel) -> str:
+def _module_of(script: Archive) -> str:
     """Return a name for a script as a module that no other one has."""
     stem = re.sub(r"\W", "_", Path(script.name).stem)
     return f"glueray_{stem}_{script.digest[:8]}"

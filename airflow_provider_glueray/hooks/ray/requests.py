@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
-from airflow_provider_glueray.hooks.ray.responses import MARK, NAME, Size
+from airflow_provider_glueray.hooks.ray.responses import CLIENT_TOKEN, NAME, ClusterSize
 
 #: What becomes of each field of a spec on a cluster that runs already.
-TRANSLATION: Mapping[str, str] = {
+FIELD_MAPPING: Mapping[str, str] = {
     "name": "metadata `glueray_name`, by which a sensor finds the run",
     "script": (
         "local: a module in the cluster's package store, under the hash of its content, run by `python -m`; "
@@ -38,8 +38,8 @@ TRANSLATION: Mapping[str, str] = {
     "pip": "runtime_env `pip`",
     "py_modules": "runtime_env `py_modules`, local ones from the package store",
     "working_dir": "runtime_env `working_dir`, a local one from the package store",
-    "spilling": "refused: it is set when a cluster is started",
-    "logging": "not used, noted: there is the driver's log",
+    "object_spilling_config": "refused: it is set when a cluster is started",
+    "logging_configuration": "not used, noted: there is the driver's log",
     "runtime": "not used: the cluster has its Ray",
     "python_version": "the syntax of a local script is checked by it; the cluster has its Python",
     "glue_version": "not used",
@@ -102,7 +102,7 @@ remove_placement_group(group)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class Places(NamedTuple):
+class PackageUris(NamedTuple):
     """Where the cluster finds what was local.
 
     :param script: the module that the script has become, or the URI of one that lies in a store.
@@ -114,7 +114,7 @@ class Places(NamedTuple):
     working_dir: str | None = None
 
 
-def note_on(workers: Workers, size: Size) -> str:
+def sizing_message(workers: Workers, size: ClusterSize) -> str:
     """Say what is made of the workers that a spec asks for."""
     ceiling = f"number_of_workers={workers.number_of_workers} is not kept: others use the cluster too"
     if not workers.min_workers:
@@ -127,13 +127,13 @@ def note_on(workers: Workers, size: Size) -> str:
     return f"{has}{grows}; {floor}, of which the run waits for one. {ceiling}"
 
 
-def submission_id_of(mark: str) -> str:
+def submission_id_of(client_token: str) -> str:
     """Return the id of the run with a mark; Ray takes an id only once."""
-    return f"glueray-{mark}"
+    return f"glueray-{client_token}"
 
 
 def to_ray_submission(
-    spec: RayJobSpec, mark: str, places: Places, arguments: Mapping[str, str], *, scales: bool = False
+    spec: RayJobSpec, client_token: str, places: PackageUris, arguments: Mapping[str, str], *, scales: bool = False
 ) -> dict[str, Any]:
     """Translate to the body of ``POST /api/jobs/``; :data:`TRANSLATION` has it field by field.
 
@@ -172,9 +172,9 @@ def to_ray_submission(
         **({"entrypoint_num_cpus": 1} if asks else {}),
         **{name: value for name, value in more.items() if name not in ("runtime_env", "metadata")},
         "entrypoint": shlex.join(words),
-        "submission_id": submission_id_of(mark),
+        "submission_id": submission_id_of(client_token),
         "runtime_env": runtime_env,
-        "metadata": {**more.get("metadata", {}), MARK: mark, NAME: spec.name, **dict(spec.tags)},
+        "metadata": {**more.get("metadata", {}), CLIENT_TOKEN: client_token, NAME: spec.name, **dict(spec.tags)},
     }
 
 
@@ -182,7 +182,7 @@ def _refuse_what_a_cluster_has(spec: RayJobSpec) -> None:
     asked = {
         "object_store_memory_head": spec.workers.object_store_memory_head,
         "object_store_memory_worker": spec.workers.object_store_memory_worker,
-        "spilling": spec.spilling,
+        "object_spilling_config": spec.object_spilling_config,
     }
     unknown = sorted(set(spec.overrides.get("ray", {})) - MEMBERS)
     problems = [

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from airflow_provider_glueray.core.runs import RAY_JOB, RunRef, RunSnapshot, RunState, Usage, read_state
 
 #: Names in the metadata of a Ray job: whose it is, and the mark by which a lost answer is told from somebody else's.
-MARK, NAME = "glueray_mark", "glueray_name"
+CLIENT_TOKEN, NAME = "glueray_client_token", "glueray_name"
 #: ``JobStatus`` of Ray's Jobs API (ray/dashboard/modules/job/common.py).
 RAY_JOB_STATE: Mapping[str, RunState] = {
     "PENDING": RunState.STARTING,
@@ -42,14 +42,14 @@ def snapshot_of(details: Mapping[str, Any]) -> RunSnapshot:
     )
 
 
-class Size(NamedTuple):
+class ClusterSize(NamedTuple):
     """How large a cluster is: its CPUs, None if that cannot be seen, and whether an autoscaler makes it grow."""
 
     cpus: int | None = None
     scales: bool = False
 
 
-def size_of(status: Mapping[str, Any], nodes: Mapping[str, Any], summary: Mapping[str, Any]) -> Size:
+def cluster_size(status: Mapping[str, Any], nodes: Mapping[str, Any], summary: Mapping[str, Any]) -> ClusterSize:
     """Read it from the dashboard's answers.
 
     :param status: of ``/api/cluster_status``.
@@ -65,4 +65,4 @@ def size_of(status: Mapping[str, Any], nodes: Mapping[str, Any], summary: Mappin
     else:
         # Autoscaler v2 reports to another place, and this is read from there (ray/dashboard/modules/node/node_head.py).
         scales = bool(summary["data"].get("nodeLogicalResources"))
-    return Size(int(sum(resources.get("CPU", 0) for resources in alive)), scales)
+    return ClusterSize(int(sum(resources.get("CPU", 0) for resources in alive)), scales)

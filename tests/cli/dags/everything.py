@@ -14,7 +14,7 @@ with DAG("everything", schedule=None) as dag:
         task_id="fixed",
         script="s3://glueray-local/scripts/step.py",
         role="arn:aws:iam::123456789012:role/service-role/GlueRayRole",
-        staging="s3://glueray-local/staging",
+        staging_uri="s3://glueray-local/staging",
         job_name="everything of a job",
         arguments={"day": "{{ ds }}", "limits": [1, 2], "price": "5 $HOME", "on": True, "a-b": 1.5},
         number_of_workers=5,
@@ -22,7 +22,7 @@ with DAG("everything", schedule=None) as dag:
         pip=["polars==1.2.0", "requests~=2.32"],
         py_modules=["s3://glueray-local/modules/one.zip", "s3://glueray-local/modules/two.zip"],
         working_dir="s3://glueray-local/work.zip",
-        logging={"CLOUDWATCH_METRICS": False},
+        logging_configuration={"CLOUDWATCH_METRICS": False},
         max_concurrent_runs=3,
         tags={"team": "etl", "tier": "nightly"},
         overrides={
@@ -37,18 +37,18 @@ with DAG("everything", schedule=None) as dag:
         role="GlueRayRole",
         number_of_workers=4,
         min_workers=4,
-        spilling=SPILLING,
+        object_spilling_config=SPILLING,
         object_store_memory_head=40,
         object_store_memory_worker=60,
-        timeout=3600,
+        run_timeout=3600,
     )
 
-    @task.glue_ray(role="GlueRayRole", staging="s3://glueray-local/staging", pip=["polars==1.2.0"])
+    @task.glue_ray(role="GlueRayRole", staging_uri="s3://glueray-local/staging", pip=["polars==1.2.0"])
     def function(rows: int) -> int:
         """Return twice the rows."""
         return rows * 2
 
     function(21)
 
-    with glue_ray_cluster(number_of_workers=3, role="GlueRayRole", staging="s3://glueray-local/staging") as cluster:
+    with glue_ray_cluster(number_of_workers=3, role="GlueRayRole", staging_uri="s3://glueray-local/staging") as cluster:
         cluster.script("shared", script="s3://glueray-local/scripts/step.py", arguments={"day": "{{ ds }}"})

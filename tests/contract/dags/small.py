@@ -15,7 +15,7 @@ STAGING = "s3://glueray-local/small/staging"
 
 def make(dag_id: str, conn_id: str, *, deferrable: bool) -> None:
     """Make the DAG for a connection and a mode: a script, a function that takes the table of another, a notebook."""
-    given: dict[str, Any] = {"role": "GlueRayRole", "staging": STAGING, "poll_seconds": 1}
+    given: dict[str, Any] = {"role": "GlueRayRole", "staging_uri": STAGING, "poll_interval": 1}
     given |= {"conn_id": conn_id, "deferrable": deferrable}
 
     @dag(
@@ -49,7 +49,7 @@ def make(dag_id: str, conn_id: str, *, deferrable: bool) -> None:
         walk = GlueRayNotebookOperator(
             task_id="walk",
             notebook="small.ipynb",
-            executed_notebook="s3://glueray-local/small/{{ dag.dag_id }}/out.ipynb",
+            output_notebook="s3://glueray-local/small/{{ dag.dag_id }}/out.ipynb",
             parameters={"most": "{{ params.most }}"},
             **given,
         )

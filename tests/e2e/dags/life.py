@@ -14,8 +14,8 @@ STEP: dict[str, Any] = {
     "task_id": "step",
     "script": "gated.py",
     "role": "GlueRayRole",
-    "staging": "s3://glueray-local/code",
-    "poll_seconds": 1,
+    "staging_uri": "s3://glueray-local/code",
+    "poll_interval": 1,
     "retry_delay": timedelta(seconds=1),
 }
 CROWD = 12
@@ -25,9 +25,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "cleared": {},
     "in_worker": {"deferrable": False},
     "retried": {"deferrable": False, "retries": 1, "max_concurrent_runs": 2},
-    "timed_out": {"timeout": 2},
+    "timed_out": {"run_timeout": 2},
     # Long enough for a busy worker to start the run and let go: Airflow has other words for a worker that is late.
-    "overdue": {"timeout": None, "execution_timeout": timedelta(seconds=30)},
+    "overdue": {"run_timeout": None, "execution_timeout": timedelta(seconds=30)},
     "alone": {"max_concurrent_runs": 1},
     "on_ray": {"conn_id": "ray_default", "arguments": {"use_ray": "yes"}},
 }
@@ -39,5 +39,5 @@ for kind, own in KINDS.items():
 with DAG("e2e_crowd", schedule=None, max_active_tasks=100):
     GlueRayJobOperator.partial(**STEP, max_concurrent_runs=100).expand(arguments=[{"number": n} for n in range(CROWD)])
 
-with DAG("e2e_session", schedule=None), glue_ray_session(role="GlueRayRole", poll_seconds=1) as session:
+with DAG("e2e_session", schedule=None), glue_ray_session(role="GlueRayRole", poll_interval=1) as session:
     session.statement("step", "import time\nwhile True: time.sleep(0.05)")

@@ -14,17 +14,17 @@ from botocore.stub import Stubber
 from moto.server import ThreadedMotoServer
 
 from airflow_provider_glueray.core.errors import (
-    AccountRefused,
-    ConnectionMissing,
+    AccountNotEligible,
+    CapacityExceeded,
+    ConnectionConfigError,
     JobConflict,
     RequestRefused,
     ScriptError,
-    ServiceFull,
     SpecError,
     StagingError,
     StopError,
     SubmitError,
-    SubmitUnknown,
+    SubmitOutcomeUnknown,
 )
 from airflow_provider_glueray.core.logs import LOG_SOURCES, LogCursor
 from airflow_provider_glueray.core.runs import RunRef, RunState
@@ -140,7 +140,7 @@ class TestDefinition:
         """The refusal of new customers is explained."""
         clean_endpoint.faults(account_closed=True)
 
-        with pytest.raises(AccountRefused, match="2026-04-30"):
+        with pytest.raises(AccountNotEligible, match="2026-04-30"):
             hook.ensure_job(spec("closed"))
 
     def test_a_region_without_ray_is_said(self, monkeypatch, caplog):
@@ -207,7 +207,7 @@ class TestStaging:
         script.write_text("1\n")
         with pytest.raises(StagingError, match="does not exist"):
             hook.stage(spec("x", script=str(script)), "s3://nobody-has-this/code")
-        with pytest.raises(SpecError, match="staging"):
+        with pytest.raises(SpecError, match="staging_uri"):
             hook.stage(spec("x", script=str(script)), None)
 
     def test_a_denied_bucket(self):
@@ -237,14 +237,14 @@ class TestStart:
         """A limit is its own kind of error, whichever limit it is."""
         hook.ensure_job(spec("full"))
         ref = hook.submit(spec("full"), "a")
-        with pytest.raises(ServiceFull, match="ConcurrentRunsExceeded"):
+        with pytest.raises(CapacityExceeded, match="ConcurrentRunsExceeded"):
             hook.submit(spec("full"), "b")
         clean_endpoint.faults(throttle_next={"StartJobRun": 1})
-        with pytest.raises(ServiceFull, match="Throttling"):
+        with pytest.raises(CapacityExceeded, match="Throttling"):
             hook.submit(spec("full"), "c")
         clean_endpoint.faults(throttle_next={}, quota_mdpu=2)
         hook.ensure_job(spec("roomless"))
-        with pytest.raises(ServiceFull, match="ResourceNumberLimitExceeded"):
+        with pytest.raises(CapacityExceeded, match="ResourceNumberLimitExceeded"):
             hook.submit(spec("roomless"), "d")
         hook.stop(ref)
 
@@ -266,13 +266,13 @@ class TestStart:
         with pytest.raises(SubmitError, match=r"127\.0\.0\.1:9") as raised:
             GlueRayJobHook(aws_conn_id="nowhere").submit(spec("x"), "m")
 
-        assert not isinstance(raised.value, SubmitUnknown)
+        assert not isinstance(raised.value, SubmitOutcomeUnknown)
 
     def test_no_trace_of_a_run(self, hook, clean_endpoint, calls, monkeypatch):
         """An error after which nothing is found is tried again, a bounded number of times."""
         hook.ensure_job(spec("silent"))
         clean_endpoint.faults(error_next={"StartJobRun": ["InternalServiceException", 99]})
-        with pytest.raises(SubmitUnknown):
+        with pytest.raises(SubmitOutcomeUnknown):
             hook.submit(spec("silent"), "m")
 
         assert calls()["StartJobRun"] == 3
@@ -288,13 +288,13 @@ class TestStart:
 
     def test_a_missing_connection(self):
         """Said, not papered over with the machine's own credentials."""
-        with pytest.raises(ConnectionMissing, match="AIRFLOW_CONN_NOT_THERE"):
+        with pytest.raises(ConnectionConfigError, match="AIRFLOW_CONN_NOT_THERE"):
             GlueRayJobHook(aws_conn_id="not_there").ensure_job(spec("x"))
 
     def test_a_connection_to_something_else(self, monkeypatch):
         """Sessions go nowhere else, and functions need S3 wherever they run."""
         monkeypatch.setenv("AIRFLOW_CONN_RAY_EKS", '{"conn_type": "ray", "host": "ray-head"}')
-        with pytest.raises(ConnectionMissing, match="is of type 'ray'; sessions and statements run on AWS"):
+        with pytest.raises(ConnectionConfigError, match="is of type 'ray'; sessions and statements run on AWS"):
             GlueRayJobHook(aws_conn_id="ray_eks").folder("s3://b/k")
 
 

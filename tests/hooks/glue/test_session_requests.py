@@ -12,8 +12,8 @@ from botocore.validate import ParamValidator
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RaySessionSpec, Workers
 from airflow_provider_glueray.hooks.glue.requests import (
+    replacement_session_id,
     session_id_for,
-    successor_of,
     to_glue_session,
     to_glue_session_again,
 )
@@ -57,7 +57,7 @@ def test_the_whole_request():
             "--s3-py-modules": "s3://b/m.zip",
             "--working-dir": "s3://b/w.zip",
             "--enable-glue-datacatalog": "true",
-            "--glueray_mark": "mark",
+            "--glueray_client_token": "mark",
         },
     }
     assert not ParamValidator().validate(request, INPUT).has_errors()
@@ -68,7 +68,7 @@ def test_the_least_request_bounds_a_forgotten_session():
     request = to_glue_session(RaySessionSpec(role=ARN), "s-1", "mark", ARN)
 
     assert (request["IdleTimeout"], request["Timeout"], request["NumberOfWorkers"]) == (30, 2880, 2)
-    assert request["DefaultArguments"] == {"--glueray_mark": "mark"}
+    assert request["DefaultArguments"] == {"--glueray_client_token": "mark"}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_least_request_bounds_a_forgotten_session():
         ({"pip": ["ray==2.9"]}, "Ray itself cannot be upgraded"),
         ({"py_modules": ["m.tar"]}, "must be a local folder, or a .zip"),
         ({"arguments": {"--pip-install": "x"}}, "use the field 'pip'"),
-        ({"arguments": {"--glueray_mark": "x"}}, "is reserved"),
+        ({"arguments": {"--glueray_client_token": "x"}}, "is reserved"),
         ({"tags": {"": "x"}}, "tags"),
     ],
 )
@@ -106,8 +106,8 @@ def test_ids_fit_the_service_and_tell_whose_they_are():
 
     assert session_id == "dag-with-mlaut-group-create-0123456789ab"
     assert len(session_id_for("d" * 250, "t" * 250, "0123456789abcdef")) <= 255
-    assert len(successor_of("s" * 255)) == 255
-    assert successor_of("s") == "s-again"
+    assert len(replacement_session_id("s" * 255)) == 255
+    assert replacement_session_id("s") == "s-again"
 
 
 def test_the_successor_has_the_settings_of_the_one_before():

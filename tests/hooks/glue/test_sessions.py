@@ -10,11 +10,11 @@ import pytest
 from botocore.stub import Stubber
 
 from airflow_provider_glueray.core.errors import (
-    AccountRefused,
+    AccountNotEligible,
+    CapacityExceeded,
     RequestRefused,
     RunFailed,
     RunTimedOut,
-    ServiceFull,
     SessionConflict,
     SessionEnded,
 )
@@ -52,12 +52,12 @@ def until(look, wanted):
     raise AssertionError(seen)
 
 
-def run(hook: GlueRaySessionHook, session: RunRef, code: str, mark: str = ""):
+def run(hook: GlueRaySessionHook, session: RunRef, code: str, client_token: str = ""):
     """Run code to its end and return its reference and output."""
-    mark = mark or uuid4().hex
-    ref = hook.run_statement(session.id, prepare(code, mark, "a test"), mark)
+    client_token = client_token or uuid4().hex
+    ref = hook.run_statement(session.id, prepare(code, client_token, "a test"), client_token)
     until(lambda: hook.describe([ref])[ref], lambda seen: seen.state.is_terminal)
-    return ref, hook.output(ref, mark)
+    return ref, hook.output(ref, client_token)
 
 
 # -- sessions
@@ -69,7 +69,7 @@ def test_what_is_made(hook, session):
 
     assert made["Role"] == "arn:aws:iam::123456789012:role/GlueRayRole"
     assert (made["WorkerType"], made["NumberOfWorkers"], made["IdleTimeout"]) == ("Z.2X", 2, 100_000)
-    assert made["DefaultArguments"]["--glueray_mark"] == "m-live"
+    assert made["DefaultArguments"]["--glueray_client_token"] == "m-live"
     assert session.id in [one["Id"] for one in hook.list_sessions({"team": "data"})]
     assert session.id not in [one["Id"] for one in hook.list_sessions({"team": "other"})]
     snapshot = hook.describe([session])[session]
@@ -98,10 +98,10 @@ def test_an_id_of_somebody_else(hook, session):
 def test_refusals(hook, clean_endpoint):
     """Each in words that say what to do."""
     clean_endpoint.faults(account_closed=True)
-    with pytest.raises(AccountRefused, match="EKS with KubeRay"):
+    with pytest.raises(AccountNotEligible, match="EKS with KubeRay"):
         hook.create(SPEC, new_id(), "m")
     clean_endpoint.faults(account_closed=False, quota_mdpu=2)
-    with pytest.raises(ServiceFull, match="M-DPU"):
+    with pytest.raises(CapacityExceeded, match="M-DPU"):
         hook.create(SPEC, new_id(), "m")
     with pytest.raises(RequestRefused, match="no IAM role 'Missing'"):
         hook.create(RaySessionSpec(role="Missing"), new_id(), "m")
@@ -219,7 +219,7 @@ def test_busy_and_cancelled(hook, session, clean_endpoint):
     """One statement at a time; a cancelled one leaves the session usable. Two are described with one call."""
     done, _ = run(hook, session, "1")
     ref = hook.run_statement(session.id, prepare(ENDLESS, "m-endless", "a test"), "m-endless")
-    with pytest.raises(ServiceFull, match="SessionBusy"):
+    with pytest.raises(CapacityExceeded, match="SessionBusy"):
         hook.run_statement(session.id, prepare("1", "m-2", "a test"), "m-2")
     clean_endpoint.reset_calls()
     seen = hook.describe([ref, done])
@@ -246,7 +246,7 @@ def test_a_session_that_ends_under_its_statements(hook, clean_endpoint):
     """Who waits is told at once; who comes later too; what has run is still told."""
     clean_endpoint.faults(provisioning_seconds=3600)
     ref = hook.create(RaySessionSpec(role="GlueRayRole", idle_timeout=1), new_id(), "m")
-    with pytest.raises(ServiceFull, match="still PROVISIONING"):
+    with pytest.raises(CapacityExceeded, match="still PROVISIONING"):
         hook.run_statement(ref.id, prepare("1", "m-1", "a test"), "m-1")
     clean_endpoint.faults(provisioning_seconds=0)
     hook.wait_ready(ref)

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from airflow_provider_glueray.core.errors import ScriptError, SpecError
 from airflow_provider_glueray.core.runs import StatementError
-from airflow_provider_glueray.hooks.glue.statements import MOST_CHARACTERS, carries, prepare, read_output, seconds_of
+from airflow_provider_glueray.hooks.glue.statements import (
+    MOST_CHARACTERS,
+    carries_token,
+    prepare,
+    read_output,
+    seconds_of,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -115,9 +121,9 @@ def test_objects_that_draw_themselves():
 def test_it_is_found_by_its_mark():
     sent = prepare("1", "m1", "a cell")
 
-    assert carries(sent, "m1")
-    assert not carries(sent, "m2")
-    assert not carries("1", "m1")
+    assert carries_token(sent, "m1")
+    assert not carries_token(sent, "m2")
+    assert not carries_token("1", "m1")
 
 
 @pytest.mark.parametrize(

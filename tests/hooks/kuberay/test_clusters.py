@@ -44,8 +44,8 @@ def hook(cluster) -> KubeRayHook:
 def create(clusters) -> Callable[..., RunRef]:
     """Return a function that makes a cluster and sees it ready."""
 
-    def create(mark: str = "c1", **fields: Any) -> RunRef:
-        ref = clusters.prepare(RayClusterSpec(**{"name": "nightly-create", **fields}), 3600)(mark)
+    def create(client_token: str = "c1", **fields: Any) -> RunRef:
+        ref = clusters.prepare(RayClusterSpec(**{"name": "nightly-create", **fields}), 3600)(client_token)
         seen = [clusters.describe([ref])[ref].state for _ in range(2)]
         assert seen[-1] is RunState.SUCCEEDED
         return ref
@@ -57,9 +57,9 @@ def create(clusters) -> Callable[..., RunRef]:
 def start(hook) -> Callable[..., RunRef]:
     """Return a function that starts a run."""
 
-    def start(mark: str = "m1", **fields: Any) -> RunRef:
+    def start(client_token: str = "m1", **fields: Any) -> RunRef:
         spec = RayJobSpec(**{"name": "nightly-clean", "script": "s3://bucket/clean.py", **fields})
-        return hook.prepare(spec).start(mark, {})
+        return hook.prepare(spec).start(client_token, {})
 
     return start
 
@@ -80,7 +80,7 @@ class TestClusters:
 
     def test_a_name_that_is_taken(self, cluster, create):
         ref = create()
-        cluster.rayclusters[tuple(ref.id.split("/"))]["metadata"]["annotations"]["glueray/mark"] = "another"
+        cluster.rayclusters[tuple(ref.id.split("/"))]["metadata"]["annotations"]["glueray/client-token"] = "another"
 
         with pytest.raises(JobConflict, match="taken by one with the mark 'another'"):
             create()
@@ -135,8 +135,8 @@ class TestClusters:
 
     def test_a_list_of_them(self, clusters, create):
         """By what they have in common."""
-        for mark, dag in (("c1", "a"), ("c2", "a"), ("c3", "b")):
-            create(mark, tags={"airflow_dag_id": dag})
+        for client_token, dag in (("c1", "a"), ("c2", "a"), ("c3", "b")):
+            create(client_token, tags={"airflow_dag_id": dag})
 
         assert len(clusters.list_clusters({})) == 3
         assert len(clusters.list_clusters({"glueray/dag": "a"})) == 2

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import (
-    ConnectionMissing,
+    CapacityExceeded,
+    ConnectionConfigError,
     JobConflict,
     RequestRefused,
     RunTimedOut,
-    ServiceFull,
     SpecError,
     StopError,
     SubmitError,
-    SubmitUnknown,
+    SubmitOutcomeUnknown,
     failure_of,
 )
-from airflow_provider_glueray.core.follow import Policy, Waits, follow
+from airflow_provider_glueray.core.follow import FollowPolicy, Waits, follow
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor
 from airflow_provider_glueray.core.runs import KUBERAY_JOB, Outcome, RunRef, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
@@ -62,8 +62,8 @@ def hook(cluster, monkeypatch) -> KubeRayHook:
 def start(hook) -> Callable[..., RunRef]:
     """Return a function that starts a run."""
 
-    def start(mark: str = "m1", timeout: float | None = None, **fields: Any) -> RunRef:
-        return hook.prepare(spec(**fields), timeout=timeout).start(mark, {})
+    def start(client_token: str = "m1", run_timeout: float | None = None, **fields: Any) -> RunRef:
+        return hook.prepare(spec(**fields), run_timeout=run_timeout).start(client_token, {})
 
     return start
 
@@ -89,7 +89,7 @@ def watch(hook, told, set_clock) -> Callable[..., Outcome]:
         now.time = policy.pop("now", 1_772_330_400.0)
         writer = SimpleNamespace(log=log, info=lambda text, *values: log(logging.INFO, text, *values))
         set_clock(lambda: now.time, sleep)
-        return drive(follow(ref, Policy(**policy)), hook, ref, writer)
+        return run_sync(follow(ref, FollowPolicy(**policy)), hook, ref, writer)
 
     return watch
 
@@ -98,7 +98,7 @@ class TestStart:
     """Never two."""
 
     def test_created_once(self, cluster, hook, start):
-        ref = start("m1", arguments={"airflow_dag_id": "d"}, timeout=90.2)
+        ref = start("m1", arguments={"airflow_dag_id": "d"}, run_timeout=90.2)
 
         [(place, rayjob)] = cluster.rayjobs.items()
         assert ref == RunRef(KUBERAY_JOB, "nightly-clean", "/".join(place))
@@ -119,14 +119,14 @@ class TestStart:
     def test_no_answer_at_all(self, cluster, start):
         cluster.refusals.extend([500, 500, 500])
 
-        with pytest.raises(SubmitUnknown, match="etcdserver: request timed out"):
+        with pytest.raises(SubmitOutcomeUnknown, match="etcdserver: request timed out"):
             start()
 
     def test_a_name_that_is_taken(self, cluster, start):
         """By hand, or by a strange coincidence: it is not ours to follow."""
         ref = start()
         namespace, name = ref.id.split("/")
-        cluster.rayjobs[namespace, name]["metadata"]["annotations"]["glueray/mark"] = "another"
+        cluster.rayjobs[namespace, name]["metadata"]["annotations"]["glueray/client-token"] = "another"
 
         with pytest.raises(JobConflict, match="taken by one with the mark 'another'"):
             start()
@@ -135,13 +135,13 @@ class TestStart:
         """Full is not failed: the operator waits."""
         cluster.quota = "etl, requested: count/rayjobs.ray.io=1, used: 5, limited: 5"
 
-        with pytest.raises(ServiceFull, match="exceeded quota: etl"):
+        with pytest.raises(CapacityExceeded, match="exceeded quota: etl"):
             start()
 
     def test_too_many_requests(self, cluster, start):
         cluster.refusals.append(429)
 
-        with pytest.raises(ServiceFull):
+        with pytest.raises(CapacityExceeded):
             start()
 
     def test_no_permission(self, cluster, start):
@@ -180,7 +180,7 @@ class TestStart:
             KubeRayHook("away").prepare(spec()).start("m", {})
 
     def test_no_connection(self):
-        with pytest.raises(ConnectionMissing, match="'nowhere'"):
+        with pytest.raises(ConnectionConfigError, match="'nowhere'"):
             KubeRayHook("nowhere").prepare(spec())
 
     def test_a_member_that_kubernetes_does_not_know(self, start):
@@ -204,7 +204,7 @@ class TestStart:
         said = []
         monkeypatch.setattr(hook.log, "warning", lambda text, *values: said.append(text % values))
         for _ in range(2):
-            hook.prepare(spec(role="GlueRayRole", logging={"S3": False}, max_concurrent_runs=2))
+            hook.prepare(spec(role="GlueRayRole", logging_configuration={"S3": False}, max_concurrent_runs=2))
 
         assert len(said) == 3
         assert "IRSA" in said[0]
@@ -409,7 +409,7 @@ class TestFollowing:
         assert reason in str(failure_of(watch(ref)))
 
     def test_kuberay_ends_it(self, cluster, start, watch):
-        ref = start(timeout=60)
+        ref = start(run_timeout=60)
         text = "The RayJob has passed the activeDeadlineSeconds."
         status = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": text}
         cluster.play(ref.id, RUNNING, {**RUNNING, **status, "endTime": END})
@@ -430,7 +430,7 @@ class TestFollowing:
     @pytest.mark.parametrize("whose", ["ours", "KubeRay's"])
     def test_a_pod_that_is_never_scheduled(self, cluster, start, watch, whose):
         """Whichever deadline strikes, the error says what the run has waited for."""
-        ref = start(timeout=60)
+        ref = start(run_timeout=60)
         starting = {"jobDeploymentStatus": "Initializing", "startTime": START}
         late = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "Passed.", "endTime": END}
         cluster.play(ref.id, *[starting] * 3, *([late] if whose != "ours" else []))

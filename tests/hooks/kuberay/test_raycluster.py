@@ -10,15 +10,15 @@ import pytest
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec, Workers
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import HOPELESS
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import UNRECOVERABLE
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import to_raycluster
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
 from airflow_provider_glueray.hooks.kuberay.status import (
     KUBERAY_CLUSTER_STATE,
-    Trouble,
+    PendingReason,
     cluster_snapshot,
-    end_of,
-    trouble_of,
+    ended_reason,
+    pending_reason,
 )
 from tests.hooks.kuberay import kubernetes_api
 
@@ -27,11 +27,11 @@ UP = {"type": "RayClusterProvisioned", "status": "True"}
 NO_HEAD = {"type": "HeadPodReady", "status": "False", "reason": "HeadPodNotFound"}
 
 
-def manifest(mark: str = "m1", lifetime: int | None = 3600, **changes: Any) -> dict[str, Any]:
+def manifest(client_token: str = "m1", max_lifetime: int | None = 3600, **changes: Any) -> dict[str, Any]:
     """Return the manifest of a spec; members of the settings are given as `kuberay`."""
     over = RayJobSettings.of({"image": "ours/ray:2.4.0"}, changes.pop("kuberay", {}), namespace="etl")
     spec = RayClusterSpec(**{"name": "nightly-create", **changes})
-    return to_raycluster(spec, mark, settings=over, lifetime_seconds=lifetime)
+    return to_raycluster(spec, client_token, settings=over, max_lifetime_seconds=max_lifetime)
 
 
 def stored(deleted: str | None = None, annotations: dict[str, str] | None = None, **status: Any) -> dict[str, Any]:
@@ -43,13 +43,18 @@ def stored(deleted: str | None = None, annotations: dict[str, str] | None = None
 
 
 class TestManifest:
-    @pytest.mark.parametrize("lifetime", [None, 1, 2**40])
-    def test_kubernetes_would_take_it(self, lifetime):
+    @pytest.mark.parametrize("max_lifetime", [None, 1, 2**40])
+    def test_kubernetes_would_take_it(self, max_lifetime):
         workers = Workers(5, 1, object_store_memory_head=20, object_store_memory_worker=30)
         tags = {"airflow_dag_id": "d", "airflow_run_id": "scheduled__2026-03-01T02:00:00+00:00", "team": "data"}
         over = {"service_account": "etl", "labels": {"kueue.x-k8s.io/queue-name": "etl"}, "annotations": {"x": "y"}}
         cluster = manifest(
-            lifetime=lifetime, workers=workers, spilling={"type": "x"}, tags=tags, description="Of d", kuberay=over
+            max_lifetime=max_lifetime,
+            workers=workers,
+            object_spilling_config={"type": "x"},
+            tags=tags,
+            description="Of d",
+            kuberay=over,
         )
 
         assert kubernetes_api.problems_of(cluster) == []
@@ -74,8 +79,8 @@ class TestManifest:
 
     def test_a_bound_that_needs_nobody(self):
         """Kubernetes ends the pods, and KubeRay makes no new head."""
-        for lifetime, seconds, said in ((3600, 3600, "true"), (None, None, None)):
-            cluster = manifest(lifetime=lifetime)
+        for max_lifetime, seconds, said in ((3600, 3600, "true"), (None, None, None)):
+            cluster = manifest(max_lifetime=max_lifetime)
             templates = (
                 cluster["spec"]["headGroupSpec"]["template"],
                 cluster["spec"]["workerGroupSpecs"][0]["template"],
@@ -110,7 +115,7 @@ class TestStates:
             (stored(state="suspended"), RunState.QUEUED, False),
             (stored(state="pondering"), RunState.RUNNING, False),
             (stored(deleted="2026-03-01T02:05:00Z", state="ready"), RunState.STOPPING, False),
-            (stored(annotations={HOPELESS: "no"}), RunState.FAILED, False),
+            (stored(annotations={UNRECOVERABLE: "no"}), RunState.FAILED, False),
             (stored(state="ready", conditions=[UP, NO_HEAD]), RunState.TIMED_OUT, False),
             # No head yet, which is the ordinary course of things.
             (stored(conditions=[{**UP, "status": "False"}, NO_HEAD]), RunState.STARTING, False),
@@ -129,7 +134,7 @@ class TestStates:
         assert cluster_snapshot(stored(deleted="2026-03-01T02:05:00Z"), NOW).usage == (300, 3, 0.5)
 
     def test_trouble_is_in_the_raw_state(self):
-        trouble = Trouble("ImagePullBackOff", "Back-off pulling image")
+        trouble = PendingReason("ImagePullBackOff", "Back-off pulling image")
         snapshot = cluster_snapshot(stored(observedGeneration=1), NOW, trouble)
 
         assert (snapshot.raw_state, snapshot.message) == ("provisioning/ImagePullBackOff", "Back-off pulling image")
@@ -140,7 +145,7 @@ class TestTrouble:
         text = 'pods "c-head" is forbidden: exceeded quota: etl'
         condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod", "message": text}
 
-        assert trouble_of(stored(conditions=[condition]), [], []) == Trouble("FailedCreateHeadPod", text)
+        assert pending_reason(stored(conditions=[condition]), [], []) == PendingReason("FailedCreateHeadPod", text)
 
     def test_what_kuberay_will_not_have(self):
         """It has no status for that, only an event, and does not try again."""
@@ -148,17 +153,19 @@ class TestTrouble:
         event = {"reason": "InvalidRayClusterSpec", "message": "no container"}
         of = [{**event, "involvedObject": {"name": name}} for name in ("another", cluster["metadata"]["name"])]
 
-        assert trouble_of(cluster, [], of) == Trouble("InvalidRayClusterSpec", "no container", is_hopeless=True)
-        assert trouble_of(cluster, [], of[:1]).reason == "NotTakenUp"
+        assert pending_reason(cluster, [], of) == PendingReason(
+            "InvalidRayClusterSpec", "no container", is_unrecoverable=True
+        )
+        assert pending_reason(cluster, [], of[:1]).reason == "NotTakenUp"
 
     def test_the_end_of_a_cluster(self):
-        assert end_of(stored(state="ready", conditions=[UP]), "etl/c") is None
+        assert ended_reason(stored(state="ready", conditions=[UP]), "etl/c") is None
         for over in (None, stored(deleted=MADE), stored(conditions=[UP, NO_HEAD])):
-            end = end_of(over, "etl/c")
+            end = ended_reason(over, "etl/c")
             assert end is not None
-            assert end.is_hopeless
+            assert end.is_unrecoverable
             assert "etl/c" in end.message
         # KubeRay makes a new head there.
         lasting = stored(conditions=[UP, NO_HEAD])
         del lasting["metadata"]["annotations"]["ray.io/disable-provisioned-head-restart"]
-        assert end_of(lasting, "etl/c") is None
+        assert ended_reason(lasting, "etl/c") is None

@@ -22,25 +22,25 @@ from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
     HEAD,
-    HOPELESS,
     JOB,
-    MARK,
     STOPPED,
     SUBMITTER,
+    UNRECOVERABLE,
     WORKER,
-    label_of,
+    label_value,
     rayjob_name,
 )
 from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
-    IN_A_CLUSTER,
-    TRANSLATION,
-    notes_in,
-    notes_on,
+    FIELD_MAPPING,
+    FIELD_MAPPING_IN_CLUSTER,
+    ignored_in_cluster,
+    ignored_settings,
     to_rayjob,
 )
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
-from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_JOB_STATE, Trouble, snapshot_of, trouble_of
+from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_JOB_STATE, PendingReason, pending_reason, snapshot_of
 from tests.hooks.kuberay import kubernetes_api
 
 NASTY = 'it\'s $HOME; `id` $(PATH) "1e-5" \\ 100% {x} é\n\tno'
@@ -50,10 +50,10 @@ def spec(**changes: Any) -> RayJobSpec:
     return RayJobSpec(**{"name": "nightly-clean", "script": "s3://bucket/clean.py", **changes})
 
 
-def manifest(mark: str = "m1", deadline: int | None = None, **changes: Any) -> dict[str, Any]:
+def manifest(client_token: str = "m1", deadline: int | None = None, **changes: Any) -> dict[str, Any]:
     """Return the manifest of a spec; members of the settings are given as `kuberay`."""
     over = RayJobSettings.of({"image": "ours/ray:2.4.0"}, changes.pop("kuberay", {}), namespace="etl")
-    return to_rayjob(spec(**changes), mark, arguments={}, settings=over, deadline_seconds=deadline)
+    return to_rayjob(spec(**changes), client_token, arguments={}, settings=over, deadline_seconds=deadline)
 
 
 def pod(rayjob: dict[str, Any], container: str) -> dict[str, Any]:
@@ -95,23 +95,27 @@ class TestManifest:
             pip=st.lists(st.sampled_from(["s3fs==2023.4.0", "x~=1.0", "y @ https://h/y-1-py3-none-any.whl"])),
             py_modules=st.lists(st.just("s3://bucket/m.zip"), max_size=2),
             working_dir=st.sampled_from([None, "s3://bucket/d.zip"]),
-            spilling=st.sampled_from([None, {"type": "smart_open", "params": {"uri": "s3://b/it's $HOME"}}]),
+            object_spilling_config=st.sampled_from(
+                [None, {"type": "smart_open", "params": {"uri": "s3://b/it's $HOME"}}]
+            ),
             description=st.text(max_size=50),
             tags=st.dictionaries(st.text(min_size=1, max_size=128), st.text(max_size=256), max_size=3),
         ),
         st.uuids().map(lambda value: value.hex),
     )
-    def test_kubernetes_would_take_it(self, of: RayJobSpec, mark: str):
+    def test_kubernetes_would_take_it(self, of: RayJobSpec, client_token: str):
         """Whatever the spec, there is no member that the schema does not have, and nothing a label may not hold."""
         one = RayJobSettings.of({"image": "i", "service_account": "s"}, namespace="etl")
-        rayjob = to_rayjob(of, mark, arguments={}, settings=one, deadline_seconds=60)
+        rayjob = to_rayjob(of, client_token, arguments={}, settings=one, deadline_seconds=60)
 
         assert kubernetes_api.problems_of(rayjob) == []
         name, labels = rayjob["metadata"]["name"], rayjob["metadata"]["labels"]
         assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", name)
         assert all(re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", text) for text in labels.values())
         assert rayjob["metadata"]["annotations"][JOB] == of.name
-        assert json.dumps(rayjob) == json.dumps(to_rayjob(of, mark, arguments={}, settings=one, deadline_seconds=60))
+        assert json.dumps(rayjob) == json.dumps(
+            to_rayjob(of, client_token, arguments={}, settings=one, deadline_seconds=60)
+        )
 
     def test_the_whole(self):
         """What the issue asks for, and the migration guide."""
@@ -150,7 +154,7 @@ class TestManifest:
         """So that none is dropped without a word."""
         given = {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {"workers"}
 
-        assert set(TRANSLATION) == given
+        assert set(FIELD_MAPPING) == given
 
     def test_both_tables_are_in_the_docs(self):
         docs = (
@@ -159,14 +163,22 @@ class TestManifest:
             .replace("[Clusters](#clusters)", "IN_A_CLUSTER")
         )
 
-        for name, text in (*TRANSLATION.items(), *IN_A_CLUSTER.items()):
+        for name, text in (*FIELD_MAPPING.items(), *FIELD_MAPPING_IN_CLUSTER.items()):
             assert f"| `{name}` | {text} |" in docs, name
 
     def test_what_is_not_used_is_noted(self):
-        notes = [*notes_on(spec(role="R", logging={"S3": False}, max_concurrent_runs=3), RayJobSettings("i"))]
+        notes = [
+            *ignored_settings(
+                spec(role="R", logging_configuration={"S3": False}, max_concurrent_runs=3), RayJobSettings("i")
+            )
+        ]
 
-        assert [note.split("=")[0].split()[0] for note in notes] == ["role", "logging", "max_concurrent_runs"]
-        assert list(notes_on(spec(), RayJobSettings("i"))) == []
+        assert [note.split("=")[0].split()[0] for note in notes] == [
+            "role",
+            "logging_configuration",
+            "max_concurrent_runs",
+        ]
+        assert list(ignored_settings(spec(), RayJobSettings("i"))) == []
 
     def test_local_files_are_refused(self):
         with pytest.raises(SpecError, match=r"'etl\.py' is local"):
@@ -267,8 +279,8 @@ class TestNames:
         assert metadata["labels"]["glueray/task"] == "group.t"
         assert metadata["labels"]["glueray/run"].startswith("scheduled__2026-03-01T02-00-00-00-00-")
         assert metadata["annotations"]["glueray/run"] == run
-        assert metadata["annotations"][MARK] == metadata["labels"][MARK] == "m1"
-        assert label_of("a b") != label_of("a-b")
+        assert metadata["annotations"][CLIENT_TOKEN] == metadata["labels"][CLIENT_TOKEN] == "m1"
+        assert label_value("a b") != label_value("a-b")
 
 
 def played(tmp_path: Path, rayjob: dict[str, Any], join: str, source: str = "") -> str:
@@ -354,7 +366,7 @@ class TestArguments:
     def test_spilling_through_a_shell(self):
         """KubeRay puts the value into `ray start --head --system-config=…` as it is; Ray reads it as JSON, twice."""
         wanted = {"type": "smart_open", "params": {"uri": ["s3://b/it's $HOME", "s3://b/`id` $(PATH)"]}}
-        given = manifest(spilling=wanted)["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
+        given = manifest(object_spilling_config=wanted)["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
         words = shlex.split(f"ray start --head  --system-config={given['system-config']} ")
         config = json.loads(words[-1].removeprefix("--system-config="))
 
@@ -441,7 +453,10 @@ class TestSharedCluster:
         [
             ({"workers": Workers(object_store_memory_head=20)}, "object_store_memory_head: it is set when a cluster"),
             ({"workers": Workers(object_store_memory_worker=20)}, "object_store_memory_worker: it is set"),
-            ({"spilling": {"type": "x"}}, "spilling: it is set when a cluster is made, and etl/c is there"),
+            (
+                {"object_spilling_config": {"type": "x"}},
+                "object_spilling_config: it is set when a cluster is made, and etl/c is there",
+            ),
             ({"overrides": {"kuberay": {"resources": {"cpu": "4"}}}}, r"overrides\['kuberay'\]\['resources'\]: it is"),
             ({"cluster": "other/c"}, "cluster='other/c' is in another namespace than the connection's runs, 'etl'"),
         ],
@@ -458,7 +473,7 @@ class TestSharedCluster:
         assert rayjob["metadata"]["labels"]["team"] == "data"
 
     def test_every_difference_is_of_a_field(self):
-        assert set(IN_A_CLUSTER) < set(TRANSLATION)
+        assert set(FIELD_MAPPING_IN_CLUSTER) < set(FIELD_MAPPING)
 
     def test_what_is_noted(self):
         raycluster = {"spec": manifest(workers=Workers(4, 1))["spec"]["rayClusterSpec"]}
@@ -466,8 +481,8 @@ class TestSharedCluster:
         other = spec(cluster="etl/c", workers=Workers(2, 0), arguments={"price": "5 $"})
         image = RayJobSettings(image="ours/ray:2.4.0", namespace="etl")
 
-        assert list(notes_in(same, image, raycluster)) == []
-        notes = [*notes_in(other, RayJobSettings(image="x", namespace="etl"), raycluster)]
+        assert list(ignored_in_cluster(same, image, raycluster)) == []
+        notes = [*ignored_in_cluster(other, RayJobSettings(image="x", namespace="etl"), raycluster)]
         assert [note.split("=")[0].split(":")[0] for note in notes] == [
             "number_of_workers", "min_workers", "image", "arguments",
         ]  # fmt: skip
@@ -493,7 +508,7 @@ WORDS = (
 LATE = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"}
 
 
-def seen(annotations: dict[str, str] | None = None, trouble: Trouble | None = None, **status: Any):
+def seen(annotations: dict[str, str] | None = None, trouble: PendingReason | None = None, **status: Any):
     """Return the snapshot of a RayJob with a status."""
     rayjob = manifest()
     rayjob["metadata"]["annotations"] |= annotations or {}
@@ -567,13 +582,13 @@ class TestStates:
         assert seen({STOPPED: "true"}, jobDeploymentStatus="Suspended").message == ""
 
     def test_given_up(self):
-        snapshot = seen({HOPELESS: "InvalidImageName: no"}, jobDeploymentStatus="Suspended")
+        snapshot = seen({UNRECOVERABLE: "InvalidImageName: no"}, jobDeploymentStatus="Suspended")
 
         assert (snapshot.state, snapshot.message) == (RunState.FAILED, "InvalidImageName: no")
 
     def test_trouble_is_in_the_raw_state(self):
         """Which is what `follow` tells of when it changes."""
-        trouble = Trouble("ImagePullBackOff", "Back-off pulling image")
+        trouble = PendingReason("ImagePullBackOff", "Back-off pulling image")
 
         assert seen(trouble=trouble, jobDeploymentStatus="Initializing").raw_state == "Initializing/ImagePullBackOff"
         assert seen(trouble=trouble, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED").message == ""
@@ -587,29 +602,29 @@ class TestTrouble:
         making = {"name": HEAD, "state": {"waiting": {"reason": "ContainerCreating"}}}
         rayjob = {**manifest(), "status": {"jobDeploymentStatus": "Initializing"}}
 
-        assert trouble_of(rayjob, [self.pod(making)], []) is None
+        assert pending_reason(rayjob, [self.pod(making)], []) is None
 
     def test_what_a_container_died_of(self):
         """Rather than only that its next start is put off."""
         last = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
         waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
-        trouble = trouble_of(manifest(), [self.pod({"name": HEAD, "state": waiting, "lastState": last})], [])
+        trouble = pending_reason(manifest(), [self.pod({"name": HEAD, "state": waiting, "lastState": last})], [])
 
-        assert trouble == Trouble(
+        assert trouble == PendingReason(
             "CrashLoopBackOff", "Container ray-head of pod p: back-off 10s; it ended with OOMKilled (137)"
         )
 
     def test_the_hopeless_comes_first(self):
         reasons = ("ErrImagePull", "InvalidImageName")
         pods = [self.pod({"name": HEAD, "state": {"waiting": {"reason": reason}}}) for reason in reasons]
-        trouble = trouble_of(manifest(), pods, [])
+        trouble = pending_reason(manifest(), pods, [])
 
         assert trouble is not None
-        assert (trouble.reason, trouble.is_hopeless) == ("InvalidImageName", True)
+        assert (trouble.reason, trouble.is_unrecoverable) == ("InvalidImageName", True)
 
     def test_what_kuberay_says_of_the_cluster(self):
         text = 'pods "c-head" is forbidden: exceeded quota: etl'
         condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod", "message": text}
         status = {"jobDeploymentStatus": "Initializing", "rayClusterStatus": {"conditions": [condition]}}
 
-        assert trouble_of({**manifest(), "status": status}, [], []) == Trouble("FailedCreateHeadPod", text)
+        assert pending_reason({**manifest(), "status": status}, [], []) == PendingReason("FailedCreateHeadPod", text)

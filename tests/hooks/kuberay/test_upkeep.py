@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from airflow_provider_glueray.core.errors import ConnectionMissing, RequestRefused
+from airflow_provider_glueray.core.errors import ConnectionConfigError, RequestRefused
 from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay import jobs
@@ -45,9 +45,9 @@ def hook(cluster) -> KubeRayHook:
 def start(hook) -> Callable[..., RunRef]:
     """Return a function that starts a run."""
 
-    def start(mark: str = "m1", **fields: Any) -> RunRef:
+    def start(client_token: str = "m1", **fields: Any) -> RunRef:
         spec = RayJobSpec(**{"name": "nightly-clean", "script": "s3://bucket/clean.py", **fields})
-        return hook.prepare(spec).start(mark, {})
+        return hook.prepare(spec).start(client_token, {})
 
     return start
 
@@ -161,7 +161,9 @@ class TestServers:
                 create("m")
                 assert len(cluster.rayclusters) == 1
             else:
-                with pytest.raises(ConnectionMissing, match=r"the certificate is not trusted.*certificate-authority"):
+                with pytest.raises(
+                    ConnectionConfigError, match=r"the certificate is not trusted.*certificate-authority"
+                ):
                     create("m")
                 assert cluster.calls.total() == 0
 

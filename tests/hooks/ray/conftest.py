@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_glueray.core.drivers import drive
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.drivers import run_sync
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.runs import Outcome, RunRef
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook
@@ -158,8 +158,8 @@ def make_spec(tmp_path: Path, fresh: Callable[[], int]) -> Callable[..., RayJobS
 def start(fresh: Callable[[], int]) -> Callable[..., RunRef]:
     """Return what starts a run."""
 
-    def start(hook: RayJobsHook, spec: RayJobSpec, mark: str | None = None, **arguments: str) -> RunRef:
-        return hook.prepare(spec).start(mark or f"mark{os.getpid()}n{fresh()}", arguments)
+    def start(hook: RayJobsHook, spec: RayJobSpec, client_token: str | None = None, **arguments: str) -> RunRef:
+        return hook.prepare(spec).start(client_token or f"mark{os.getpid()}n{fresh()}", arguments)
 
     return start
 
@@ -177,7 +177,7 @@ def follow_to_end(told: list[str]) -> Callable[..., tuple[Outcome, list[str]]]:
     writer.info = lambda text, *values: told.append(text % values)
 
     def follow_to_end(hook: RayJobsHook, ref: RunRef, **policy: Any) -> tuple[Outcome, list[str]]:
-        outcome = drive(follow(ref, Policy(poll_seconds=1.0, **policy)), hook, ref, writer)
+        outcome = run_sync(follow(ref, FollowPolicy(poll_interval=1.0, **policy)), hook, ref, writer)
         return outcome, [line.removeprefix("[script] ") for line in told if line.startswith("[script]")]
 
     return follow_to_end

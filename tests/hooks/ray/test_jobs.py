@@ -92,7 +92,7 @@ def test_one_mark_is_one_run(hook, make_spec):
     assert [snapshot.ref for snapshot in hook.find_runs("tried", "same")] == [first]
     assert hook.find_runs("tried", "never") == []
 
-    body = {"entrypoint": "true", "submission_id": "glueray-theirs", "metadata": {"glueray_mark": "another"}}
+    body = {"entrypoint": "true", "submission_id": "glueray-theirs", "metadata": {"glueray_client_token": "another"}}
     hook._ask("POST", "/api/jobs/", json=body)
     with pytest.raises(JobConflict, match="is taken by a job that is not of this task"):
         prepared.start("theirs", {})
@@ -150,7 +150,7 @@ def test_nothing_is_uploaded_twice(hook, make_spec, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"spilling": {"type": "filesystem"}}, "spilling: it is set when a Ray cluster is started"),
+        ({"object_spilling_config": {"type": "filesystem"}}, "object_spilling_config: it is set when a Ray"),
         ({"workers": Workers(object_store_memory_head=30)}, "object_store_memory_head: it is set when"),
         ({"cluster": "ns/shared"}, "cluster='ns/shared': the connection is the cluster"),
         ({"overrides": {"ray": {"entrypoint_num_cpu": 1}}}, r"overrides\['ray'\] has 'entrypoint_num_cpu'"),

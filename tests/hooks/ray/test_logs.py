@@ -11,13 +11,20 @@ from io import BytesIO
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from ray.dashboard.modules.log.log_agent import find_start_offset_last_n_lines_from_offset
 
 from airflow_provider_glueray.core.errors import SubmitError
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.hooks.ray import jobs, logs
-from airflow_provider_glueray.hooks.ray.logs import END_LINES, PIECE, Place, mark_of, page_of, unmarked
-from ray.dashboard.modules.log.log_agent import find_start_offset_last_n_lines_from_offset
+from airflow_provider_glueray.hooks.ray.logs import (
+    CHUNK_SIZE,
+    END_LINES,
+    LogOffset,
+    lines_after,
+    strip_status_bytes,
+    tail_digest,
+)
 from tests.gates import waits_for
 
 #: Its first line comes in two halves, the second with half a character; one ends as on Windows, one is no UTF-8.
@@ -109,7 +116,7 @@ def test_a_large_log(hook, make_spec, start, monkeypatch):
         f"line {n:08d} with some words that make it fifty" for n in range(400_000)
     ]
     # Whoever reads on drops the 20 MB as they come.
-    place = Place.of(cursor)
+    place = LogOffset.of(cursor)
     tracemalloc.start()
     lines, _ = read_on(hook, ref, place._replace(shown=place.shown - 49).to_cursor())
     assert lines == ["line 00399999 with some words that make it fifty"]
@@ -121,7 +128,7 @@ def test_a_log_that_is_not_there_yet(hook, make_spec):
     """Neither of a run that has not begun nor of one that nobody knows."""
     assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone")) == ([], LogCursor())
     node = hook._content(hook._ask("GET", "/api/v0/nodes"))["data"]["result"]["result"][0]["node_id"]
-    cursor = Place(0, node).to_cursor()
+    cursor = LogOffset(0, node).to_cursor()
     assert read_on(hook, RunRef("ray-job", "tried", "glueray-gone"), cursor) == ([], cursor)
 
 
@@ -273,7 +280,7 @@ def growing(reply, answering, at, monkeypatch):
     hook, ref, cursor = (
         at(host=answering(lambda handler: served.answer(handler))),
         RunRef("ray-job", "tried", "r"),
-        Place(node="n").to_cursor(),
+        LogOffset(node="n").to_cursor(),
     )
 
     def read(*, to_end=False):
@@ -357,8 +364,8 @@ def test_more_than_one_read_takes(growing, monkeypatch):
 def test_what_an_end_tells(end, tells):
     """Nothing, if the log could go on and end the same, or if it is as much as the log itself."""
     dice = random.Random(0)
-    assert bool(mark_of(cut(end, dice))) == tells
-    assert mark_of(cut(end, dice)) == mark_of([end])
+    assert bool(tail_digest(cut(end, dice))) == tells
+    assert tail_digest(cut(end, dice)) == tail_digest([end])
 
 
 def cut(content: bytes, dice: random.Random) -> list[bytes]:
@@ -378,41 +385,45 @@ def test_any_log_is_read_once(seed, most, monkeypatch):
     cursor, size, lines, new = LogCursor(), 0, [], []
     while size < len(log) or new:
         size = min(size + dice.randrange(30), len(log))
-        new, cursor = page_of(cut(log[:size], dice), Place.of(cursor), to_end=size == len(log))
+        new, cursor = lines_after(cut(log[:size], dice), LogOffset.of(cursor), to_end=size == len(log))
         lines += [line.text for line in new]
 
     whole = re.split(r"\r\n|\n|\r", log.decode())
     whole = whole if whole[-1] else whole[:-1]
-    assert Place.of(cursor) == Place(len(log))
+    assert LogOffset.of(cursor) == LogOffset(len(log))
     assert "".join(lines) == "".join(whole)
     if most > len(log):
         assert lines == whole
 
 
 def test_a_line_is_whole_unless_it_is_longer_than_a_read():
-    place = Place(node="n")
+    place = LogOffset(node="n")
     for half in (b"half", b"half a line\r"):
-        page = page_of([half], place, to_end=False)
-        assert (page.lines, Place.of(page.cursor)) == ([], place)
-    page = page_of([b"half a line\r\n"], place, to_end=False)
-    assert ([line.text for line in page.lines], Place.of(page.cursor)) == (["half a line"], Place(13, "n"))
+        page = lines_after([half], place, to_end=False)
+        assert (page.lines, LogOffset.of(page.cursor)) == ([], place)
+    page = lines_after([b"half a line\r\n"], place, to_end=False)
+    assert ([line.text for line in page.lines], LogOffset.of(page.cursor)) == (["half a line"], LogOffset(13, "n"))
 
 
 def test_an_answer_that_is_too_short_changes_nothing():
     """While the run goes on the next read will do; when it is over, it must not pass for the end of the log."""
-    place = Place(10, "n")
-    assert page_of([b"short"], place, to_end=False) == ((), place.to_cursor())
+    place = LogOffset(10, "n")
+    assert lines_after([b"short"], place, to_end=False) == ((), place.to_cursor())
     with pytest.raises(SubmitError, match="cut short: 5 bytes of a log that had 10 before"):
-        page_of([b"short"], place, to_end=True)
+        lines_after([b"short"], place, to_end=True)
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 3 * CHUNK_SIZE, 3 * CHUNK_SIZE + 7])
 def test_marks_of_older_rays(size):
     """They stand where a piece begins, not where the network cuts."""
     dice = random.Random(size)
     log = bytes(dice.choices(b"01\n", k=size))
-    sent = b"".join(b"1" + log[at : at + PIECE] for at in range(0, size, PIECE))
+    sent = b"".join(b"1" + log[at : at + CHUNK_SIZE] for at in range(0, size, CHUNK_SIZE))
 
-    assert b"".join(unmarked(cut(sent, dice))) == log
+    assert b"".join(strip_status_bytes(cut(sent, dice))) == log
     with pytest.raises(SubmitError, match="could not read the log: no disk"):
-        list(unmarked(cut(sent[: PIECE + 1] + b"0no disk", dice) if size >= PIECE else [b"0no", b" disk"]))
+        list(
+            strip_status_bytes(
+                cut(sent[: CHUNK_SIZE + 1] + b"0no disk", dice) if size >= CHUNK_SIZE else [b"0no", b" disk"]
+            )
+        )

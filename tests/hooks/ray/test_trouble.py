@@ -17,17 +17,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from airflow_provider_glueray.core.drivers import drive
+from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import (
-    ConnectionMissing,
+    ConnectionConfigError,
     RequestRefused,
     RunLost,
     SpecError,
     SubmitError,
-    SubmitUnknown,
+    SubmitOutcomeUnknown,
     failure_of,
 )
-from airflow_provider_glueray.core.follow import Policy, follow
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook
 from tests.gates import waits_for
@@ -56,7 +56,7 @@ def test_nobody_there(at, monkeypatch, make_spec):
     with pytest.raises(SubmitError, match=r"no way to Ray at http://127.0.0.1:9"):
         at(host="127.0.0.1", port=9).prepare(make_spec())
     monkeypatch.delenv("AIRFLOW_CONN_RAY_DEFAULT")
-    with pytest.raises(ConnectionMissing, match="no connection 'ray_default'"):
+    with pytest.raises(ConnectionConfigError, match="no connection 'ray_default'"):
         RayJobsHook().prepare(make_spec())
 
 
@@ -67,8 +67,8 @@ def test_nobody_there(at, monkeypatch, make_spec):
         (404, PAGE, {}, RequestRefused, "is no Ray Jobs API: 404 Not Found, a page for people$"),
         (200, PAGE, {}, SubmitError, "^What answers at .* is not Ray: 200 OK, a page for people$"),
         (200, b"pong", {}, SubmitError, "^What answers at .* is not Ray: 200 pong$"),
-        (502, PAGE, {"Content_Type": "text/html"}, SubmitUnknown, "^No answer of Ray .*: 502 Bad Gateway, a page for"),
-        (503, b"", {}, SubmitUnknown, "^No answer of Ray at .*: 503 Service Unavailable$"),
+        (502, PAGE, {"Content_Type": "text/html"}, SubmitOutcomeUnknown, "^No answer of Ray .*: 502 Bad Gateway, a page"),
+        (503, b"", {}, SubmitOutcomeUnknown, "^No answer of Ray at .*: 503 Service Unavailable$"),
         (302, b"", {"Location": "https://login.example/"}, RequestRefused, r"\(302 to https://login\S+\), such as"),
     ],
 )  # fmt: skip
@@ -220,9 +220,9 @@ def test_a_cluster_that_dies_and_comes_back_without_the_run(version, make_head, 
             head.start()
 
     writer = SimpleNamespace(log=lambda level, text, *values: told.append(text % values))
-    steps = follow(ref, Policy(deadline=now.time + 86_400.0))
+    steps = follow(ref, FollowPolicy(deadline=now.time + 86_400.0))
     set_clock(lambda: now.time, sleep)
-    outcome = drive(steps, hook, ref, writer)
+    outcome = run_sync(steps, hook, ref, writer)
 
     # The first poll may still have a connection, which breaks.
     assert any(line.startswith("Poll 1 of") and ("no way to Ray" in line or "Ray at http" in line) for line in told), (

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_glueray.cli.main import main
-from airflow_provider_glueray.core.errors import SubmitError, SubmitUnknown
+from airflow_provider_glueray.core.errors import SubmitError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
-from airflow_provider_glueray.hooks.ray.requests import TRANSLATION, Places, note_on, to_ray_submission
-from airflow_provider_glueray.hooks.ray.responses import Size, size_of
+from airflow_provider_glueray.hooks.ray.requests import FIELD_MAPPING, PackageUris, sizing_message, to_ray_submission
+from airflow_provider_glueray.hooks.ray.responses import ClusterSize, cluster_size
 from tests.gates import waits_for
 
 DAG = """
@@ -42,7 +42,7 @@ FAKE = {
 
 def body(workers=None, scales=False, **fields):
     spec = RayJobSpec(name="tried", script="s.py", workers=workers or Workers(4, 2), **fields)
-    return to_ray_submission(spec, "m", Places("main"), {"day": "1"}, scales=scales)
+    return to_ray_submission(spec, "m", PackageUris("main"), {"day": "1"}, scales=scales)
 
 
 def wait_for(what, seconds=120.0):
@@ -77,11 +77,13 @@ class TestRequest:
 
     def test_every_field_is_translated(self):
         """So that none is dropped without a word."""
-        assert set(TRANSLATION) == {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {"workers"}
+        assert set(FIELD_MAPPING) == {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {
+            "workers"
+        }
 
     def test_the_documentation_has_the_table(self):
         page = (Path(__file__).parents[3] / "docs" / "ray.md").read_text()
-        rows = [f"| `{name}` | {text} |" for name, text in TRANSLATION.items()]
+        rows = [f"| `{name}` | {text} |" for name, text in FIELD_MAPPING.items()]
 
         assert "\n".join(rows) in page
 
@@ -124,26 +126,26 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("workers", "size", "words"),
         [
-            (Workers(4), Size(), "The cluster has its own size; number_of_workers=4 is not kept"),
+            (Workers(4), ClusterSize(), "The cluster has its own size; number_of_workers=4 is not kept"),
             (
                 Workers(4, 2),
-                Size(16),
+                ClusterSize(16),
                 "has 16 CPUs and does not scale; min_workers=2 is a floor of 16, of which the run",
             ),
             (
                 Workers(4, 2),
-                Size(2, True),
+                ClusterSize(2, True),
                 "has 2 CPUs and scales; min_workers=2 is a floor of 16, which is asked for.",
             ),
             (
                 Workers(4, 2),
-                Size(),
+                ClusterSize(),
                 "How large the cluster is cannot be seen; min_workers=2 is a floor of 16, of which",
             ),
         ],
     )
     def test_it_is_said(self, workers, size, words):
-        assert words in note_on(workers, size)
+        assert words in sizing_message(workers, size)
 
     def test_the_second_autoscaler(self):
         """It leaves no report, but another answer is made of what it says (read in Ray's sources, not tried)."""
@@ -153,8 +155,8 @@ class TestRequest:
         }
         nodes["data"]["result"]["result"][1]["resources_total"] = {"CPU": 8.0}
 
-        assert size_of(status, nodes, {"data": {"nodeLogicalResources": {"n": "0/8 CPU"}}}) == Size(8, True)
-        assert size_of(status, nodes, {"data": {"nodeLogicalResources": {}}}) == Size(8, False)
+        assert cluster_size(status, nodes, {"data": {"nodeLogicalResources": {"n": "0/8 CPU"}}}) == ClusterSize(8, True)
+        assert cluster_size(status, nodes, {"data": {"nodeLogicalResources": {}}}) == ClusterSize(8, False)
 
 
 class TestFixedCluster:
@@ -163,7 +165,7 @@ class TestFixedCluster:
     def test_it_is_seen(self, hook, make_spec, capfd):
         expected = {"2.9": 8, "newest": 16}["2.9" if "2.9" in hook.test_connection()[1] else "newest"]
 
-        assert hook._size() == Size(expected, False)
+        assert hook._size() == ClusterSize(expected, False)
         hook.prepare(make_spec(workers=Workers(4, 2)))
         assert f"The cluster has {expected} CPUs and does not scale; min_workers=2 is a floor of" in "".join(
             capfd.readouterr()
@@ -176,7 +178,7 @@ class TestFixedCluster:
             reply(handler, *((200, b'{"data": null}') if hidden else (answer.status_code, answer.content)))
 
         hook = at(host=answering(closed), password=new_cluster["password"])
-        assert hook._size() == Size()
+        assert hook._size() == ClusterSize()
         assert hook.stop(start(hook, make_spec(workers=Workers(4, 2)))) is None
 
     def test_no_monitor_is_no_autoscaler(self, make_head, at):
@@ -185,7 +187,7 @@ class TestFixedCluster:
         head.start("--no-monitor")
         hook = at(**head.connection())
 
-        assert wait_for(lambda: hook._size().cpus == 3 and hook._size()) == Size(3, False)
+        assert wait_for(lambda: hook._size().cpus == 3 and hook._size()) == ClusterSize(3, False)
         assert hook._content(hook._ask("GET", "/api/cluster_status"))["data"]["clusterStatus"] is None
 
     def test_a_full_cluster_is_waited_for(self, make_head, at, make_spec, start, tmp_path):
@@ -206,7 +208,7 @@ class TestFixedCluster:
 
     def test_the_script_is_still_the_script(self, hook, make_spec, start, follow_to_end, monkeypatch, tmp_path):
         """Beside what asks: its exit code, its arguments; what was asked for is gone with it, though it never came."""
-        monkeypatch.setattr(type(hook), "_size", lambda self: Size(8, True))
+        monkeypatch.setattr(type(hook), "_size", lambda self: ClusterSize(8, True))
         before = len(groups(hook))
         source = f"import sys\n{waits_for(tmp_path / 'gate')}\nprint(sys.argv[1:], __name__)\nsys.exit(7)\n"
         ref = start(hook, make_spec(source, workers=Workers(9, 9)), day="1")
@@ -223,7 +225,7 @@ class TestFixedCluster:
         self, ends, hook, make_spec, start, follow_to_end, monkeypatch, tmp_path
     ):
         """A script that says good-bye when it is stopped; or one that dies without a word."""
-        monkeypatch.setattr(type(hook), "_size", lambda self: Size(8, True))
+        monkeypatch.setattr(type(hook), "_size", lambda self: ClusterSize(8, True))
         before = len(groups(hook))
         source = (
             "import os, signal, sys, time\n"
@@ -249,7 +251,7 @@ def stopped(hook, ref):
     """Stop a run; False when the answer takes too long, after which whoever owns a run asks again."""
     try:
         hook.stop(ref)
-    except SubmitUnknown:
+    except SubmitOutcomeUnknown:
         return False
     return True
 
@@ -271,7 +273,7 @@ def test_an_autoscaler_brings_the_floor(make_head, at, make_spec, start, follow_
     config.write_text(json.dumps({**FAKE, "provider": {**FAKE["provider"], "gcs_address": f"127.0.0.2:{head.gcs}"}}))
     head.start(f"--autoscaling-config={config}", RAY_FAKE_CLUSTER="1", AUTOSCALER_UPDATE_INTERVAL_S="1")
     hook, gate = at(**head.connection()), tmp_path / "gate"
-    wait_for(lambda: hook._size() == Size(2, True))
+    wait_for(lambda: hook._size() == ClusterSize(2, True))
     waits = f"import os, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.1)\n"
     ref = wait_for(lambda: started(start, hook, make_spec(waits, workers=Workers(4, 2))))
 

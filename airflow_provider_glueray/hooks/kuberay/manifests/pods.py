@@ -20,16 +20,16 @@ GROUP, VERSION = "ray.io", "v1"
 #: Source: kuberay/…/utils/constant.go MaxRayJobNameLength, validation.go ValidateRayJobMetadata.
 MOST_NAME = 47
 #: Keys of labels and annotations. A label's value is shortened and cleaned; the annotation has it in full.
-MARK, JOB, DAG, TASK, RUN = "glueray/mark", "glueray/job", "glueray/dag", "glueray/task", "glueray/run"
+CLIENT_TOKEN, JOB, DAG, TASK, RUN = "glueray/client-token", "glueray/job", "glueray/dag", "glueray/task", "glueray/run"
 #: The labels of everything that belongs to one RayJob, or to one RayCluster that runs share, by which many are asked
 #: for at once, and the part a pod plays.
 RAYJOB, RAYCLUSTER, ROLE = "glueray/rayjob", "glueray/raycluster", "glueray/role"
 #: Annotations that we add: we have asked it to stop, and why it had not got under way; why it had to be given up.
-STOPPED, HOPELESS = "glueray/stopped", "glueray/hopeless"
+STOPPED, UNRECOVERABLE = "glueray/stopped", "glueray/unrecoverable"
 #: What the first of these holds when there is nothing to say.
 NO_REASON = "true"
 #: Arguments of the operator, and the key of the label that each becomes.
-OWNERS = {"--airflow_dag_id": DAG, "--airflow_task_id": TASK, "--airflow_run_id": RUN}
+OWNER_LABELS = {"--airflow_dag_id": DAG, "--airflow_task_id": TASK, "--airflow_run_id": RUN}
 #: The label of Kueue, which decides on ``suspend`` where it is used.
 QUEUE = "kueue.x-k8s.io/queue-name"
 #: The containers of the pods, as overrides name them.
@@ -39,7 +39,7 @@ _NOT_IN_LABEL = re.compile(r"[^A-Za-z0-9_.-]+")
 _NOT_IN_NAME = re.compile(r"[^a-z0-9]+")
 
 
-def label_of(text: str) -> str:
+def label_value(text: str) -> str:
     """Return a text as a label's value: 63 letters, digits, ``-``, ``_``, ``.``; what is changed gets a digest."""
     clean = _NOT_IN_LABEL.sub("-", text).strip("-_.")
     if clean == text and len(text) <= 63:
@@ -47,12 +47,12 @@ def label_of(text: str) -> str:
     return f"{clean[:54].strip('-_.')}-{_digest(text)[:8]}".lstrip("-")
 
 
-def rayjob_name(name: str, mark: str) -> str:
+def rayjob_name(name: str, client_token: str) -> str:
     """Return the name of a RayJob or a RayCluster: the same for the same mark, so that to create it twice makes one."""
     slug = _NOT_IN_NAME.sub("-", name.lower()).strip("-")
     # A DNS-1035 label begins with a letter.
     slug = slug if slug[:1].isalpha() else f"job-{slug}"
-    return f"{slug[: MOST_NAME - 13].strip('-')}-{_digest(f'{name} {mark}')[:12]}"
+    return f"{slug[: MOST_NAME - 13].strip('-')}-{_digest(f'{name} {client_token}')[:12]}"
 
 
 def _digest(text: str) -> str:
@@ -61,20 +61,20 @@ def _digest(text: str) -> str:
 
 def cluster_spec(
     workers: Workers,
-    spilling: Mapping[str, Any] | str | None,
+    object_spilling_config: Mapping[str, Any] | str | None,
     runtime: str,
     *,
     settings: RayJobSettings,
     labels: Mapping[str, str],
     head_env: Mapping[str, str],
     worker_env: Mapping[str, str],
-    lifetime: int | None = None,
+    max_lifetime: int | None = None,
 ) -> dict[str, Any]:
     """Return the ``RayClusterSpec`` of a cluster, be it a run's own or one that runs share.
 
     :param runtime: Glue's name of one, for where the settings name no version of Ray.
     :param labels: of its pods.
-    :param lifetime: seconds after which Kubernetes ends each of its pods.
+    :param max_lifetime: seconds after which Kubernetes ends each of its pods.
     """
     memory = bytes_of(settings.resources["memory"]) or 0
     least, most = workers.min_workers or 0, workers.number_of_workers
@@ -84,9 +84,9 @@ def cluster_spec(
         "headGroupSpec": {
             "rayStartParams": {
                 **_object_store(memory, workers.object_store_memory_head),
-                **_spilling(spilling),
+                **_spilling(object_spilling_config),
             },
-            "template": pod_of(HEAD, settings, labels, settings.head_pod, head_env, lifetime),
+            "template": pod_of(HEAD, settings, labels, settings.head_pod, head_env, max_lifetime),
         },
         "workerGroupSpecs": [
             {
@@ -95,7 +95,7 @@ def cluster_spec(
                 "minReplicas": least,
                 "maxReplicas": most,
                 "rayStartParams": _object_store(memory, workers.object_store_memory_worker),
-                "template": pod_of(WORKER, settings, labels, settings.worker_pod, worker_env, lifetime),
+                "template": pod_of(WORKER, settings, labels, settings.worker_pod, worker_env, max_lifetime),
             }
         ],
     }
@@ -112,10 +112,10 @@ def _object_store(memory: int, percent: int | None) -> dict[str, str]:
     return {} if percent is None else {"object-store-memory": str(memory * percent // 100)}
 
 
-def _spilling(spilling: Mapping[str, Any] | str | None) -> dict[str, str]:
-    if not spilling:
+def _spilling(object_spilling_config: Mapping[str, Any] | str | None) -> dict[str, str]:
+    if not object_spilling_config:
         return {}
-    config = json.dumps({"object_spilling_config": text_of(spilling)})
+    config = json.dumps({"object_spilling_config": text_of(object_spilling_config)})
     # KubeRay puts the value into a shell command as it is, and Kubernetes replaces $(NAME) in it.
     quoted = config.replace("'", "\\u0027").replace("$", "\\u0024")
     return {"system-config": f"'{quoted}'"}
@@ -127,11 +127,11 @@ def pod_of(
     labels: Mapping[str, str],
     over: Mapping[str, Any],
     env: Mapping[str, str],
-    lifetime: int | None = None,
+    max_lifetime: int | None = None,
 ) -> dict[str, Any]:
     """Return a pod template with one container, and what the user lays over it.
 
-    :param lifetime: seconds after which Kubernetes ends the pod.
+    :param max_lifetime: seconds after which Kubernetes ends the pod.
     """
     is_submitter = container == SUBMITTER
     # What it asks for by default (kuberay/…/common/job.go): not what the workers ask for.
@@ -153,7 +153,7 @@ def pod_of(
             "tolerations": list(settings.tolerations),
             "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
             **({"restartPolicy": "Never"} if is_submitter else {}),
-            **({} if lifetime is None else {"activeDeadlineSeconds": lifetime}),
+            **({} if max_lifetime is None else {"activeDeadlineSeconds": max_lifetime}),
             **(
                 {"serviceAccountName": settings.service_account}
                 if settings.service_account and not is_submitter
@@ -161,19 +161,19 @@ def pod_of(
             ),
         },
     }
-    merged: dict[str, Any] = _laid_over(ours, over)
+    merged: dict[str, Any] = _merge_pod_template(ours, over)
     return merged
 
 
-def _laid_over(ours: Any, theirs: Any) -> Any:
+def _merge_pod_template(ours: Any, theirs: Any) -> Any:
     """Merge mappings by key and lists of named things by name; anything else is replaced."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        both = {key: _laid_over(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()}
+        both = {key: _merge_pod_template(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()}
         return {**ours, **theirs, **both}
     if ours and all(isinstance(each, Mapping) and "name" in each for part in (ours, theirs) for each in _listed(part)):
         named = {each["name"]: each for each in ours}
         for each in theirs:
-            named[each["name"]] = _laid_over(named.get(each["name"], {}), each)
+            named[each["name"]] = _merge_pod_template(named.get(each["name"], {}), each)
         return list(named.values())
     return theirs
 

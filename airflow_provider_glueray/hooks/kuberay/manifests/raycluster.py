@@ -12,14 +12,14 @@ from typing import Any
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayClusterSpec
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
     GROUP,
     JOB,
-    MARK,
-    OWNERS,
+    OWNER_LABELS,
     RAYCLUSTER,
     VERSION,
     cluster_spec,
-    label_of,
+    label_value,
     rayjob_name,
 )
 from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
@@ -35,22 +35,22 @@ NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
 
 
 def to_raycluster(
-    spec: RayClusterSpec, mark: str, *, settings: RayJobSettings, lifetime_seconds: int | None
+    spec: RayClusterSpec, client_token: str, *, settings: RayJobSettings, max_lifetime_seconds: int | None
 ) -> dict[str, Any]:
     """Translate to a RayCluster that carries ``mark``.
 
-    :param lifetime_seconds: after which Kubernetes ends its pods, whoever still knows of them: KubeRay has no such
+    :param max_lifetime_seconds: after which Kubernetes ends its pods, whoever still knows of them: KubeRay has no such
         bound for a RayCluster. A worker that autoscaling has added late may take up to as long again.
     :raises SpecError: the task has given a setting that only runs have.
     """
     strange = [name for name in _OF_RUNS if name in spec.overrides.get("kuberay", {})]
     if strange:
         raise SpecError([f"overrides['kuberay'][{name!r}]: it is of runs, not of a cluster" for name in strange])
-    name = rayjob_name(spec.name, mark)
-    whose = {key: spec.tags[word] for argument, key in OWNERS.items() if (word := argument[2:]) in spec.tags}
-    full = {MARK: mark, JOB: spec.name, **whose}
-    labels = {**{key: label_of(text) for key, text in full.items()}, RAYCLUSTER: name}
-    lifetime = None if lifetime_seconds is None else min(max(lifetime_seconds, 1), MOST_SECONDS)
+    name = rayjob_name(spec.name, client_token)
+    whose = {key: spec.tags[word] for argument, key in OWNER_LABELS.items() if (word := argument[2:]) in spec.tags}
+    full = {CLIENT_TOKEN: client_token, JOB: spec.name, **whose}
+    labels = {**{key: label_value(text) for key, text in full.items()}, RAYCLUSTER: name}
+    max_lifetime = None if max_lifetime_seconds is None else min(max(max_lifetime_seconds, 1), MOST_SECONDS)
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "RayCluster",
@@ -59,7 +59,7 @@ def to_raycluster(
             "namespace": settings.namespace,
             "labels": {**settings.labels, **labels},
             "annotations": {
-                **({} if lifetime is None else {NO_NEW_HEAD: "true"}),
+                **({} if max_lifetime is None else {NO_NEW_HEAD: "true"}),
                 **settings.annotations,
                 **full,
                 **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
@@ -68,12 +68,12 @@ def to_raycluster(
         },
         "spec": cluster_spec(
             spec.workers,
-            spec.spilling,
+            spec.object_spilling_config,
             spec.runtime,
             settings=settings,
             labels=labels,
             head_env={},
             worker_env={},
-            lifetime=lifetime,
+            max_lifetime=max_lifetime,
         ),
     }

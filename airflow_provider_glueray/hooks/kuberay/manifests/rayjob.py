@@ -16,16 +16,16 @@ from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.core.validation import text_of
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
     GROUP,
     JOB,
-    MARK,
-    OWNERS,
+    OWNER_LABELS,
     QUEUE,
     RAYJOB,
     SUBMITTER,
     VERSION,
     cluster_spec,
-    label_of,
+    label_value,
     pod_of,
     rayjob_name,
 )
@@ -37,7 +37,7 @@ CLUSTER_SELECTOR = "ray.io/cluster"
 
 #: What becomes of each field of a spec. "guide" is dg/awsglue-ray-jobs-availability-change, AWS's way from Glue for
 #: Ray to KubeRay; where we depart from it, it is said why.
-TRANSLATION: Mapping[str, str] = {
+FIELD_MAPPING: Mapping[str, str] = {
     "name": "metadata.name, with a digest of name and mark; annotation glueray/job",
     "script": "entrypoint: pyarrow fetches it from S3 in the head pod, then Python runs it",
     "role": "not used, noted: pods get AWS rights through `service_account` (IRSA)",
@@ -50,8 +50,10 @@ TRANSLATION: Mapping[str, str] = {
     "pip": "runtimeEnvYAML pip (guide)",
     "py_modules": "runtimeEnvYAML py_modules (guide)",
     "working_dir": "runtimeEnvYAML working_dir: Ray takes s3:// zips (the guide uses py_modules for these)",
-    "spilling": "head rayStartParams system-config: `ray start` has no object-spilling-config, which the guide names",
-    "logging": "not used, noted: there are pod logs",
+    "object_spilling_config": (
+        "head rayStartParams system-config: `ray start` has no object-spilling-config, which the guide names"
+    ),
+    "logging_configuration": "not used, noted: there are pod logs",
     "runtime": "rayVersion, unless `ray_version` is set; the image decides what runs",
     "python_version": "not used: the image decides",
     "glue_version": "not used",
@@ -63,7 +65,7 @@ TRANSLATION: Mapping[str, str] = {
 }
 
 #: What becomes of those fields for which it makes a difference that the cluster is there already and is shared.
-IN_A_CLUSTER: Mapping[str, str] = {
+FIELD_MAPPING_IN_CLUSTER: Mapping[str, str] = {
     "script": "runtimeEnvYAML env_vars, with what runs it: the head pod is not the run's own",
     "arguments": "runtimeEnvYAML env_vars, and `--name value` for the script; workers have all but those with a `$`, a "
     "backtick or an unprintable character, noted: a shell or Ray would change them on their way",
@@ -71,7 +73,7 @@ IN_A_CLUSTER: Mapping[str, str] = {
     "min_workers": "the cluster's; noted if it is another number",
     "object_store_memory_head": "refused: it is set when a cluster is made",
     "object_store_memory_worker": "refused, likewise",
-    "spilling": "refused, likewise",
+    "object_spilling_config": "refused, likewise",
     "runtime": "the cluster's",
     "overrides": "`kuberay`: refused where it is about the cluster; `image` is the submitter's, noted if the cluster's "
     "is another; Kueue's queue is the cluster's",
@@ -108,7 +110,7 @@ os.execv(sys.executable, [sys.executable, script, *argv])
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def notes_on(spec: RayJobSpec, settings: RayJobSettings) -> Iterator[str]:
+def ignored_settings(spec: RayJobSpec, settings: RayJobSettings) -> Iterator[str]:
     """Tell what the spec asks for that KubeRay has not."""
     if spec.role:
         account = settings.service_account
@@ -117,13 +119,13 @@ def notes_on(spec: RayJobSpec, settings: RayJobSettings) -> Iterator[str]:
             if account
             else "name a service account that is bound to an IAM role (IRSA) as 'service_account'"
         )
-    if spec.logging:
-        yield "logging switches are for AWS Glue; here there are the logs of the pods"
+    if spec.logging_configuration:
+        yield "logging_configuration is for AWS Glue; here there are the logs of the pods"
     if spec.max_concurrent_runs != 1:
         yield f"max_concurrent_runs={spec.max_concurrent_runs} is not kept by KubeRay; a queue of Kueue can"
 
 
-def notes_in(spec: RayJobSpec, settings: RayJobSettings, raycluster: Mapping[str, Any]) -> Iterator[str]:
+def ignored_in_cluster(spec: RayJobSpec, settings: RayJobSettings, raycluster: Mapping[str, Any]) -> Iterator[str]:
     """Tell what the spec asks for that the cluster it shares has otherwise.
 
     :param raycluster: as the API server returns it.
@@ -146,7 +148,7 @@ def notes_in(spec: RayJobSpec, settings: RayJobSettings, raycluster: Mapping[str
 
 def to_rayjob(
     spec: RayJobSpec,
-    mark: str,
+    client_token: str,
     *,
     arguments: Mapping[str, str],
     settings: RayJobSettings,
@@ -163,10 +165,10 @@ def to_rayjob(
     given = {key.removeprefix("--"): text_of(text) for key, text in {**spec.arguments, **arguments}.items()}
     runtime_env = _runtime_env(spec)
     _refuse_what_breaks(spec, given, runtime_env)
-    name = rayjob_name(spec.name, mark)
-    full = {MARK: mark, JOB: spec.name}
-    full |= {key: spec.arguments[name] for name, key in OWNERS.items() if name in spec.arguments}
-    labels = {**{key: label_of(text) for key, text in full.items()}, RAYJOB: name}
+    name = rayjob_name(spec.name, client_token)
+    full = {CLIENT_TOKEN: client_token, JOB: spec.name}
+    full |= {key: spec.arguments[name] for name, key in OWNER_LABELS.items() if name in spec.arguments}
+    labels = {**{key: label_value(text) for key, text in full.items()}, RAYJOB: name}
     annotations = {
         **settings.annotations,
         **full,
@@ -192,7 +194,7 @@ def to_rayjob(
             "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
             "rayClusterSpec": cluster_spec(
                 spec.workers,
-                spec.spilling,
+                spec.object_spilling_config,
                 spec.runtime,
                 settings=settings,
                 labels=labels,
@@ -267,7 +269,7 @@ def _refuse_what_a_cluster_has(spec: RayJobSpec, namespace: str) -> None:
     asked = {
         "object_store_memory_head": spec.workers.object_store_memory_head,
         "object_store_memory_worker": spec.workers.object_store_memory_worker,
-        "spilling": spec.spilling,
+        "object_spilling_config": spec.object_spilling_config,
         **{f"overrides['kuberay'][{name!r}]": spec.overrides.get("kuberay", {}).get(name) for name in _OF_CLUSTERS},
     }
     problems = [
