@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_local(groups: Any) -> None:
-    """Register the group with argparse's subparsers."""
+    """Add the group to argparse's subparsers."""
     local = groups.add_parser(
         "local",
         help="Glue for Ray on this machine",
@@ -32,7 +32,7 @@ def add_local(groups: Any) -> None:
         "--object-store-mb", type=int, default=300, help="object store of each node in MiB (%(default)s)"
     )
     start.add_argument(
-        "--provisioning-seconds", type=float, default=0.0, help="how long a run stays STARTING (%(default)s)"
+        "--provisioning-seconds", type=float, default=0.0, help="seconds for which a run stays STARTING (%(default)s)"
     )
     start.add_argument(
         "--quota-mdpu",
@@ -44,17 +44,19 @@ def add_local(groups: Any) -> None:
         "--runtime",
         choices=("newest", "Ray2.4"),
         default="newest",
-        help="what scripts run on: the Python and Ray of this installation, or, built once from a Python 3.9 on this "
-        "machine, the packages that AWS has (%(default)s)",
+        help="runtime of scripts: the Python and Ray of this installation, or, built once from a Python 3.9 on this "
+        "machine, the packages of AWS's runtime (%(default)s)",
     )
-    start.add_argument("--no-wait", action="store_true", help="return when the URL answers, before Ray is up")
+    start.add_argument("--no-wait", action="store_true", help="return when the URL responds, before Ray is up")
 
-    _local_command(commands, "stop", _local_stop, "stop an endpoint, or sweep up after one that crashed")
+    _local_command(
+        commands, "stop", _local_stop, "stop an endpoint, or remove the processes and files of one that crashed"
+    )
 
     status = _local_command(commands, "status", _local_status, "show an endpoint; exit code 3 when it does not run")
     status.add_argument("--json", action="store_true", help="print JSON")
 
-    env = _local_command(commands, "env", _local_env, "print shell exports which point AWS clients at an endpoint")
+    env = _local_command(commands, "env", _local_env, "print shell exports that point AWS clients at an endpoint")
     env.add_argument(
         "--airflow", action="store_true", help="print Airflow connections: aws_default, and ray_default to its cluster"
     )
@@ -66,12 +68,12 @@ def _local_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument("--name", default="default", help="which endpoint, when there are several (%(default)s)")
-    command.set_defaults(run=_needing_local(run))
+    command.add_argument("--name", default="default", help="name of the endpoint (%(default)s)")
+    command.set_defaults(run=_require_local(run))
     return command
 
 
-def _needing_local(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def _require_local(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     def guarded(arguments: argparse.Namespace) -> int:
         try:
             client = _client()
@@ -99,7 +101,7 @@ def _local_start(arguments: argparse.Namespace) -> int:
     if running is not None and running.runtime == arguments.runtime:
         print(f"{arguments.name} is already running at {running.url}")
         return EXIT_OK
-    began = time.monotonic()
+    started = time.monotonic()
     endpoint = client.start(
         arguments.name,
         port=arguments.port,
@@ -111,17 +113,17 @@ def _local_start(arguments: argparse.Namespace) -> int:
         runtime=arguments.runtime,
         wait=not arguments.no_wait,
     )
-    named = "" if arguments.name == "default" else f" --name {arguments.name}"
-    print(f"{'started' if arguments.no_wait else 'ready'} in {time.monotonic() - began:.1f} s: {endpoint.url}")
-    print(f'  AWS clients:  eval "$(glueray local env{named})"')
-    print(f'  Airflow:      eval "$(glueray local env --airflow{named})"')
+    name_option = "" if arguments.name == "default" else f" --name {arguments.name}"
+    print(f"{'started' if arguments.no_wait else 'ready'} in {time.monotonic() - started:.1f} s: {endpoint.url}")
+    print(f'  AWS clients:  eval "$(glueray local env{name_option})"')
+    print(f'  Airflow:      eval "$(glueray local env --airflow{name_option})"')
     print(f"  bucket s3://{client.BUCKET}, role {client.ROLE_ARN}")
-    print(f"  stop it with: glueray local stop{named}")
+    print(f"  stop it with: glueray local stop{name_option}")
     return EXIT_OK
 
 
 def _local_stop(arguments: argparse.Namespace) -> int:
-    stopped = _client().forget(arguments.name)
+    stopped = _client().remove(arguments.name)
     print(f"{arguments.name} stopped" if stopped else f"{arguments.name} is not running")
     return EXIT_OK
 
@@ -145,8 +147,8 @@ def _local_status(arguments: argparse.Namespace) -> int:
         print(json.dumps(status))
         return EXIT_OK
     runs, sessions = (
-        ", ".join(f"{count} {state}" for state, count in sorted(status[what].items())) or "none"
-        for what in ("runs", "sessions")
+        ", ".join(f"{count} {state}" for state, count in sorted(status[kind].items())) or "none"
+        for kind in ("runs", "sessions")
     )
     rows = {
         "name": status["name"],
@@ -172,14 +174,14 @@ def _local_env(arguments: argparse.Namespace) -> int:
         print(f"{arguments.name} is not running; start it with: glueray local start", file=sys.stderr)
         return EXIT_NOT_RUNNING
     connections = {"AIRFLOW_CONN_AWS_DEFAULT": endpoint.airflow_connection(arguments.region)}
-    if endpoint.runtime == "newest":  # Ray 2.4 is older than what a connection of type ray can lead to
+    if endpoint.runtime == "newest":  # a connection of type ray does not support Ray 2.4
         connections["AIRFLOW_CONN_RAY_DEFAULT"] = endpoint.ray_connection()
-    shown = endpoint.env(arguments.region)
+    variables = endpoint.env(arguments.region)
     if arguments.airflow:
-        shown = {name: json.dumps(connection) for name, connection in connections.items()}
+        variables = {name: json.dumps(connection) for name, connection in connections.items()}
     if arguments.json:
-        print(json.dumps(connections if arguments.airflow else shown))
+        print(json.dumps(connections if arguments.airflow else variables))
     else:
-        for key, value in shown.items():
+        for key, value in variables.items():
             print(f"export {key}={shlex.quote(value)}")
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""Be the daemon: bind the URL, start Ray, watch it, clean up on SIGTERM. Only `control` starts it."""
+"""Run the daemon: bind the URL, start and watch Ray, clean up on SIGTERM. Only `client` starts it."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from airflow_provider_glueray.local.client import ACCESS_KEY, BUCKET, REGION, RO
 from airflow_provider_glueray.local.engine.faults import Faults
 from airflow_provider_glueray.local.engine.runs import Engine
 from airflow_provider_glueray.local.engine.session_threads import SessionHost
-from airflow_provider_glueray.local.engine.state import Ledger
+from airflow_provider_glueray.local.engine.state import State
 from airflow_provider_glueray.local.runtime import processes
 from airflow_provider_glueray.local.runtime.cluster import Cluster, RayUnavailable
 from airflow_provider_glueray.local.runtime.environments import Runtime
 from airflow_provider_glueray.local.runtime.overlay import Overlays
 
-#: A Region of each: moto keeps IAM per partition.
+#: One Region of each other partition, since moto keeps IAM per partition.
 _OTHER_PARTITIONS = ("cn-north-1", "us-gov-west-1")
 _logger = logging.getLogger("glueray.local")
 _client_lock = threading.Lock()
 
 
 class Daemon:
-    """One endpoint, in the process that owns it."""
+    """One endpoint, in its own process."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._state_path = Path(arguments.state)
+        self._state_file = Path(arguments.state)
         self._problem: str | None = None
-        self._ledger = Ledger()
+        self._state = State()
         self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
         runtime = Runtime(arguments.runtime, Path(arguments.python))
         self._cluster = Cluster(arguments.nodes, arguments.object_store_mb * 1024 * 1024, runtime)
         overlays = Overlays(self._cluster.root / "overlays", runtime)
-        self._engine = Engine(self._ledger, self._cluster, self._faults, self.client, overlays)
-        self._sessions = SessionHost(self._ledger, self._cluster, self._faults, self.client, overlays)
-        faces = (
-            GlueApi(self._ledger, self._engine, self._faults),
-            SessionApi(self._ledger, self._sessions, self._faults),
+        self._engine = Engine(self._state, self._cluster, self._faults, self.client, overlays)
+        self._sessions = SessionHost(self._state, self._cluster, self._faults, self.client, overlays)
+        apis = (
+            GlueApi(self._state, self._engine, self._faults),
+            SessionApi(self._state, self._sessions, self._faults),
         )
-        application = Application(faces, self._faults, Pages(self._ledger, self.client), self.status)
+        application = Application(apis, self._faults, Pages(self._state, self.client), self.status)
         try:
             self._server = make_endpoint(application, arguments.port)
         except BaseException:  # werkzeug exits when the port is taken
@@ -68,9 +68,9 @@ class Daemon:
 
     @functools.cache  # noqa: B019
     def client(self, service: str, region: str) -> Any:
-        """Return a boto3 client of this endpoint, which faults and counters leave alone."""
+        """Return a boto3 client of this endpoint; faults and counters ignore its requests."""
         config = Config(user_agent_extra=OWN_AGENT, retries={"max_attempts": 3}, s3={"addressing_style": "path"})
-        with _client_lock:  # boto3's default session is not safe to share while it makes clients
+        with _client_lock:  # boto3's default session is not thread-safe while it creates clients
             return boto3.client(
                 service,
                 region_name=region,
@@ -81,10 +81,10 @@ class Daemon:
             )
 
     def status(self) -> dict[str, Any]:
-        """Say how Ray, the runs and the sessions are."""
-        with self._ledger.lock:
-            runs = Counter(run.forced or run.state for run in self._ledger.runs.values())
-            sessions = Counter(session.status for session in self._ledger.sessions.values())
+        """Return the state of Ray, and the number of runs and sessions by state."""
+        with self._state.lock:
+            runs = Counter(run.forced or run.state for run in self._state.runs.values())
+            sessions = Counter(session.status for session in self._state.sessions.values())
         return {
             "nodes": self._cluster.size,
             "nodes_alive": self._cluster.nodes_alive,
@@ -96,13 +96,13 @@ class Daemon:
         }
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then leave nothing behind."""
+        """Serve until SIGTERM or SIGINT, then remove all processes and files."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)
+            signal.signal(number, _exit_on_signal)
         try:
             threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
-            self._furnish()
-            self._record()
+            self._create_default_resources()
+            self._write_state_file()
             self._engine.start()
             self._watch()
         finally:
@@ -111,9 +111,9 @@ class Daemon:
             self._sessions.end()
             self._engine.end()
             self._cluster.stop()
-            self._state_path.unlink(missing_ok=True)
+            self._state_file.unlink(missing_ok=True)
 
-    def _furnish(self) -> None:
+    def _create_default_resources(self) -> None:
         self.client("s3", REGION).create_bucket(Bucket=BUCKET)
         trust = {
             "Effect": "Allow",
@@ -126,8 +126,8 @@ class Daemon:
                 AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
             )
 
-    def _record(self) -> None:
-        """Write the state file, whole and for the owner's eyes only: it holds Ray's token."""
+    def _write_state_file(self) -> None:
+        """Write the state file atomically and readable by its owner only, since it holds Ray's token."""
         state = {
             "name": self._arguments.name,
             "runtime": self._arguments.runtime,
@@ -143,17 +143,17 @@ class Daemon:
             "root": str(self._cluster.root),
             "sessions": self._process_sessions(),
         }
-        draft = self._state_path.with_suffix(".draft")
+        draft = self._state_file.with_suffix(".draft")
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(state, file)
-        draft.replace(self._state_path)
+        draft.replace(self._state_file)
 
     def _process_sessions(self) -> list[int]:
         return [*self._cluster.sessions, *self._sessions.process_sessions]
 
     def _watch(self) -> NoReturn:
-        """Start Ray from this thread, which lives as long as the daemon, and keep an eye on it."""
-        environment = Endpoint({"url": self._url}, self._state_path).env()
+        """Start Ray from this thread, which runs as long as the daemon, and watch it."""
+        environment = Endpoint({"url": self._url}, self._state_file).env()
         try:
             self._cluster.start(environment)
         except RayUnavailable as error:
@@ -162,7 +162,7 @@ class Daemon:
         while True:
             if recorded != self._process_sessions():
                 recorded = self._process_sessions()
-                self._record()
+                self._write_state_file()
             if self._cluster.lost:
                 self._problem = "the Ray head has died; stop and start this endpoint"
             elif not self._cluster.ready:
@@ -173,12 +173,12 @@ class Daemon:
             time.sleep(0.25)
 
 
-def _leave(number: int, _frame: object) -> NoReturn:
+def _exit_on_signal(number: int, _frame: object) -> NoReturn:
     raise SystemExit(0)
 
 
 def main() -> None:
-    """Read the options `control.start` passes and serve."""
+    """Read the options from `client.start` and serve."""
     parser = argparse.ArgumentParser(prog="glueray-local-daemon")
     parser.add_argument("--state", required=True)
     parser.add_argument("--name", required=True)
@@ -195,7 +195,7 @@ def main() -> None:
         daemon.run()
     finally:
         sys.stdout.flush()
-        os._exit(0)  # a request thread may wait on a client for ever
+        os._exit(0)  # a request thread may wait for a client without end
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`glueray local` from the outside."""
+"""The command group `glueray local`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,35 +18,35 @@ HEAVY = {"ray", "boto3", "botocore", "moto", "airflow", "httpx", "psutil"}
 
 @pytest.fixture
 def named(endpoint: local_client.Endpoint, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the option which names the shared endpoint."""
+    """Return the option that names the shared endpoint."""
     monkeypatch.setenv("GLUERAY_HOME", str(endpoint.log_path.parent))
     return ["--name", endpoint.name]
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    """`glueray --help` does not wait for Ray, boto3 or Airflow."""
+    """`glueray --help` does not import Ray, boto3 or Airflow."""
     code = "import sys, airflow_provider_glueray.cli; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not HEAVY & set(modules.split())
 
 
 @pytest.mark.parametrize("words", [[], ["local"], ["local", "start"], ["local", "stop"], ["local", "env"]])
-def test_help_everywhere(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every level explains itself."""
+def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command has a usage text."""
     with pytest.raises(SystemExit) as caught:
         main([*words, "--help"])
     assert caught.value.code == 0
     assert "usage: glueray" in capsys.readouterr().out
 
 
-def test_starting_twice_says_so(named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The second start is no error and starts nothing."""
+def test_a_second_start_reports_the_running_endpoint(named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A second start is no error and starts no second endpoint."""
     assert main(["local", "start", *named]) == 0
     assert "is already running at http://127.0.0.1:" in capsys.readouterr().out
 
 
 def test_status(named: list[str], endpoint: local_client.Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table for people, JSON for programs."""
+    """`status` prints a table, or JSON with `--json`."""
     assert main(["local", "status", *named]) == 0
     table = capsys.readouterr().out
     assert endpoint.url in table
@@ -57,8 +56,10 @@ def test_status(named: list[str], endpoint: local_client.Endpoint, capsys: pytes
     assert (status["running"], status["pid"], status["nodes_alive"]) == (True, endpoint.pid, 2)
 
 
-def test_what_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status and env exit 3, stop is content, a strange name is refused."""
+def test_an_endpoint_that_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`status` and `env` exit with 3, `stop` with 0, and an invalid name with 1."""
     monkeypatch.setenv("GLUERAY_HOME", str(tmp_path))
     assert main(["local", "status"]) == 3
     assert main(["local", "status", "--json"]) == 3
@@ -70,7 +71,7 @@ def test_what_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_env(named: list[str], endpoint: local_client.Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exports a shell can evaluate, or JSON."""
+    """`env` prints exports that a shell can evaluate, or JSON."""
     assert main(["local", "env", "--region", "eu-west-1", *named]) == 0
     words = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert all(first == "export" and len(rest) == 1 for first, *rest in words)
@@ -86,37 +87,8 @@ def test_env(named: list[str], endpoint: local_client.Endpoint, capsys: pytest.C
     }
 
 
-def test_the_state_file_is_the_owners(endpoint: local_client.Endpoint) -> None:
-    """It holds Ray's token."""
+def test_the_state_file_is_private(endpoint: local_client.Endpoint) -> None:
+    """Only the owner may read it, since it has Ray's token."""
     path = endpoint.log_path.with_suffix(".json")
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(json.loads(path.read_text())["token"]) == 32
-
-
-def test_the_aws_cli(
-    clean_endpoint: local_client.Endpoint, make_job: Callable[..., str], wait_for: Callable[..., object], tmp_path: Path
-) -> None:
-    """The commands people type work unchanged, given `glueray local env`."""
-    aws = Path(sys.executable).parent / "aws"
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **clean_endpoint.env()}
-
-    def run(*words: str) -> str:
-        done = subprocess.run([aws, *words], capture_output=True, text=True, env=environment, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    (tmp_path / "cli.py").write_text("import logging\nlogging.warning('from the shell')\n")
-    run("s3", "cp", str(tmp_path / "cli.py"), f"s3://{local_client.BUCKET}/cli.py")
-    assert "cli.py" in run("s3", "ls", f"s3://{local_client.BUCKET}")
-    command = f"Name=glueray,Runtime=Ray2.4,ScriptLocation=s3://{local_client.BUCKET}/cli.py"
-    sizes = ["--worker-type", "Z.2X", "--number-of-workers", "2", "--glue-version", "4.0"]
-    run("glue", "create-job", "--name", "cli", "--role", local_client.ROLE_ARN, "--command", command, *sizes)
-    run_id = json.loads(run("glue", "start-job-run", "--job-name", "cli"))["JobRunId"]
-    wait_for("cli", run_id, "SUCCEEDED")
-    shown = json.loads(run("glue", "get-job-run", "--job-name", "cli", "--run-id", run_id))["JobRun"]
-    assert shown["JobRunState"] == "SUCCEEDED"
-    group = "/aws-glue/ray/jobs/script-log"
-    found = run("logs", "filter-log-events", "--log-group-name", group, "--log-stream-name-prefix", f"cli-{run_id}")
-    assert "WARNING:root:from the shell" in found
-    stopped = json.loads(run("glue", "batch-stop-job-run", "--job-name", "cli", "--job-run-ids", run_id))
-    assert stopped["Errors"][0]["ErrorDetail"]["ErrorCode"] == "JobRunInTerminalStateException"

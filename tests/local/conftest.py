@@ -1,23 +1,27 @@
-"""Clients of the endpoint. The Glue client checks every raw response against botocore's output shapes."""
+"""Provide clients of the endpoint; the Glue client checks every raw response against botocore's output shapes."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.local import client as local_client
 
 T = TypeVar("T")
-#: For what lasts seconds: a machine that is busy with other things must not make a test red.
+#: A test waits up to so many seconds for an event of some seconds, so that a busy machine does not fail it.
 PATIENCE_SECONDS = 120.0
 
 RAY_JOB = {
@@ -32,7 +36,7 @@ RAY_JOB = {
         "ScriptLocation": "s3://glueray-local/absent.py",
     },
 }
-#: The model gives it the states of a statement; the last kernel that knew Ray reads "ok" there.
+#: The model lists the states of a statement for this member; the last Ray-capable kernel reads "ok" there.
 _STATUS = ".Output.Status"
 _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "structure": dict,
@@ -49,7 +53,7 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def check_shape(shape: Any, value: Any, path: str) -> None:
-    """Fail on a member the model does not know, on a wrong JSON type and on a missing required member."""
+    """Fail on a member that the model does not have, a wrong JSON type or a missing required member."""
     assert isinstance(value, _JSON_TYPES[shape.type_name]), (path, value)
     assert isinstance(value, bool) == (shape.type_name == "boolean"), (path, value)
     if shape.type_name == "structure":
@@ -68,13 +72,49 @@ def check_shape(shape: Any, value: Any, path: str) -> None:
         assert value in shape.enum, (path, value)
 
 
-def until(seen: Callable[[], T], wanted: Callable[[T], Any] = bool) -> T:
-    """Look until what is seen is what is wanted, and return it."""
+def until(read: Callable[[], T], accept: Callable[[T], Any] = bool) -> T:
+    """Call `read` until `accept` is true for its result, and return the result."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not wanted(last := seen()):
+    while not accept(last := read()):
         assert time.monotonic() < deadline, f"after {PATIENCE_SECONDS:.0f} s still {last}"
         time.sleep(0.05)
     return last
+
+
+def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
+    """Return code and message of the error that a call of a client raises."""
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    error = caught.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+def error_code(call: Callable[..., Any], **request: Any) -> str:
+    """Return the code of the error that a call of a client raises."""
+    return refused(call, **request)[0]
+
+
+def zipped(**files: str) -> bytes:
+    """Return a zip with the given files."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return body.getvalue()
+
+
+def write_wheel(directory: Path, name: str, version: str, code: str) -> str:
+    """Write a wheel with one module and return the requirement for it."""
+    path = directory / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": code,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    path.write_bytes(zipped(**files))
+    return f"{name} @ {path.as_uri()}"
 
 
 def make_client(endpoint: local_client.Endpoint, service: str, region: str | None = None, attempts: int = 1) -> Any:
@@ -93,11 +133,11 @@ def glue(clean_endpoint: local_client.Endpoint) -> Any:
     client = make_client(clean_endpoint, "glue")
 
     def check(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
-        answer = json.loads(response_dict["body"])
+        response = json.loads(response_dict["body"])
         if response_dict["status_code"] == 200:
-            check_shape(operation_model.output_shape, answer, operation_model.name)
+            check_shape(operation_model.output_shape, response, operation_model.name)
         else:
-            assert set(answer) == {"__type", "Message"}
+            assert set(response) == {"__type", "Message"}
 
     client.meta.events.register("before-parse.glue", check)
     return client
@@ -105,7 +145,7 @@ def glue(clean_endpoint: local_client.Endpoint) -> Any:
 
 @pytest.fixture
 def client(clean_endpoint: local_client.Endpoint) -> Callable[..., Any]:
-    """Return a function which makes unchecked clients: `client(service, region=..., attempts=...)`."""
+    """Return a function that makes unchecked clients: `client(service, region=..., attempts=...)`."""
     return lambda service, **options: make_client(clean_endpoint, service, **options)
 
 
@@ -121,7 +161,7 @@ def logs(clean_endpoint: local_client.Endpoint) -> Any:
 
 @pytest.fixture
 def make_job(glue: Any, s3: Any) -> Callable[..., str]:
-    """Return a function which creates a job from a script's text and returns its name."""
+    """Return a function that creates a job from a script's text and returns its name."""
 
     def make(script: str = "", **changes: Any) -> str:
         name = f"job-{uuid.uuid4().hex[:12]}"
@@ -135,7 +175,7 @@ def make_job(glue: Any, s3: Any) -> Callable[..., str]:
 
 @pytest.fixture
 def wait_for(glue: Any) -> Callable[..., dict[str, Any]]:
-    """Return a function which waits until a run shows one of the states, and returns the run."""
+    """Return a function that waits until a run has one of the states, and returns the run."""
 
     def wait(job: str, run: str, *states: str) -> dict[str, Any]:
         def arrived(found: dict[str, Any]) -> bool:
@@ -149,25 +189,25 @@ def wait_for(glue: Any) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def held(clean_endpoint: local_client.Endpoint) -> local_client.Endpoint:
-    """Return the endpoint with runs held in STARTING, so that Ray is not involved."""
+    """Return the endpoint with a provisioning delay of an hour, so that runs stay in STARTING."""
     clean_endpoint.faults(provisioning_seconds=3600)
     return clean_endpoint
 
 
 @pytest.fixture
 def elsewhere(clean_endpoint: local_client.Endpoint, regions: tuple[str, str]) -> Iterator[local_client.Endpoint]:
-    """Return the endpoint as another region has it, without faults and with empty counters."""
-    there = clean_endpoint.at(regions[1])
-    for reset in (there.reset_faults, there.reset_calls):
+    """Return the endpoint for another Region, without faults and with empty counters."""
+    other = clean_endpoint.at(regions[1])
+    for reset in (other.reset_faults, other.reset_calls):
         reset()
-    yield there
-    for reset in (there.reset_faults, there.reset_calls):
+    yield other
+    for reset in (other.reset_faults, other.reset_calls):
         reset()
 
 
 @pytest.fixture(scope="module")
 def ready_session(endpoint: local_client.Endpoint) -> Iterator[str]:
-    """Return the id of a session that is READY, shared by the tests of a file."""
+    """Return the id of a READY session; the tests of a file share it."""
     glue = make_client(endpoint, "glue")
     session = f"shared-{uuid.uuid4().hex[:8]}"
     arguments = {"--my-arg": "it's 1 = $HOME", "--object_store_memory_head": "50"}
@@ -187,7 +227,7 @@ def wait_for_session(glue: Any, session: str, *states: str) -> dict[str, Any]:
 
 @pytest.fixture
 def make_session(glue: Any) -> Iterator[Callable[..., str]]:
-    """Return a function which creates a session, waits for one of `states` if given, and returns its id."""
+    """Return a function that creates a session, waits for one of `states` if given, and returns its id."""
     made: list[str] = []
 
     def make(*states: str, **request: Any) -> str:
@@ -213,13 +253,13 @@ def make_session(glue: Any) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def session_becomes(glue: Any) -> Callable[..., dict[str, Any]]:
-    """Return a function which waits until a session shows one of the states, and returns the session."""
+    """Return a function that waits until a session has one of the states, and returns the session."""
     return functools.partial(wait_for_session, glue)
 
 
 @pytest.fixture
 def statement_becomes(glue: Any) -> Callable[..., dict[str, Any]]:
-    """Return a function which waits until a statement shows one of the states, and returns the statement."""
+    """Return a function that waits until a statement has one of the states, and returns the statement."""
 
     def wait(session: str, statement: int, *states: str) -> dict[str, Any]:
         def arrived(found: dict[str, Any]) -> bool:
@@ -234,7 +274,7 @@ def statement_becomes(glue: Any) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def run_code(glue: Any, statement_becomes: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Return a function which runs code in a session and returns the statement when it is AVAILABLE."""
+    """Return a function that runs code in a session and returns the statement when it is AVAILABLE."""
 
     def run(session: str, code: str) -> dict[str, Any]:
         return statement_becomes(session, glue.run_statement(SessionId=session, Code=code)["Id"], "AVAILABLE")

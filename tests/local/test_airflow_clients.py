@@ -1,4 +1,4 @@
-"""Airflow's amazon provider works against the endpoint, given `glueray local env --airflow`."""
+"""Airflow's amazon provider works against the endpoint with the connection of `glueray local env --airflow`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ operator = GlueJobOperator(
         "Command": {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://glueray-local/{job}.py"},
     },
 )
-context = {"ti": MagicMock(), "task_instance": MagicMock()}  # only links are pushed to it
+context = {"ti": MagicMock(), "task_instance": MagicMock()}  # the operator only pushes links to it
 print("RUN", operator.execute(context))
 """
 
 
 @pytest.fixture
 def run_with_airflow(clean_endpoint: local_client.Endpoint, tmp_path: Path) -> Callable[..., list[str]]:
-    """Return a function which runs code in an interpreter that knows the endpoint as `aws_default`."""
+    """Return a function that runs code in an interpreter whose `aws_default` is the endpoint."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "AIRFLOW_"))}
     connection = json.dumps(clean_endpoint.airflow_connection())
     environment = {**keep, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW_CONN_AWS_DEFAULT": connection}
@@ -64,7 +64,7 @@ def run_with_airflow(clean_endpoint: local_client.Endpoint, tmp_path: Path) -> C
 def test_hooks_reach_the_endpoint(
     clean_endpoint: local_client.Endpoint, run_with_airflow: Callable[..., list[str]]
 ) -> None:
-    """Glue, S3, Logs, IAM, and STS too, which needs `service_config`."""
+    """Hooks for Glue, S3, Logs, IAM and STS use the endpoint; STS needs `service_config`."""
     lines = run_with_airflow(HOOKS)
     assert lines.count(f"URL {clean_endpoint.url}") == 5
     assert "ACCOUNT 123456789012" in lines

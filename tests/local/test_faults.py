@@ -1,4 +1,4 @@
-"""The endpoint misbehaves exactly as told, and counts calls."""
+"""The endpoint injects faults and counts requests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from airflow_provider_glueray.local import client as local_client
-from tests.local.conftest import until
-
-
-def code(call: Callable[..., Any], **request: Any) -> str:
-    with pytest.raises(ClientError) as caught:
-        call(**request)
-    return str(caught.value.response["Error"]["Code"])
+from tests.local.conftest import error_code, until
 
 
 def test_calls_are_counted(glue: Any, logs: Any, s3: Any, clean_endpoint: local_client.Endpoint) -> None:
-    """Glue and Logs calls are counted by name, S3 is not."""
+    """Glue and Logs requests are counted by operation, S3 requests are not."""
     glue.list_jobs()
     glue.list_jobs()
     logs.describe_log_groups()
@@ -31,35 +25,35 @@ def test_calls_are_counted(glue: Any, logs: Any, s3: Any, clean_endpoint: local_
 
 
 def test_counted_faults_run_out(glue: Any, clean_endpoint: local_client.Endpoint) -> None:
-    """Throttling, refusal and service errors hit the operation named, as often as asked."""
+    """Throttling, refusals and service errors apply to the next requests of the named operation."""
     clean_endpoint.faults(
         throttle_next={"ListJobs": 2},
         refuse_next={"GetJobs": 1},
         error_next={"GetJobRuns": ["InternalServiceException", 1]},
     )
-    assert [code(glue.list_jobs), code(glue.list_jobs)] == ["ThrottlingException"] * 2
+    assert [error_code(glue.list_jobs), error_code(glue.list_jobs)] == ["ThrottlingException"] * 2
     glue.list_jobs()
-    assert code(glue.get_jobs) == "AccessDeniedException"
+    assert error_code(glue.get_jobs) == "AccessDeniedException"
     glue.get_jobs()
-    assert code(glue.get_job_runs, JobName="x") == "InternalServiceException"
-    assert code(glue.get_job_runs, JobName="x") == "EntityNotFoundException"
+    assert error_code(glue.get_job_runs, JobName="x") == "InternalServiceException"
+    assert error_code(glue.get_job_runs, JobName="x") == "EntityNotFoundException"
     assert clean_endpoint.faults()["throttle_next"] == {"ListJobs": 0}
 
 
-def test_a_rate_of_one_throttles_everything(
+def test_a_rate_of_one_throttles_every_request(
     glue: Any, client: Callable[..., Any], clean_endpoint: local_client.Endpoint
 ) -> None:
-    """And botocore's own retries see it as throttling."""
+    """The retries of botocore treat the error as throttling."""
     clean_endpoint.faults(throttle_rate=1.0)
-    assert code(glue.list_jobs) == "ThrottlingException"
+    assert error_code(glue.list_jobs) == "ThrottlingException"
     clean_endpoint.faults(throttle_rate=0.0, throttle_next={"ListJobs": 1})
     assert "JobNames" in client("glue", attempts=2).list_jobs()
 
 
-def test_a_dropped_answer_hides_work_which_was_done(
+def test_a_dropped_response_hides_a_started_run(
     glue: Any, make_job: Callable[..., str], clean_endpoint: local_client.Endpoint
 ) -> None:
-    """The run exists although the caller never learned its id."""
+    """The run exists although the caller gets no id."""
     clean_endpoint.faults(provisioning_seconds=3600, drop_next={"StartJobRun": 1})
     job = make_job()
     with pytest.raises(ConnectionClosedError):
@@ -69,7 +63,7 @@ def test_a_dropped_answer_hides_work_which_was_done(
 
 
 def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoint: local_client.Endpoint) -> None:
-    """After the closure other accounts are refused with the words seen in the wild."""
+    """Accounts without Glue for Ray get the message that users have reported."""
     job = make_job()
     clean_endpoint.faults(account_closed=True)
     for call in (lambda: make_job(), lambda: glue.start_job_run(JobName=job)):
@@ -85,13 +79,13 @@ def test_a_closed_account(glue: Any, make_job: Callable[..., str], clean_endpoin
         (b"{}", {"Origin": "https://example.com"}, 403, "AccessDeniedException"),
     ],
 )
-def test_strangers_get_clean_refusals(
+def test_broken_bodies_and_web_pages_get_aws_errors(
     clean_endpoint: local_client.Endpoint, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
-    """A broken body, and a web page which tries its luck on loopback."""
+    """A broken body and a request of a web page get AWS errors, and no CORS headers."""
     target = {"X-Amz-Target": "AWSGlue.ListJobs", "Content-Type": "application/x-amz-json-1.1"}
-    answer = httpx.post(clean_endpoint.url, content=body, headers={**target, **headers})
-    assert (answer.status_code, answer.json()["__type"]) == (status, code)
+    response = httpx.post(clean_endpoint.url, content=body, headers={**target, **headers})
+    assert (response.status_code, response.json()["__type"]) == (status, code)
     preflight = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in httpx.options(clean_endpoint.url, headers=preflight).headers
 
@@ -101,7 +95,7 @@ def test_strangers_get_clean_refusals(
     [{"throttle_nxt": {}}, {"throttle_rate": 2}, {"drop_next": {"StartJobRun": -1}}, {"force_state": "EXPIRED"}],
 )
 def test_a_misspelt_fault_is_refused(clean_endpoint: local_client.Endpoint, changes: dict[str, Any]) -> None:
-    """So that it cannot make a test pass."""
+    """An unknown or malformed fault changes no fault."""
     before = clean_endpoint.faults()
     with pytest.raises(local_client.EndpointError, match="fault"):
         clean_endpoint.faults(**changes)
@@ -116,10 +110,10 @@ def glue_elsewhere(client: Callable[..., Any], elsewhere: local_client.Endpoint)
 def test_a_region_has_faults_and_counts_of_its_own(
     glue: Any, glue_elsewhere: Any, clean_endpoint: local_client.Endpoint, elsewhere: local_client.Endpoint
 ) -> None:
-    """What is put for one does not show in another, neither does what was asked there."""
+    """Faults and counts of one Region have no effect on another Region."""
     elsewhere.faults(throttle_next={"ListJobs": 1}, throttle_rate=0.0, quota_mdpu=4)
     glue.list_jobs()
-    assert code(glue_elsewhere.list_jobs) == "ThrottlingException"
+    assert error_code(glue_elsewhere.list_jobs) == "ThrottlingException"
     glue_elsewhere.list_jobs()
     assert (elsewhere.calls(), clean_endpoint.calls()) == ({"ListJobs": 2}, {"ListJobs": 1})
     assert (elsewhere.faults()["quota_mdpu"], clean_endpoint.faults()["quota_mdpu"]) == (4, 50)
@@ -139,13 +133,13 @@ def test_the_quota_of_a_region(
     held: local_client.Endpoint,
     elsewhere: local_client.Endpoint,
 ) -> None:
-    """A small one there refuses what fits here, and a run that waits there is not let in by room here."""
+    """The quota of one Region refuses and queues runs there, whatever the quota of another Region is."""
     elsewhere.faults(quota_mdpu=2, provisioning_seconds=3600)
     job = make_job()
     command = glue.get_job(JobName=job)["Job"]["Command"]
     glue_elsewhere.create_job(Name=job, Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=2)
     glue.start_job_run(JobName=job)
-    assert code(glue_elsewhere.start_job_run, JobName=job) == "ResourceNumberLimitExceededException"
+    assert error_code(glue_elsewhere.start_job_run, JobName=job) == "ResourceNumberLimitExceededException"
     waiting = glue_elsewhere.start_job_run(JobName=job, JobRunQueuingEnabled=True)["JobRunId"]
     held.faults(quota_mdpu=100)
     assert glue_elsewhere.get_job_run(JobName=job, RunId=waiting)["JobRun"]["JobRunState"] == "WAITING"
@@ -158,10 +152,8 @@ def test_the_quota_of_a_region(
         each.delete_job(JobName=job)
 
 
-def test_what_is_there_from_the_start_is_there_in_every_region(
-    client: Callable[..., Any], regions: tuple[str, str]
-) -> None:
-    """The bucket and the role."""
+def test_every_region_has_the_bucket_and_the_role(client: Callable[..., Any], regions: tuple[str, str]) -> None:
+    """The daemon creates both at start, for every partition."""
     for region in (*regions, "cn-north-1"):
         s3 = client("s3", region=region)
         s3.put_object(Bucket=local_client.BUCKET, Key="from-elsewhere", Body=region.encode())
@@ -171,9 +163,9 @@ def test_what_is_there_from_the_start_is_there_in_every_region(
 
 
 def test_a_misspelt_region_is_refused(clean_endpoint: local_client.Endpoint) -> None:
-    """Its faults would hit nobody."""
-    for question in ("region=eu-west1", "region=", "regoin=eu-west-1"):
-        answer = httpx.put(f"{clean_endpoint.url}/_glueray/faults?{question}", json={"account_closed": True})
-        assert answer.status_code == 400, question
+    """No client uses such a Region, so its faults would have no effect."""
+    for query in ("region=eu-west1", "region=", "regoin=eu-west-1"):
+        response = httpx.put(f"{clean_endpoint.url}/_glueray/faults?{query}", json={"account_closed": True})
+        assert response.status_code == 400, query
     with pytest.raises(local_client.EndpointError, match="'eu-west1' is not an AWS region"):
         clean_endpoint.at("eu-west1").calls()

@@ -1,4 +1,4 @@
-"""Job definitions: stored as given, refused in the service's words, every response in botocore's shape."""
+"""Job definitions: storage, refusals with the service's messages, responses in botocore's shapes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.local import client as local_client
+from tests.local.conftest import refused
 
 RAY_JOB: dict[str, Any] = {
     "Role": local_client.ROLE_ARN,
@@ -22,13 +22,6 @@ WORKER_TYPE = "Worker type cannot be null and only [Z.2X] worker types are suppo
 
 def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in RAY_JOB.items() if key != name}
-
-
-def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**request)
-    error = caught.value.response["Error"]
-    return error["Code"], error["Message"]
 
 
 def arguments(**values: str) -> dict[str, Any]:
@@ -78,10 +71,10 @@ def arguments(**values: str) -> dict[str, Any]:
         (arguments(**{"working-dir": "/x.zip"}), "--working-dir must be an S3 path ending with .zip"),
     ],
 )
-def test_create_and_update_refuse_what_the_service_refuses(
+def test_create_and_update_refuse_invalid_definitions(
     glue: Any, make_job: Callable[..., str], definition: dict[str, Any], words: str
 ) -> None:
-    """The same rules hold for CreateJob and UpdateJob, and nothing is stored."""
+    """The same rules hold for CreateJob and UpdateJob, and a refused definition is not stored."""
     code, message = refused(glue.create_job, Name="refused", **definition)
     assert code == "InvalidInputException"
     assert words in message
@@ -113,14 +106,14 @@ def test_create_and_update_refuse_what_the_service_refuses(
     ],
 )
 def test_the_models_constraints_hold(glue: Any, changes: dict[str, Any], words: str) -> None:
-    """What botocore's client lets through is still refused, worded like AWS's front end."""
+    """The endpoint checks constraints that botocore's client does not check, with the messages of AWS's front end."""
     code, message = refused(glue.create_job, **{"Name": "constrained", **RAY_JOB, **changes})
     assert code == "ValidationException"
     assert words in message
 
 
 def test_a_name_is_taken_once(glue: Any, client: Callable[..., Any], regions: tuple[str, str]) -> None:
-    """The same definition again already exists; a different one is a mismatch; other Regions are free."""
+    """The same definition gives AlreadyExists, another one gives a mismatch; another Region accepts the name."""
     glue.create_job(Name="taken", **RAY_JOB)
     assert refused(glue.create_job, Name="taken", **RAY_JOB)[0] == "AlreadyExistsException"
     other = {**RAY_JOB, "NumberOfWorkers": 3}
@@ -133,8 +126,8 @@ def test_a_name_is_taken_once(glue: Any, client: Callable[..., Any], regions: tu
     assert glue.delete_job(JobName="taken")["JobName"] == "taken"
 
 
-def test_get_job_reports_a_timeout_which_update_refuses(glue: Any, make_job: Callable[..., str]) -> None:
-    """Clients which read, modify and write have to strip it (terraform-provider-aws#35013)."""
+def test_get_job_reports_a_timeout_that_update_refuses(glue: Any, make_job: Callable[..., str]) -> None:
+    """Clients that read, modify and write a job have to remove it (terraform-provider-aws#35013)."""
     name = make_job()
     job = glue.get_job(JobName=name)["Job"]
     assert (job["Timeout"], job["MaxCapacity"], job["MaxRetries"]) == (2880, 4.0, 0)
@@ -147,7 +140,7 @@ def test_get_job_reports_a_timeout_which_update_refuses(glue: Any, make_job: Cal
 
 
 def test_update_replaces_everything_but_the_glue_version(glue: Any, make_job: Callable[..., str]) -> None:
-    """What an update leaves out is gone; GlueVersion stays."""
+    """An update removes the members that it does not have, except GlueVersion."""
     name = make_job(Description="old", GlueVersion="5.0", DefaultArguments={"--a": "1"})
     glue.update_job(JobName=name, JobUpdate=without("GlueVersion"))
     job = glue.get_job(JobName=name)["Job"]
@@ -156,8 +149,8 @@ def test_update_replaces_everything_but_the_glue_version(glue: Any, make_job: Ca
     assert "Role cannot be null" in refused(glue.update_job, JobName=name, JobUpdate=without("Role"))[1]
 
 
-def test_lists_page_and_batches_tell_what_is_missing(glue: Any, make_job: Callable[..., str]) -> None:
-    """GetJobs and ListJobs page; tags filter; BatchGetJobs names the absent."""
+def test_lists_are_paged_and_batches_name_missing_jobs(glue: Any, make_job: Callable[..., str]) -> None:
+    """GetJobs and ListJobs return pages; tags filter; BatchGetJobs names the missing jobs."""
     mine = sorted(make_job(Tags={"team": "paging"}) for _ in range(3))
     pages = glue.get_paginator("get_jobs").paginate(PaginationConfig={"PageSize": 2})
     assert set(mine) <= {job["Name"] for page in pages for job in page["Jobs"]}
@@ -171,7 +164,7 @@ def test_lists_page_and_batches_tell_what_is_missing(glue: Any, make_job: Callab
 
 
 def test_tags(glue: Any, make_job: Callable[..., str]) -> None:
-    """Job ARNs can be tagged, read and untagged."""
+    """The tag operations add, return and remove the tags of a job ARN."""
     arn = f"arn:aws:glue:{glue.meta.region_name}:123456789012:job/{make_job(Tags={'a': '1'})}"
     glue.tag_resource(ResourceArn=arn, TagsToAdd={"b": "2"})
     glue.untag_resource(ResourceArn=arn, TagsToRemove=["a"])
@@ -179,10 +172,8 @@ def test_tags(glue: Any, make_job: Callable[..., str]) -> None:
     assert refused(glue.get_tags, ResourceArn=arn + "x")[0] == "EntityNotFoundException"
 
 
-def test_what_is_not_ours_goes_to_moto_or_is_refused_cleanly(
-    client: Callable[..., Any], regions: tuple[str, str]
-) -> None:
-    """Databases are moto's, which keeps them by region; an operation nobody has is an AWS error, not a page of HTML."""
+def test_other_operations_go_to_moto_or_get_an_aws_error(client: Callable[..., Any], regions: tuple[str, str]) -> None:
+    """Databases go to moto, per Region; an operation that moto does not have gives an AWS error, not a page of HTML."""
     glue = client("glue")
     glue.create_database(DatabaseInput={"Name": "sales"})
     assert glue.get_database(Name="sales")["Database"]["Name"] == "sales"

@@ -1,4 +1,4 @@
-"""Endpoints come and go without leaving anything behind."""
+"""Endpoints leave no processes and files when they stop."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _client(endpoint: local_client.Endpoint, service: str) -> Any:
 
 
 def _start(endpoint: local_client.Endpoint, script: str) -> Callable[[], dict[str, Any]]:
-    """Start a run; return what looks at it."""
+    """Start a run and return a function that reads it."""
     s3, glue = _client(endpoint, "s3"), _client(endpoint, "glue")
     s3.put_object(Bucket=local_client.BUCKET, Key="script.py", Body=script.encode())
     command = {"Name": "glueray", "Runtime": "Ray2.4", "ScriptLocation": f"s3://{local_client.BUCKET}/script.py"}
@@ -58,13 +58,13 @@ def _start(endpoint: local_client.Endpoint, script: str) -> Callable[[], dict[st
     return lambda: glue.get_job_run(JobName="job", RunId=run)["JobRun"]  # type: ignore[no-any-return]
 
 
-def _session_for_ever(endpoint: local_client.Endpoint, directory: Path) -> list[int]:
-    """Return the pids of a kernel that is busy and of its child."""
+def _busy_kernel(endpoint: local_client.Endpoint, directory: Path) -> list[int]:
+    """Return the pids of a busy kernel and of its child process."""
     glue = _client(endpoint, "glue")
     glue.create_session(Id="loop", Role=local_client.ROLE_ARN, Command={"Name": "glueray"}, NumberOfWorkers=1)
     until(lambda: glue.get_session(Id="loop")["Session"]["Status"], lambda status: status == "READY")
     code = (
-        "import os, pathlib, ray, subprocess, time\nray.init('auto')\n"  # Ray's own SIGTERM handler is there, too
+        "import os, pathlib, ray, subprocess, time\nray.init('auto')\n"  # it installs Ray's SIGTERM handler
         "pids = os.getpid(), subprocess.Popen(['sleep', '600']).pid\n"
         f"pathlib.Path('{directory}/draft').write_text(' '.join(map(str, pids)))\n"
         f"pathlib.Path('{directory}/draft').rename('{directory}/pids')\n"
@@ -76,17 +76,17 @@ def _session_for_ever(endpoint: local_client.Endpoint, directory: Path) -> list[
 
 
 def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: local_client.Endpoint, tmp_path: Path) -> None:
-    """It runs beside another endpoint; after SIGKILL, stop sweeps Ray, its files and the state file."""
+    """After SIGKILL, `remove` ends Ray and removes its files and the state file; another endpoint keeps running."""
     mine = local_client.start("crash", port=0, nodes=1, home=tmp_path)
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
     _start(mine, f"import pathlib, time\npathlib.Path('{tmp_path}/begun').touch()\ntime.sleep(600)")
     until((tmp_path / "begun").exists)
-    kernel, child = _session_for_ever(mine, tmp_path)
+    kernel, child = _busy_kernel(mine, tmp_path)
     until(lambda: json.loads(mine.log_path.with_suffix(".json").read_text())["sessions"], lambda ids: kernel in ids)
     inside = processes.in_sessions(state["sessions"])
     outside = processes.descendants_outside(state["sessions"])
-    assert any(process.name().startswith("python") for process in outside)  # the driver has its own session
-    family = [process.pid for process in [*inside, *outside]] + [kernel, child]
+    assert any(process.name().startswith("python") for process in outside)  # the driver has its own process session
+    pids = [process.pid for process in [*inside, *outside]] + [kernel, child]
     assert mine.url != endpoint.url
 
     os.kill(mine.pid, signal.SIGKILL)
@@ -94,16 +94,16 @@ def test_a_killed_daemon_leaves_nothing_after_stop(endpoint: local_client.Endpoi
     assert local_client.find("crash", tmp_path) is None
     with pytest.raises(local_client.EndpointError, match="does not answer"):
         mine.calls()
-    assert local_client.forget("crash", tmp_path)
-    _until_gone(family)
+    assert local_client.remove("crash", tmp_path)
+    _until_gone(pids)
     assert not Path(state["root"]).exists()
     assert not mine.log_path.with_suffix(".json").exists()
-    assert not local_client.forget("crash", tmp_path)
+    assert not local_client.remove("crash", tmp_path)
     assert endpoint.status()["ready"]
 
 
 def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
-    """A service manager may end the daemon at any time."""
+    """The daemon ends its processes also if SIGTERM comes while Ray starts."""
     mine = local_client.start("early", port=0, nodes=2, home=tmp_path, wait=False)
     children = until(lambda: [child.pid for child in psutil.Process(mine.pid).children(recursive=True)])
     state = json.loads(mine.log_path.with_suffix(".json").read_text())
@@ -115,17 +115,17 @@ def test_sigterm_stops_everything_even_while_ray_starts(tmp_path: Path) -> None:
 
 
 def test_a_node_can_fail(tmp_path: Path) -> None:
-    """Ray retries the lost task, the run succeeds and a new node takes the old one's place."""
+    """Ray retries the lost task, the run succeeds, and a new node replaces the killed one."""
     with local_client.start("node", port=0, home=tmp_path) as mine:
         look, logs = _start(mine, NODE_FAILS), _client(mine, "logs")
 
-        def said() -> list[str]:
+        def worker_lines() -> list[str]:
             group = "/aws-glue/ray/jobs/ray-worker-out-logs"
             with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
                 return [event["message"] for event in logs.filter_log_events(logGroupName=group)["events"]]
             return []
 
-        until(said, lambda lines: lines == ["holding"])  # worker lines arrive live
+        until(worker_lines, lambda lines: lines == ["holding"])  # worker lines arrive live
         mine.faults(fail_node=True)
         ended = until(look, lambda run: "CompletedOn" in run)
         assert ended["JobRunState"] == "SUCCEEDED", ended
@@ -134,7 +134,7 @@ def test_a_node_can_fail(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason, and nothing left behind."""
+    """The error gives the reason, and no files stay."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

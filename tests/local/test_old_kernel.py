@@ -1,6 +1,7 @@
 """AWS's own Jupyter kernel, aws-glue-sessions 1.0.5, the last one that knows Ray, works with the local sessions.
 
-Nothing of it is replaced: its magics make the requests, with the Glue model it carries, and it judges the answers.
+The tests replace no part of the kernel: its magics send the requests, with its own Glue model, and it checks the
+responses.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from tests.local.conftest import until
 
 pytestmark = pytest.mark.full
 
-#: `make test` makes it.
+#: `make test` creates this environment.
 VENV = Path(__file__).parents[2] / ".venv-kernel"
-#: Takes no connections: the kernel asks PyPI for its newest version, and would wait for ever where nobody answers.
+#: This proxy accepts no connections: the kernel requests its newest version from PyPI and would wait without end.
 NOWHERE = "http://127.0.0.1:9"
 SETTINGS = """
 %profile glueray-local
@@ -47,7 +48,7 @@ print("inverses:", ray.get([inverse.remote(number) for number in (1, 2, 4)]))
 
 @dataclasses.dataclass
 class Cell:
-    """A cell that was run: how it ended and all that is shown below it."""
+    """A cell that was run: the kernel's reply and the output below the cell."""
 
     reply: dict[str, Any]
     shown: str
@@ -71,27 +72,26 @@ class Notebook:
     def run(self, code: str) -> Cell:
         shown: list[str] = []
 
-        def hear(message: dict[str, Any]) -> None:
+        def append_output(message: dict[str, Any]) -> None:
             content = message["content"]
             shown.append(content.get("text", "") + content.get("data", {}).get("text/plain", ""))
 
-        reply = self.client.execute_interactive(code, timeout=120, allow_stdin=False, output_hook=hear)
+        reply = self.client.execute_interactive(code, timeout=120, allow_stdin=False, output_hook=append_output)
         return Cell(reply["content"], "".join(shown))
 
 
 @pytest.fixture
 def notebook(clean_endpoint: local_client.Endpoint, tmp_path: Path) -> Iterator[Notebook]:
-    """Return a notebook, its kernel started as its own kernel.json says and with an AWS profile for the endpoint.
+    """Return a notebook; its own kernel.json starts the kernel, with an AWS profile for the endpoint.
 
-    A profile, because without one the kernel asks https://sts.us-east-1.amazonaws.com who it is, whatever %endpoint and
-    the environment say.
+    Without a profile, the kernel calls https://sts.us-east-1.amazonaws.com, whatever %endpoint and the environment are.
     """
     python = VENV / "bin" / "python"
     if not python.exists():
         pytest.fail(f"{python} is missing: run `make test`, or `make .venv-kernel/.ready` before pytest")
     (found,) = VENV.glob("lib/*/site-packages/aws_glue_interactive_sessions_kernel/glue_pyspark/kernel.json")
     spec = json.loads(found.read_text())
-    spec["argv"][0] = str(python)  # "python" would be the one of jupyter_client, which is ours
+    spec["argv"][0] = str(python)  # jupyter_client would replace "python" by its own interpreter
     installed = tmp_path / "kernels" / "glue_pyspark" / "kernel.json"
     installed.parent.mkdir(parents=True)
     installed.write_text(json.dumps(spec))
@@ -123,7 +123,7 @@ def notebook(clean_endpoint: local_client.Endpoint, tmp_path: Path) -> Iterator[
 
 
 def test_a_notebook_on_ray(notebook: Notebook, glue: Any, session_becomes: Callable[..., dict[str, Any]]) -> None:
-    """Settings by magics, cells on Ray, an error, tags and the session's own magics."""
+    """Magics set the session's settings, cells run on Ray, and an error, tags and the session's magics work."""
     settings = notebook.run(SETTINGS.format(region=glue.meta.region_name))
     assert "Installed kernel version: 1.0.5" in settings.shown
     assert "Setting new session type to glueray" in settings.shown
@@ -147,7 +147,7 @@ def test_a_notebook_on_ray(notebook: Notebook, glue: Any, session_becomes: Calla
     assert {f"Session ID: {session}", "Status: READY", "Session Type: glueray", "Worker Type: Z.2X"} <= set(status)
     (tags,) = (line for line in status if line.startswith("Tags: "))
     assert "'tagged': 'by the kernel'" in tags
-    # The column is as wide as the longest id of all sessions there are.
+    # The column is as wide as the longest id of all sessions.
     assert re.search(rf"{session} +\| READY ", notebook.run("%list_sessions").shown)
     assert "Stopped session." in notebook.run("%stop_session").shown
 
@@ -164,13 +164,13 @@ def test_a_notebook_on_ray(notebook: Notebook, glue: Any, session_becomes: Calla
     assert "There is no current session." in notebook.run("%status").shown
 
 
-def test_what_the_kernel_makes_of_trouble(
+def test_the_kernel_handles_refusal_cancel_and_timeout(
     notebook: Notebook,
     clean_endpoint: local_client.Endpoint,
     session_becomes: Callable[..., dict[str, Any]],
     statement_becomes: Callable[..., dict[str, Any]],
 ) -> None:
-    """It knows the refusal of a closed account and a session that timed out; its stop button cancels; its end stops."""
+    """It reports a closed account and a timed out session, cancels on interrupt, and stops the session at shutdown."""
     notebook.run(SETTINGS.format(region=clean_endpoint.region))
     clean_endpoint.faults(account_closed=True)
     assert "Glue Ray session type is not available in selected region." in notebook.run("print(1)").shown
@@ -178,10 +178,10 @@ def test_what_the_kernel_makes_of_trouble(
 
     session = notebook.run("import time").new_session
 
-    # Nothing waits for the kernel's reply: its interrupted cell has none, at which ipykernel stumbles.
+    # The test does not wait for a reply: the kernel returns none for an interrupted cell, so ipykernel sends none.
     notebook.client.execute("time.sleep(600)", allow_stdin=False)
-    asked = clean_endpoint.calls()["GetStatement"]
-    until(lambda: clean_endpoint.calls()["GetStatement"], lambda count: count >= asked + 2)
+    requests_before = clean_endpoint.calls()["GetStatement"]
+    until(lambda: clean_endpoint.calls()["GetStatement"], lambda count: count >= requests_before + 2)
     notebook.manager.interrupt_kernel()
     statement_becomes(session, 1, "CANCELLED")
     assert notebook.run("print('here')").shown.rstrip() == "here"

@@ -1,4 +1,4 @@
-"""The parts of the workshop which need no endpoint: tails of growing files, reasons, layouts of zips."""
+"""Functions that need no endpoint: tails of growing files, failure messages, layouts of zips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_glueray.local.engine.runs import failure_message
 
 
 def test_a_tail_yields_whole_lines_as_the_file_grows(tmp_path: Path) -> None:
-    """An unfinished line waits for its end, or for the end of the run."""
+    """`lines` yields an unfinished line when the line ends, or with `last`."""
     path = tmp_path / "log"
     tail = Tail(path)
     assert list(tail.lines()) == []
@@ -27,8 +27,8 @@ def test_a_tail_yields_whole_lines_as_the_file_grows(tmp_path: Path) -> None:
     assert list(tail.lines(last=True)) == []
 
 
-def test_a_tail_splits_lines_no_event_can_hold(tmp_path: Path) -> None:
-    """Also one that never ends, and never inside a character."""
+def test_a_tail_splits_lines_that_exceed_an_event(tmp_path: Path) -> None:
+    """It splits an endless line too, and never inside a character."""
     limit = 256 * 1024 - 26
     path = tmp_path / "log"
     text = "x" + "€" * 1_000_000
@@ -54,7 +54,7 @@ def test_a_tail_splits_lines_no_event_can_hold(tmp_path: Path) -> None:
     ],
 )
 def test_a_failure_gives_its_reason(exit_code: int | None, report: str, reason: str) -> None:
-    """The last exception and the exit code, or Ray's own words."""
+    """The message has the last exception and the exit code, or Ray's own report."""
     assert failure_message(exit_code, report) == reason
 
 
@@ -70,7 +70,7 @@ def test_a_failure_gives_its_reason(exit_code: int | None, report: str, reason: 
     ],
 )
 def test_the_layout_of_a_zip(tmp_path: Path, names: list[str], good: bool) -> None:
-    """Exactly one directory at the root, nothing beside it."""
+    """A zip needs exactly one directory at its root and no files beside it."""
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:

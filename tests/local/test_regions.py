@@ -1,4 +1,4 @@
-"""Faults without a Region hold in all; in memory, since an endpoint that tests share would feel them everywhere."""
+"""Faults without a Region hold in all Regions; tested in memory, since they would disturb a shared endpoint."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from werkzeug.test import Client
 from airflow_provider_glueray.local.api.server import Application
 from airflow_provider_glueray.local.api.web_pages import Pages
 from airflow_provider_glueray.local.engine.faults import Faults
-from airflow_provider_glueray.local.engine.state import Ledger
+from airflow_provider_glueray.local.engine.state import State
 
 
 def errors(faults: Faults, *regions: str) -> list[str | None]:
-    verdicts = [faults.judge("ListJobs", region) for region in regions]
-    return [verdict.error and verdict.error.code for verdict in verdicts]
+    found = [faults.check("ListJobs", region) for region in regions]
+    return [fault.error and fault.error.code for fault in found]
 
 
-def test_who_knows_nothing_of_regions_gets_what_was_asked_for() -> None:
-    """Faults hold wherever a client is, counted ones as often as told in all, and the counts are sums."""
+def test_faults_without_a_region_hold_in_all_regions() -> None:
+    """All Regions use up a counted fault together, and counts are sums."""
     faults = Faults()
     faults.put({"throttle_next": {"ListJobs": 2}, "quota_mdpu": 8})
     assert errors(faults, "eu-west-1", "us-east-1", "us-east-1") == ["ThrottlingException", "ThrottlingException", None]
@@ -35,8 +35,8 @@ def test_who_knows_nothing_of_regions_gets_what_was_asked_for() -> None:
     assert faults.calls("us-east-1") == {}
 
 
-def test_a_put_for_all_takes_the_place_of_those_for_one() -> None:
-    """Key by key; and so does a reset."""
+def test_a_fault_for_all_regions_replaces_that_of_one() -> None:
+    """It replaces only the same fault; a reset for all Regions replaces every fault."""
     faults = Faults(quota_mdpu=20)
     faults.put({"quota_mdpu": 2, "throttle_rate": 1.0}, "eu-west-1")
     assert errors(faults, "eu-west-1", "us-east-1") == ["ThrottlingException", None]
@@ -48,8 +48,8 @@ def test_a_put_for_all_takes_the_place_of_those_for_one() -> None:
     assert faults.values()["quota_mdpu"] == 20
 
 
-def test_a_region_that_is_reset_behaves_although_the_others_do_not() -> None:
-    """Until the next fault for all."""
+def test_a_reset_of_one_region_leaves_the_others() -> None:
+    """The reset Region has no faults until the next fault for all Regions."""
     faults = Faults()
     faults.put({"error_next": {"ListJobs": ["InternalServiceException", 5]}, "account_closed": True})
     faults.reset("eu-west-1")
@@ -61,7 +61,7 @@ def test_a_region_that_is_reset_behaves_although_the_others_do_not() -> None:
 
 @pytest.mark.parametrize("region", [None, "eu-west-1"])
 def test_there_is_one_cluster(region: str | None) -> None:
-    """A node fails for all, and once, whoever asks for it."""
+    """All Regions share `fail_node`, and one node fails once."""
     faults = Faults()
     faults.reset("eu-west-1")
     faults.put({"fail_node": True}, region)
@@ -71,26 +71,26 @@ def test_there_is_one_cluster(region: str | None) -> None:
     assert faults.values("eu-west-1")["fail_node"] is False
 
 
-def test_over_the_wire() -> None:
-    """The control path takes a Region; a reset without one is for all."""
+def test_the_control_paths_take_a_region() -> None:
+    """A control path takes a Region; a reset without a Region resets all."""
     faults = Faults()
-    client = Client(Application((), faults, Pages(Ledger(), lambda *_: None), dict))
+    client = Client(Application((), faults, Pages(State(), lambda *_: None), dict))
 
-    def ask(method: str, path: str, body: Any = None) -> Any:
-        answer = client.open(f"/_glueray/{path}", method=method, data=None if body is None else json.dumps(body))
-        return answer.status_code, json.loads(answer.text)
+    def request(method: str, path: str, body: Any = None) -> Any:
+        response = client.open(f"/_glueray/{path}", method=method, data=None if body is None else json.dumps(body))
+        return response.status_code, json.loads(response.text)
 
-    faults.judge("ListJobs", "eu-west-1")
-    status, values = ask("PUT", "faults?region=eu-west-1", {"quota_mdpu": 2})
+    faults.check("ListJobs", "eu-west-1")
+    status, values = request("PUT", "faults?region=eu-west-1", {"quota_mdpu": 2})
     assert (status, values["quota_mdpu"]) == (200, 2)
-    assert [ask("GET", each)[1]["quota_mdpu"] for each in ("faults", "faults?region=eu-west-1")] == [50, 2]
-    status, refusal = ask("PUT", "faults?region=eu-west-1", {"quota": 2})
+    assert [request("GET", each)[1]["quota_mdpu"] for each in ("faults", "faults?region=eu-west-1")] == [50, 2]
+    status, refusal = request("PUT", "faults?region=eu-west-1", {"quota": 2})
     assert (status, "unknown fault 'quota'" in refusal["message"]) == (400, True)
-    assert ask("DELETE", "faults")[1]["quota_mdpu"] == 50
-    assert ask("GET", "faults?region=eu-west-1")[1]["quota_mdpu"] == 50
+    assert request("DELETE", "faults")[1]["quota_mdpu"] == 50
+    assert request("GET", "faults?region=eu-west-1")[1]["quota_mdpu"] == 50
 
-    assert [ask("GET", each)[1] for each in ("calls", "calls?region=us-east-1")] == [{"ListJobs": 1}, {}]
-    ask("DELETE", "calls?region=us-east-1")
-    assert ask("GET", "calls")[1] == {"ListJobs": 1}
-    ask("DELETE", "calls")
-    assert ask("GET", "calls?region=eu-west-1")[1] == {}
+    assert [request("GET", each)[1] for each in ("calls", "calls?region=us-east-1")] == [{"ListJobs": 1}, {}]
+    request("DELETE", "calls?region=us-east-1")
+    assert request("GET", "calls")[1] == {"ListJobs": 1}
+    request("DELETE", "calls")
+    assert request("GET", "calls?region=eu-west-1")[1] == {}

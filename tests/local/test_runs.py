@@ -1,4 +1,4 @@
-"""The life of a run without Ray: refusals, limits, queueing, paging, stopping, forced states."""
+"""Runs without Ray: refusals, limits, queueing, paging, stopping, forced states."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.local import client as local_client
-from tests.local.conftest import until
+from tests.local.conftest import refused, until
 
 pytestmark = pytest.mark.usefixtures("held")
 
 
-def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**request)
-    error = caught.value.response["Error"]
-    return error["Code"], error["Message"]
-
-
 def started(glue: Any, **request: Any) -> str | None:
-    """Start a run; None while another one holds its place."""
+    """Start a run and return its id; None while MaxConcurrentRuns is reached."""
     try:
         return str(glue.start_job_run(**request)["JobRunId"])
     except glue.exceptions.ConcurrentRunsExceededException:
@@ -41,17 +33,17 @@ def started(glue: Any, **request: Any) -> str | None:
         ({"Arguments": {"--min-workers": "9"}}, "--min-workers must be a whole number from 0 to 2"),
     ],
 )
-def test_start_is_refused_in_the_services_words(
+def test_start_is_refused_with_the_services_messages(
     glue: Any, make_job: Callable[..., str], request_: dict[str, Any], words: str
 ) -> None:
-    """The rules of a job hold for a run's own sizes and arguments too."""
+    """The rules of a job hold for the sizes and arguments of a run too."""
     code, message = refused(glue.start_job_run, JobName=make_job(), **request_)
     assert code == "InvalidInputException"
     assert words in message
 
 
-def test_what_is_absent_is_not_found(glue: Any, make_job: Callable[..., str]) -> None:
-    """Unknown jobs and runs are EntityNotFoundException."""
+def test_unknown_names_are_not_found(glue: Any, make_job: Callable[..., str]) -> None:
+    """Unknown jobs and runs give EntityNotFoundException."""
     code, message = refused(glue.start_job_run, JobName="absent")
     assert (code, message) == (
         "EntityNotFoundException",
@@ -63,15 +55,15 @@ def test_what_is_absent_is_not_found(glue: Any, make_job: Callable[..., str]) ->
 
 
 def test_only_ray_jobs_run(glue: Any) -> None:
-    """A Spark job may be kept here, not run."""
+    """The endpoint stores a Spark job but refuses to run it."""
     glue.create_job(Name="spark", Role="r", Command={"Name": "glueetl", "ScriptLocation": "s3://b/k"})
     code, message = refused(glue.start_job_run, JobName="spark")
     assert code == "InvalidInputException"
     assert "runs glueray jobs only; the job's command is glueetl" in message
 
 
-def test_a_run_as_it_starts(glue: Any, make_job: Callable[..., str]) -> None:
-    """Arguments merge per key, the non-overridable ones win, and no completion time is shown."""
+def test_a_new_run(glue: Any, make_job: Callable[..., str]) -> None:
+    """Arguments merge per key, non-overridable ones take precedence, and the run has no completion time."""
     job = make_job(
         DefaultArguments={"--a": "job", "--b": "job"}, NonOverridableArguments={"--c": "fixed"}, Description="x"
     )
@@ -84,10 +76,8 @@ def test_a_run_as_it_starts(glue: Any, make_job: Callable[..., str]) -> None:
     assert not {"CompletedOn", "ErrorMessage", "PreviousRunId"} & set(run)
 
 
-def test_one_run_at_a_time_unless_told_otherwise(
-    glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
-) -> None:
-    """MaxConcurrentRuns is 1 by default; the place is free again after the run has ended."""
+def test_max_concurrent_runs(glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]) -> None:
+    """MaxConcurrentRuns is 1 by default; a run can start again after the other one has ended."""
     job = make_job()
     run = glue.start_job_run(JobName=job)["JobRunId"]
     code, message = refused(glue.start_job_run, JobName=job)
@@ -113,10 +103,10 @@ def test_one_run_at_a_time_unless_told_otherwise(
     glue.start_job_run(JobName=job)
 
 
-def test_a_queued_run_waits_and_moves_up(
+def test_a_queued_run_waits_and_then_starts(
     glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
 ) -> None:
-    """With queuing a run is WAITING and says why; it starts when the place is free, or stops at once."""
+    """A queued run is WAITING and has a StateDetail; it starts when the limit allows it, or stops at once."""
     job = make_job(JobRunQueuingEnabled=True)
     first, second, third = (glue.start_job_run(JobName=job)["JobRunId"] for _ in range(3))
     waiting = glue.get_job_run(JobName=job, RunId=second)["JobRun"]
@@ -132,7 +122,7 @@ def test_a_queued_run_waits_and_moves_up(
 def test_the_accounts_quota_counts_two_per_worker(
     glue: Any, make_job: Callable[..., str], elsewhere: local_client.Endpoint, client: Callable[..., Any]
 ) -> None:
-    """50 M-DPU per Region: the run which passes it is refused, or waits."""
+    """The quota is 50 M-DPU per Region; a run beyond the quota is refused or waits."""
     elsewhere.faults(provisioning_seconds=3600)
     region = client("glue", region=elsewhere.region)
     job = make_job()
@@ -159,7 +149,7 @@ def test_the_accounts_quota_counts_two_per_worker(
 
 
 def test_runs_are_listed_newest_first_and_paged(glue: Any, make_job: Callable[..., str]) -> None:
-    """GetJobRuns pages of at most 200, the newest run on the first."""
+    """GetJobRuns returns pages of at most 200 runs, the newest run first."""
     job = make_job(ExecutionProperty={"MaxConcurrentRuns": 10})
     started = [glue.start_job_run(JobName=job, WorkerType="Z.2X", NumberOfWorkers=1)["JobRunId"] for _ in range(5)]
     pages = list(glue.get_paginator("get_job_runs").paginate(JobName=job, PaginationConfig={"PageSize": 2}))
@@ -172,19 +162,19 @@ def test_runs_are_listed_newest_first_and_paged(glue: Any, make_job: Callable[..
 def test_stop_reports_run_by_run(
     glue: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
 ) -> None:
-    """Stopping is asynchronous; what cannot be stopped is an entry of Errors, not an exception."""
+    """Stopping is asynchronous; a run that cannot be stopped is an entry of Errors, not an exception."""
     job = make_job()
     run = glue.start_job_run(JobName=job)["JobRunId"]
-    answer = glue.batch_stop_job_run(JobName=job, JobRunIds=[run, "jr_0"])
-    assert answer["SuccessfulSubmissions"] == [{"JobName": job, "JobRunId": run}]
-    assert answer["Errors"][0]["ErrorDetail"]["ErrorCode"] == "EntityNotFoundException"
+    response = glue.batch_stop_job_run(JobName=job, JobRunIds=[run, "jr_0"])
+    assert response["SuccessfulSubmissions"] == [{"JobName": job, "JobRunId": run}]
+    assert response["Errors"][0]["ErrorDetail"]["ErrorCode"] == "EntityNotFoundException"
     assert "CompletedOn" in wait_for(job, run, "STOPPED")
     (error,) = glue.batch_stop_job_run(JobName=job, JobRunIds=[run])["Errors"]
     assert error["ErrorDetail"]["ErrorCode"] == "JobRunInTerminalStateException"
 
 
 @pytest.mark.parametrize("state", ["TIMEOUT", "ERROR", "EXPIRED"])
-def test_states_which_nothing_local_makes_can_be_forced(
+def test_every_terminal_state_can_be_forced(
     glue: Any, make_job: Callable[..., str], held: local_client.Endpoint, wait_for: Callable[..., Any], state: str
 ) -> None:
     """A forced terminal state ends the run."""
@@ -197,7 +187,7 @@ def test_states_which_nothing_local_makes_can_be_forced(
 def test_an_unknown_state_can_be_shown(
     make_job: Callable[..., str], held: local_client.Endpoint, client: Callable[..., Any]
 ) -> None:
-    """A word which the model does not have is shown until it is taken back; the run goes on below."""
+    """A response has a forced state that the model does not have until the fault is removed; the run goes on."""
     glue = client("glue")
     job = make_job()
     run = glue.start_job_run(JobName=job)["JobRunId"]

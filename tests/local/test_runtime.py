@@ -1,4 +1,4 @@
-"""The runtime that AWS has, Python 3.9 with Ray 2.4: how it is built, and how jobs and sessions run on it."""
+"""AWS's runtime, Python 3.9 with Ray 2.4: its build, and jobs and sessions on it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import boto3
+import httpx
 import numpy as np
 import pandas as pd
 import psutil
@@ -32,18 +31,19 @@ from airflow_provider_glueray.cli.main import main
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.runtime import compat_shim, environments, processes
-from tests.local.conftest import until
-from tests.local.test_scripts import messages, zipped
+from airflow_provider_glueray.packaging.upload import read_local
+from tests.local.conftest import until, write_wheel, zipped
+from tests.local.test_scripts import messages
 
 pytestmark = pytest.mark.full
 
-RAY24 = environments.RECIPES[environments.RAY24]
+RAY24 = environments.RUNTIME_SPECS[environments.RAY24]
 S3 = f"s3://{local_client.BUCKET}/runtime"
 
 
 @pytest.fixture(scope="module")
 def endpoint(ray24: local_client.Endpoint) -> local_client.Endpoint:
-    """Return the endpoint on Ray 2.4 in place of the one on the newest."""
+    """Return the endpoint on Ray 2.4 instead of the one on the newest runtime."""
     return ray24
 
 
@@ -51,7 +51,7 @@ def endpoint(ray24: local_client.Endpoint) -> local_client.Endpoint:
 def printed(
     glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., dict[str, Any]]
 ) -> Callable[..., list[str]]:
-    """Return a function which runs a script and returns the lines that it has printed or logged."""
+    """Return a function that runs a script and returns its printed and logged lines."""
 
     def run(script: str, **arguments: str) -> list[str]:
         job = make_job(script)
@@ -87,10 +87,10 @@ except ImportError:
 """
 
 
-def test_a_job_sees_what_aws_has(printed: Callable[..., list[str]]) -> None:
+def test_a_job_has_the_versions_of_aws(printed: Callable[..., list[str]]) -> None:
     """Python and the packages have the versions of Glue's runtime, in the driver and in a task."""
     versions, worker, nodes, last = printed(VERSIONS)[-4:]
-    pins = dict(requirement.split("==") for requirement in RAY24.requirements if ";" not in requirement)
+    pins = dict(requirement.split("==") for requirement in RAY24.pins if ";" not in requirement)
     found = json.loads(versions)
     assert found == {name: pins[name] for name in found}
     assert worker == "['3.9.', '2.4.0', '1.5.3', '11.0.0', '1.24.3']"
@@ -136,7 +136,7 @@ print(boto3.client("sts").get_caller_identity()["Account"], os.environ["my-arg"]
 
 
 def test_s3_paths_work_unchanged(printed: Callable[..., list[str]]) -> None:
-    """boto3, Arrow and Ray Data find the endpoint's S3 in the driver and in tasks, which do not know its variable."""
+    """boto3, Arrow and Ray Data use the endpoint's S3 in the driver and in tasks."""
     lines = printed(STORES, my_arg="it's 1 = $HOME")
     assert lines[-4:] == ["parquet 100 9900", "csv 100 9900", "json 100 9900", "123456789012 it's 1 = $HOME"]
 
@@ -144,20 +144,20 @@ def test_s3_paths_work_unchanged(printed: Callable[..., list[str]]) -> None:
 def test_pip_install_and_zips_reach_driver_and_tasks(
     printed: Callable[..., list[str]], s3: Any, tmp_path: Path
 ) -> None:
-    """A package that is not there, another version of one that is, modules and a working directory, all in one run."""
+    """One run has a new package, another version of a package, modules and a working directory."""
     s3.put_object(Bucket=local_client.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
     s3.put_object(
         Bucket=local_client.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"})
     )
     wheels = [
-        _wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),
-        _wheel(tmp_path, "tomli", "99.0", "WORD = 'newer'"),
+        write_wheel(tmp_path, "tinypackage", "1.0", "WORD = 'tiny'"),
+        write_wheel(tmp_path, "tomli", "99.0", "WORD = 'newer'"),
     ]
     script = (
         "import ray\nray.init('auto')\n"
-        "def f():\n    import answers, tomli, tinything\n    from pyarrow import fs\n"
+        "def f():\n    import answers, tomli, tinypackage\n    from pyarrow import fs\n"
         f"    assert fs.FileSystem.from_uri('s3://{local_client.BUCKET}/mod.zip')[0].get_file_info('{local_client.BUCKET}/mod.zip').size\n"
-        "    return tinything.WORD, tomli.WORD, answers.yes(), open('data.txt').read()\n"
+        "    return tinypackage.WORD, tomli.WORD, answers.yes(), open('data.txt').read()\n"
         "print(*f(), *ray.get(ray.remote(f).remote()))"
     )
     lines = printed(
@@ -169,10 +169,10 @@ def test_pip_install_and_zips_reach_driver_and_tasks(
     assert lines[-1] == "tiny newer yes forty-two tiny newer yes forty-two"
 
 
-def test_a_package_that_is_not_there_fails_the_run(
+def test_a_missing_package_fails_the_run(
     glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """With pip's last words."""
+    """The ErrorMessage has the last line of pip's output."""
     job = make_job()
     arguments = {"--pip-install": f"absent @ {(tmp_path / 'absent.whl').as_uri()}"}
     run = wait_for(job, glue.start_job_run(JobName=job, Arguments=arguments)["JobRunId"], "FAILED")
@@ -193,14 +193,14 @@ def test_a_package_that_is_not_there_fails_the_run(
 def test_a_script_fails_with_its_reason(
     glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], script: str, words: str
 ) -> None:
-    """The exception and the exit code, which Ray 2.4 keeps for itself."""
+    """The ErrorMessage has the exception and the exit code, which Ray 2.4 does not report."""
     job = make_job(script)
     run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
     assert run["ErrorMessage"] == words
 
 
 def test_a_run_can_be_stopped(glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]) -> None:
-    """And its process is gone then."""
+    """The stop ends the driver's process."""
     job = make_job("import time\ntime.sleep(300)")
     run = glue.start_job_run(JobName=job)["JobRunId"]
     wait_for(job, run, "RUNNING")
@@ -224,7 +224,7 @@ def test_a_node_can_fail(
     make_job: Callable[..., str],
     wait_for: Callable[..., Any],
 ) -> None:
-    """The driver is on the head and outlives a worker node; logs tell the nodes apart though they share an address."""
+    """The driver runs on the head and outlives a worker node; log streams have different names for each node."""
     job = make_job(
         "import ray, time\nray.init('auto')\nnodes = {n['NodeID']: n for n in ray.nodes()}\n"
         "assert nodes[ray.get_runtime_context().get_node_id()]['NodeName'] == '127.0.0.2'\n"
@@ -253,9 +253,9 @@ def test_a_node_can_fail(
 
 
 def test_a_session(make_session: Callable[..., str], run_code: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """Statements run on the same packages, with the installed ones on top, and find Ray and S3."""
+    """Statements import the same packages and the installed ones, and use Ray and S3."""
     session = make_session(
-        "READY", DefaultArguments={"--pip-install": _wheel(tmp_path, "tomli", "99.0", "WORD = 'new'")}
+        "READY", DefaultArguments={"--pip-install": write_wheel(tmp_path, "tomli", "99.0", "WORD = 'new'")}
     )
     code = (
         "import sys, ray, tomli, pyarrow.fs\nray.init('auto')\n"
@@ -270,24 +270,19 @@ def test_a_session(make_session: Callable[..., str], run_code: Callable[..., dic
 
 
 def test_it_listens_on_loopback_only(endpoint: local_client.Endpoint) -> None:
-    """Ray 2.4 has no authentication, so nobody but this machine may reach any of its processes, and no web page."""
+    """Ray 2.4 has no authentication, so other machines and web pages must not reach its processes."""
     state = json.loads(endpoint.log_path.with_suffix(".json").read_text())
     inside = [*processes.in_sessions(state["sessions"]), *processes.descendants_outside(state["sessions"])]
     addresses = {address for process in inside for address in _listens_at(process)}
     assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
     assert addresses
-    request = urllib.request.Request(
-        endpoint.ray()["dashboard"] + "/api/jobs/",
-        data=json.dumps({"entrypoint": "true"}).encode(),
-        headers={"Origin": "http://example.com", "Content-Type": "text/plain"},
-    )
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=10)
-    assert caught.value.code == 403
+    headers = {"Origin": "http://example.com", "Content-Type": "text/plain"}
+    response = httpx.post(endpoint.ray()["dashboard"] + "/api/jobs/", json={"entrypoint": "true"}, headers=headers)
+    assert response.status_code == 403
 
 
 def _listens_at(process: psutil.Process) -> set[str]:
-    """Return the addresses at which a process listens; none if it has ended meanwhile, as Ray's processes do."""
+    """Return the addresses that a process listens on; none if the process has ended, as Ray's processes do."""
     try:
         connections = process.net_connections("tcp")
     except (psutil.Error, OSError):
@@ -300,7 +295,7 @@ def _listens_at(process: psutil.Process) -> set[str]:
 def test_status_shows_the_runtime(
     endpoint: local_client.Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a start that asks for another one is refused."""
+    """A start with another runtime is refused."""
     monkeypatch.setenv("GLUERAY_HOME", str(endpoint.log_path.parent))
     assert main(["local", "status", "--name", endpoint.name]) == 0
     assert "runtime    Ray2.4" in capsys.readouterr().out
@@ -311,104 +306,94 @@ def test_status_shows_the_runtime(
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> environments.Recipe:
-    """Return a cheap recipe, this Python and one small wheel, whose environments the user's cache never sees."""
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> environments.RuntimeSpec:
+    """Return a spec with this Python and one small wheel; the user's cache gets none of its environments."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / f"python{version}").symlink_to(sys.executable)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    return environments.Recipe("Plain", version, (_wheel(tmp_path, "tinything", "1.0", "WORD = 'tiny'"),))
+    (tmp_path / "plain.txt").write_text(write_wheel(tmp_path, "tinypackage", "1.0", "WORD = 'tiny'"))
+    return environments.RuntimeSpec("Plain", version, tmp_path / "plain.txt")
 
 
-def test_without_its_python(
+def test_a_missing_python_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One sentence that says what is missing, also where a shim of pyenv pretends."""
+    """The error is one sentence that names the missing Python, also if pyenv has a shim for it."""
     shim = tmp_path / "python3.9"
     shim.write_text("#!/bin/sh\necho 'pyenv: python3.9: command not found' >&2\nexit 127\n")
     shim.chmod(0o755)
     for name in ("PATH", "HOME", "PYENV_ROOT", "XDG_CACHE_HOME", "GLUERAY_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     assert main(["local", "start", "--runtime", "Ray2.4"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("glueray local: the Ray2.4 runtime needs Python 3.9 on this machine, and there is none")
-    assert len(said.splitlines()) == 1
+    messages_seen = capsys.readouterr().err
+    assert messages_seen.startswith(
+        "glueray local: the Ray2.4 runtime needs Python 3.9 on this machine, and there is none"
+    )
+    assert len(messages_seen.splitlines()) == 1
     with pytest.raises(local_client.EndpointError, match=r"there is no runtime 'Ray9', only newest and Ray2\.4"):
         local_client.start(home=tmp_path, runtime="Ray9")
 
 
-def test_what_was_half_built_is_built_again(recipe: environments.Recipe) -> None:
-    """Only an environment that has its mark, and whose Python is still there, is used."""
-    said: list[str] = []
-    directory = environments.build(recipe, said.append)
+def test_an_incomplete_environment_is_built_again(spec: environments.RuntimeSpec) -> None:
+    """`build` uses an environment only if it has the file `ready` and its Python exists."""
+    messages_seen: list[str] = []
+    directory = environments.build(spec, messages_seen.append)
     assert directory.parent == environments.cache()
-    assert environments.build(recipe, said.append) == directory
-    assert said == [f"building the Plain runtime in {directory} (once; about 1 packages)"]
+    assert environments.build(spec, messages_seen.append) == directory
+    assert messages_seen == [f"building the Plain runtime in {directory} (once; about 1 packages)"]
     left = directory / "left-over"
     left.touch()
     (directory / "ready").unlink()
-    environments.build(recipe, said.append)
+    environments.build(spec, messages_seen.append)
     assert not left.exists()
     assert (directory / "ready").exists()
     (directory / "bin" / "python").unlink()
-    environments.build(recipe, said.append)
-    assert len(said) == 3
-    command = [directory / "bin" / "python", "-c", "import tinything; print(tinything.WORD)"]
+    environments.build(spec, messages_seen.append)
+    assert len(messages_seen) == 3
+    command = [directory / "bin" / "python", "-c", "import tinypackage; print(tinypackage.WORD)"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "tiny\n"
 
 
-def test_two_builders_build_once(recipe: environments.Recipe) -> None:
-    """The second waits for the first and takes what it has built."""
-    said: list[str] = []
+def test_two_builders_build_once(spec: environments.RuntimeSpec) -> None:
+    """The second builder waits for the first and uses its environment."""
+    messages_seen: list[str] = []
     with ThreadPoolExecutor() as pool:
-        first, second = pool.map(lambda _: environments.build(recipe, said.append), range(2))
+        first, second = pool.map(lambda _: environments.build(spec, messages_seen.append), range(2))
     assert first == second
-    assert sorted(line.partition(" in ")[0] for line in said) == [
+    assert sorted(line.partition(" in ")[0] for line in messages_seen) == [
         "building the Plain runtime",
         "waiting for another build of the Plain runtime",
     ]
 
 
-def test_without_uv_pip_does_it(recipe: environments.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it fails, the end of what it says is told, and nothing is left that would pass for an environment."""
+def test_without_uv_pip_does_it(
+    spec: environments.RuntimeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure gives the end of pip's output, and leaves no environment with the file `ready`."""
     monkeypatch.setattr(environments, "_uv", lambda: None)
-    directory = environments.build(recipe, lambda _: None)
-    assert list(directory.glob("lib/python3.*/site-packages/tinything.py"))
-    (tmp_path / "tinything-1.0-py3-none-any.whl").unlink()
+    directory = environments.build(spec, lambda _: None)
+    assert list(directory.glob("lib/python3.*/site-packages/tinypackage.py"))
+    (tmp_path / "tinypackage-1.0-py3-none-any.whl").unlink()
     (directory / "ready").unlink()
-    with pytest.raises(environments.CannotProvide, match=r"the Plain runtime could not be built: .*ERROR: .*tinything"):
-        environments.build(recipe, lambda _: None)
+    with pytest.raises(
+        environments.CannotProvide, match=r"the Plain runtime could not be built: .*ERROR: .*tinypackage"
+    ):
+        environments.build(spec, lambda _: None)
     assert not (directory / "ready").exists()
 
 
-def test_the_bridge_is_kept_up_to_date(recipe: environments.Recipe) -> None:
-    """An environment that an older version of ours has built gets today's."""
-    directory = environments.build(recipe, lambda _: None)
-    (module,) = directory.glob("lib/python3.*/site-packages/glueray_bridge.py")
+def test_the_compat_shim_is_kept_up_to_date(spec: environments.RuntimeSpec) -> None:
+    """An environment of an older version of this package gets the current shim."""
+    directory = environments.build(spec, lambda _: None)
+    (module,) = directory.glob("lib/python3.*/site-packages/glueray_compat_shim.py")
     module.write_text("old")
-    environments.build(recipe, lambda _: None)
+    environments.build(spec, lambda _: None)
     assert module.read_text() == Path(compat_shim.__file__).read_text()
 
 
-def _wheel(directory: Path, name: str, version: str, code: str) -> str:
-    """Write a wheel with one module and return the requirement for it."""
-    path = directory / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    path.write_bytes(
-        zipped(
-            **{
-                f"{name}.py": code,
-                f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-                f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-                f"{info}/RECORD": "",
-            }
-        )
-    )
-    return f"{name} @ {path.as_uri()}"
-
-
-#: The walkthrough's script: on the newest Ray it runs in `tests/examples`.
+#: The script of the walkthrough; `tests/examples` runs it on the newest Ray.
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 RAW = f"s3://{local_client.BUCKET}/walkthrough/raw"
@@ -417,7 +402,7 @@ CLEAN = "walkthrough/clean"
 
 @pytest.fixture(scope="module")
 def datasets() -> ModuleType:
-    """Return the module that makes the examples' data."""
+    """Return the module that creates the examples' data."""
     spec = importlib.util.spec_from_file_location("example_datasets", EXAMPLES / "datasets.py")
     assert spec is not None
     assert spec.loader is not None
@@ -429,7 +414,7 @@ def datasets() -> ModuleType:
 def test_the_walkthrough(
     endpoint: local_client.Endpoint, datasets: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every row that should be there is, with its ratio, and nothing else."""
+    """The output has every expected row with its ratio, and no other rows."""
     for name, value in endpoint.env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(datasets, "ROWS_PER_FILE", 500)
@@ -438,19 +423,25 @@ def test_the_walkthrough(
 
     def frames(prefix: str) -> pd.DataFrame:
         found = store.list_objects_v2(Bucket=local_client.BUCKET, Prefix=prefix)["Contents"]
-        keys = [each["Key"] for each in found if each["Size"]]  # Arrow marks directories with empty objects
+        keys = [each["Key"] for each in found if each["Size"]]  # Arrow writes empty objects for directories
         bodies = [store.get_object(Bucket=local_client.BUCKET, Key=key)["Body"].read() for key in keys]
         return pd.concat(pq.ParquetFile(io.BytesIO(body)).read().to_pandas() for body in bodies)
 
     script = EXAMPLES / "scripts" / "customer_reviews_etl.py"
     store.upload_file(str(script), local_client.BUCKET, "walkthrough/etl.py")
+    modules = read_local(str(EXAMPLES / "modules" / "steps.py"), "3.9", module=True)
+    store.put_object(Bucket=local_client.BUCKET, Key="walkthrough/steps.zip", Body=modules.content)
     command = {
         "Name": "glueray",
         "Runtime": "Ray2.4",
         "ScriptLocation": f"s3://{local_client.BUCKET}/walkthrough/etl.py",
     }
     glue.create_job(Name="walkthrough", Role="r", Command=command, WorkerType="Z.2X", NumberOfWorkers=2)
-    given = {"--input": f"{RAW}/product_category=Wireless", "--output": f"s3://{local_client.BUCKET}/{CLEAN}"}
+    given = {
+        "--input": f"{RAW}/product_category=Wireless",
+        "--output": f"s3://{local_client.BUCKET}/{CLEAN}",
+        "--s3-py-modules": f"s3://{local_client.BUCKET}/walkthrough/steps.zip",
+    }
     run_id = glue.start_job_run(JobName="walkthrough", Arguments=given)["JobRunId"]
     run = _ended(glue, run_id)
     assert run["JobRunState"] == "SUCCEEDED", run
@@ -477,7 +468,7 @@ def _ended(glue: Any, run_id: str) -> dict[str, Any]:
 
 
 def halves(frame: pd.DataFrame, moment: datetime) -> dict[str, Any]:
-    """Tell where it runs, and give back tables of three kinds."""
+    """Return the versions that it runs on, and tables of three kinds."""
     import sys
 
     import ray
@@ -492,11 +483,16 @@ def halves(frame: pd.DataFrame, moment: datetime) -> dict[str, Any]:
 
 
 def test_a_function_with_tables(endpoint: local_client.Endpoint, dag: DAG, make_task: Any, monkeypatch: Any) -> None:
-    """What brings arguments and values runs on Python 3.9 and with Arrow 11 too; its Parquet is read here."""
+    """A function's arguments and values pass through Python 3.9 and Arrow 11, and this Python reads its Parquet."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
     frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.to_datetime(["2026-11-21", "2026-11-22"]))
     moment = datetime(2026, 11, 21, 2, tzinfo=UTC)
-    given = {"role": "GlueRayRole", "staging": f"s3://{local_client.BUCKET}/functions", "dag": dag, "deferrable": False}
+    given = {
+        "role": "GlueRayRole",
+        "staging_uri": f"s3://{local_client.BUCKET}/functions",
+        "dag": dag,
+        "deferrable": False,
+    }
     step = task.glue_ray(**given)(halves)(frame, moment).operator
 
     result = make_task(step).run()

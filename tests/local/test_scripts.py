@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 
 from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.engine.logs import _system_group
-from tests.local.conftest import until
+from tests.local.conftest import until, write_wheel, zipped
 
 PREFIX = "/aws-glue/ray/jobs/"
 SUCCEEDS = """
@@ -54,14 +52,6 @@ def messages(logs: Any, leaf: str, prefix: str) -> list[str]:
     return [event["message"] for page in pages for event in page["events"]]
 
 
-def zipped(**files: str) -> bytes:
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return body.getvalue()
-
-
 def test_a_script_succeeds_and_its_logs_arrive(
     glue: Any,
     logs: Any,
@@ -70,7 +60,7 @@ def test_a_script_succeeds_and_its_logs_arrive(
     client: Callable[..., Any],
     elsewhere: local_client.Endpoint,
 ) -> None:
-    """Arguments and region are in the driver's environment, prints come after the run, logs are in that region."""
+    """The driver's environment has arguments and Region, prints come after the run, and logs are in that Region."""
     job = make_job(SUCCEEDS, DefaultArguments={"--min-workers": "1"})
     run_id = glue.start_job_run(JobName=job, Arguments={"--my-arg": "it's 1 = $HOME"})["JobRunId"]
     run = wait_for(job, run_id, "SUCCEEDED")
@@ -79,7 +69,7 @@ def test_a_script_succeeds_and_its_logs_arrive(
     assert "ErrorMessage" not in run
 
     stream = f"{job}-{run_id}"
-    # Ray copies what workers print to the driver, at a moment of its own choice.
+    # Ray copies the workers' output to the driver, at an unknown moment.
     script = [line for line in messages(logs, "script-log", stream) if "(where pid=" not in line]
     printed = script.index("printed it's 1 = $HOME 1")
     assert printed > next(number for number, line in enumerate(script) if "logged live" in line)
@@ -96,16 +86,16 @@ def test_a_script_succeeds_and_its_logs_arrive(
     assert worker["logStreamName"].startswith(f"{stream}-127_0_0_")
 
 
-def test_ray_writes_the_files_that_are_looked_for(endpoint: local_client.Endpoint) -> None:
-    """There are some for every group of the cluster's own logs."""
+def test_ray_writes_log_files_for_every_group(endpoint: local_client.Endpoint) -> None:
+    """Every group of the cluster's own logs has files."""
     state = json.loads(endpoint.log_path.with_suffix(".json").read_text())
     head = Path(state["root"]) / "0" / "session_latest" / "logs"
     groups = {"ray-monitor-log", "ray-gcs-logs", "ray-process-logs", "ray-raylet-logs", "ray-runtime-env-log"}
     until(lambda: {_system_group(path.name) for path in head.iterdir()} - {None}, lambda seen: seen == groups)
 
 
-def test_a_prefix_which_nothing_has_finds_nothing(logs: Any) -> None:
-    """Unlike moto, which ignores the prefix; an absent group is ResourceNotFoundException."""
+def test_an_unused_prefix_finds_no_events(logs: Any) -> None:
+    """The endpoint applies the prefix, which moto ignores; an unknown group gives ResourceNotFoundException."""
     logs.create_log_group(logGroupName="/mine")
     logs.create_log_stream(logGroupName="/mine", logStreamName="a")
     logs.put_log_events(
@@ -136,14 +126,14 @@ def test_a_prefix_which_nothing_has_finds_nothing(logs: Any) -> None:
 def test_a_script_fails_with_its_reason(
     glue: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], script: str, words: str
 ) -> None:
-    """ErrorMessage ends with the exception, if any, and the exit code."""
+    """The ErrorMessage has the exception, if there is one, and the exit code."""
     job = make_job(script)
     run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
     assert run["ErrorMessage"] == words
 
 
 def test_stop_while_running(glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]) -> None:
-    """RUNNING, then STOPPED; logging arrives while it runs, prints do not."""
+    """The run is RUNNING, then STOPPED; log records arrive while it runs, prints do not."""
     job = make_job(SLEEPS)
     run = glue.start_job_run(JobName=job)["JobRunId"]
     wait_for(job, run, "RUNNING")
@@ -167,7 +157,7 @@ def _lines(logs: Any, leaf: str, job: str, run: str) -> list[str]:
 def test_logs_can_be_switched_off(
     glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
 ) -> None:
-    """--logging_configuration turns CloudWatch Logs off for a run."""
+    """--logging_configuration switches CloudWatch Logs off for a run."""
     off = json.dumps({"CLOUDWATCH_LOGS": {"IS_ENABLED": "False"}})
     job = make_job("print('quiet')")
     run = glue.start_job_run(JobName=job, Arguments={"--logging_configuration": off})["JobRunId"]
@@ -178,7 +168,7 @@ def test_logs_can_be_switched_off(
 def test_zips_reach_the_script(
     glue: Any, s3: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
 ) -> None:
-    """The working directory's single directory is the cwd; py_modules can be imported, on workers too."""
+    """The zip's one directory is the working directory; driver and workers import the modules."""
     s3.put_object(Bucket=local_client.BUCKET, Key="work.zip", Body=zipped(**{"work/data.txt": "forty-two"}))
     s3.put_object(
         Bucket=local_client.BUCKET, Key="mod.zip", Body=zipped(**{"top/answers.py": "def yes(): return 'yes'"})
@@ -200,30 +190,19 @@ def test_zips_reach_the_script(
 def test_pip_install(
     glue: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Driver and workers import what pip installed, beside what was there; its words are in ray-runtime-env-log."""
-    wheel = tmp_path / "tinything-1.0-py3-none-any.whl"
-    wheel.write_bytes(
-        zipped(
-            **{
-                "tinything.py": "WORD = 'tiny'",
-                "tinything-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n",
-                "tinything-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-                "tinything-1.0.dist-info/RECORD": "",
-            }
-        )
-    )
+    """Driver and workers import the installed package; ray-runtime-env-log has pip's output."""
     job = make_job(
-        "import ray, tinything\nray.init('auto')\n"
-        "@ray.remote\ndef f():\n    import tinything\n    return tinything.WORD\n"
-        "print(tinything.WORD, ray.get(f.remote()))",
+        "import ray, tinypackage\nray.init('auto')\n"
+        "@ray.remote\ndef f():\n    import tinypackage\n    return tinypackage.WORD\n"
+        "print(tinypackage.WORD, ray.get(f.remote()))",
         ExecutionProperty={"MaxConcurrentRuns": 2},
     )
-    good = {"--pip-install": f"tinything @ {wheel.as_uri()}"}
+    good = {"--pip-install": write_wheel(tmp_path, "tinypackage", "1.0", "WORD = 'tiny'")}
     bad = {"--pip-install": f"absent @ {(tmp_path / 'absent.whl').as_uri()}"}
     run, failing = (glue.start_job_run(JobName=job, Arguments=each)["JobRunId"] for each in (good, bad))
     wait_for(job, run, "SUCCEEDED")
     assert "tiny tiny" in _script_log(logs, job, run)
-    assert any("Successfully installed tinything" in line for line in _lines(logs, "ray-runtime-env-log", job, run))
+    assert any("Successfully installed tinypackage" in line for line in _lines(logs, "ray-runtime-env-log", job, run))
     message = wait_for(job, failing, "FAILED")["ErrorMessage"]
     assert message.startswith("runtime_env setup failed: pip install exited with code 1: ERROR: ")
 
@@ -240,7 +219,7 @@ def test_pip_install(
 def test_a_bad_zip_fails_the_run(
     glue: Any, s3: Any, make_job: Callable[..., str], wait_for: Callable[..., Any], body: bytes | None, words: str
 ) -> None:
-    """With the reason in ErrorMessage, at run time."""
+    """The run fails, and its ErrorMessage has the reason."""
     s3.delete_object(Bucket=local_client.BUCKET, Key="bad.zip")
     if body is not None:
         s3.put_object(Bucket=local_client.BUCKET, Key="bad.zip", Body=body)
@@ -252,7 +231,7 @@ def test_a_bad_zip_fails_the_run(
 def test_a_missing_script_fails_the_run(
     glue: Any, s3: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
 ) -> None:
-    """CreateJob does not look; the run does."""
+    """CreateJob does not check the script; the run fails."""
     job = make_job()
     s3.delete_object(Bucket=local_client.BUCKET, Key=f"{job}.py")
     run = wait_for(job, glue.start_job_run(JobName=job)["JobRunId"], "FAILED")
@@ -263,7 +242,7 @@ def test_a_missing_script_fails_the_run(
 def test_ray_data_reads_and_writes_the_endpoints_s3(
     glue: Any, s3: Any, logs: Any, make_job: Callable[..., str], wait_for: Callable[..., Any]
 ) -> None:
-    """s3:// paths work in a script without a word about the endpoint."""
+    """s3:// paths work in a script without endpoint settings."""
     uri = f"s3://{local_client.BUCKET}/rows"
     job = make_job(
         f"import ray\nray.init('auto')\nray.data.range(100, override_num_blocks=2).write_parquet('{uri}')\n"

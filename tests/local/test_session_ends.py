@@ -1,42 +1,25 @@
-"""What sessions start with and how they end, on real kernels and real Ray."""
+"""The start and the end of sessions, on real kernels and real Ray."""
 
 from __future__ import annotations
 
 import ast
-import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.runtime import processes
-from tests.local.conftest import until
+from tests.local.conftest import error_code, until, write_wheel, zipped
 
 Run = Callable[[str, str], dict[str, Any]]
 Becomes = Callable[..., dict[str, Any]]
 LOOP = "import time\nwhile True:\n    time.sleep(0.01)"
 
 
-def refused(call: Callable[..., Any], **request: Any) -> str:
-    with pytest.raises(ClientError) as caught:
-        call(**request)
-    return str(caught.value.response["Error"]["Code"])
-
-
 def text(statement: dict[str, Any]) -> str:
     return str(statement["Output"]["Data"]["TextPlain"])
-
-
-def zipped(**files: str) -> bytes:
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return body.getvalue()
 
 
 def test_stop_while_a_statement_runs(
@@ -46,31 +29,31 @@ def test_stop_while_a_statement_runs(
     session_becomes: Becomes,
     clean_endpoint: local_client.Endpoint,
 ) -> None:
-    """STOPPING, then STOPPED; the statement is ERROR; both can be read until the session is deleted."""
+    """The session is STOPPING, then STOPPED; the statement is ERROR; both exist until the session is deleted."""
     session = make_session("READY", DefaultArguments={"--auto-scaling-ray-min-workers": "1"})
     directory = Path(text(run_code(session, "import os\nos.getcwd()")).strip("'"))
     assert directory.is_dir()
     statement = glue.run_statement(SessionId=session, Code=LOOP)["Id"]
     glue.stop_session(Id=session)
-    assert refused(glue.stop_session, Id=session) == "IllegalSessionStateException"
+    assert error_code(glue.stop_session, Id=session) == "IllegalSessionStateException"
     stopped = session_becomes(session, "STOPPED")
     assert stopped["DPUSeconds"] == stopped["ExecutionTime"] * 4
     assert stopped["ExecutionTime"] > 0
     assert "ErrorMessage" not in stopped
     ended = glue.get_statement(SessionId=session, Id=statement)["Statement"]
     assert (ended["State"], ended["Output"]) == ("ERROR", {})
-    assert refused(glue.cancel_statement, SessionId=session, Id=statement) == "IllegalSessionStateException"
+    assert error_code(glue.cancel_statement, SessionId=session, Id=statement) == "IllegalSessionStateException"
     assert not directory.exists()
 
 
 def test_delete_ends_a_live_session(glue: Any, make_session: Callable[..., str], run_code: Run) -> None:
-    """At once for everybody who asks, soon for its processes."""
+    """The API removes the session at once; its processes end soon after."""
     session = make_session("READY")
     code = "import os, subprocess\nos.getpid(), subprocess.Popen(['sleep', '600'], start_new_session=True).pid"
     pids = ast.literal_eval(text(run_code(session, code)))
     glue.delete_session(Id=session)
-    assert refused(glue.get_session, Id=session) == "EntityNotFoundException"
-    assert refused(glue.get_statement, SessionId=session, Id=0) == "EntityNotFoundException"
+    assert error_code(glue.get_session, Id=session) == "EntityNotFoundException"
+    assert error_code(glue.get_statement, SessionId=session, Id=0) == "EntityNotFoundException"
     until(lambda: [pid for pid in pids if processes.alive(pid)], lambda left: not left)
 
 
@@ -84,13 +67,13 @@ def test_delete_ends_a_live_session(glue: Any, make_session: Callable[..., str],
 def test_a_dead_kernel_fails_the_session(
     glue: Any, make_session: Callable[..., str], session_becomes: Becomes, code: str, words: str
 ) -> None:
-    """With the reason."""
+    """The ErrorMessage has the reason."""
     session = make_session("READY")
     statement = glue.run_statement(SessionId=session, Code=code)["Id"]
     failed = session_becomes(session, "FAILED")
     assert failed["ErrorMessage"] == f"The session's Python process has died: {words}"
     assert glue.get_statement(SessionId=session, Id=statement)["Statement"]["State"] == "ERROR"
-    assert refused(glue.run_statement, SessionId=session, Code="1") == "IllegalSessionStateException"
+    assert error_code(glue.run_statement, SessionId=session, Code="1") == "IllegalSessionStateException"
 
 
 def test_timeouts(
@@ -99,14 +82,14 @@ def test_timeouts(
     session_becomes: Becomes,
     clean_endpoint: local_client.Endpoint,
 ) -> None:
-    """An idle session times out, a busy one only at its Timeout; a statement then is InvalidInputException."""
+    """IdleTimeout ends an idle session, Timeout a busy one; RunStatement then gives InvalidInputException."""
     idle = make_session("READY", IdleTimeout=1)
     busy = make_session("READY", IdleTimeout=1, Timeout=1000)
     looping = glue.run_statement(SessionId=busy, Code=LOOP)["Id"]
     clean_endpoint.faults(minute_seconds=1)
     ended = session_becomes(idle, "TIMEOUT")
     assert (ended["IdleTimeout"], ended["ExecutionTime"] >= 1) == (1, True)
-    assert refused(glue.run_statement, SessionId=idle, Code="1") == "InvalidInputException"
+    assert error_code(glue.run_statement, SessionId=idle, Code="1") == "InvalidInputException"
     assert glue.get_session(Id=busy)["Session"]["Status"] == "READY"
     clean_endpoint.faults(minute_seconds=0.001)
     assert session_becomes(busy, "TIMEOUT")["ExecutionTime"] >= 1
@@ -116,15 +99,8 @@ def test_timeouts(
 def test_dependencies_reach_driver_and_workers(
     s3: Any, make_session: Callable[..., str], run_code: Run, tmp_path: Path
 ) -> None:
-    """Pip's packages, zipped modules and the working directory, as for runs."""
-    wheels = {}
-    for name in ("tinyone", "tinytwo"):
-        wheels[name] = tmp_path / f"{name}-1.0-py3-none-any.whl"
-        info = f"{name}-1.0.dist-info"
-        files = {f"{name}.py": f"WORD = '{name}'", f"{info}/RECORD": ""}
-        files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-        files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        wheels[name].write_bytes(zipped(**files))
+    """Pip packages, zipped modules and the working directory work as for runs."""
+    wheels = {name: write_wheel(tmp_path, name, "1.0", f"WORD = '{name}'") for name in ("tinyone", "tinytwo")}
     s3.put_object(
         Bucket=local_client.BUCKET,
         Key="session-work.zip",
@@ -136,8 +112,8 @@ def test_dependencies_reach_driver_and_workers(
         DefaultArguments={
             "--working-dir": f"s3://{local_client.BUCKET}/session-work.zip",
             "--s3-py-modules": f"s3://{local_client.BUCKET}/session-mod.zip",
-            "--pip-install": f"tinyone @ {wheels['tinyone'].as_uri()}",
-            "--additional-python-modules": f"tinytwo @ {wheels['tinytwo'].as_uri()}",
+            "--pip-install": wheels["tinyone"],
+            "--additional-python-modules": wheels["tinytwo"],
         },
     )
     code = (
@@ -159,6 +135,6 @@ def test_dependencies_reach_driver_and_workers(
 def test_a_session_that_cannot_start_fails(
     glue: Any, make_session: Callable[..., str], arguments: dict[str, str], words: str
 ) -> None:
-    """With the reason."""
+    """The ErrorMessage has the reason."""
     session = make_session("FAILED", DefaultArguments=arguments)
     assert glue.get_session(Id=session)["Session"]["ErrorMessage"].startswith(words)

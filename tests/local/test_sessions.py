@@ -1,4 +1,4 @@
-"""The life of a session without its kernel: refusals, defaults, limits, lists, tags, forced states."""
+"""Sessions without a kernel: refusals, defaults, limits, lists, tags, forced states."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ import boto3
 import httpx
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.exceptions import ConnectionClosedError
 
 from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.api.server import OWN_AGENT
+from tests.local.conftest import refused
 
 pytestmark = pytest.mark.usefixtures("held")
-
-
-def refused(call: Callable[..., Any], **request: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**request)
-    error = caught.value.response["Error"]
-    return error["Code"], error["Message"]
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -45,21 +39,21 @@ def request(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_create_is_refused(glue: Any, changes: dict[str, Any], code: str, words: str) -> None:
-    """By the model, or by the rules of jobs; nothing is stored."""
+    """The model or the rules of jobs refuse the request, and no session is stored."""
     seen, message = refused(glue.create_session, **request(**changes))
     assert (seen, words in message) == (code, True), message
     assert refused(glue.get_session, Id="refused")[0] == "EntityNotFoundException"
 
 
 def test_a_closed_account(glue: Any, held: local_client.Endpoint) -> None:
-    """In the words that the last Ray-capable kernel looks for."""
+    """The message is the one that the last Ray-capable kernel checks for."""
     held.faults(account_closed=True)
     words = "Account not allowed to submit Glue Ray session"
     assert refused(glue.create_session, **request()) == ("InvalidInputException", words)
 
 
-def test_what_is_left_out_is_filled_in(glue: Any) -> None:
-    """The last Ray-capable kernel sends nothing that it was not told."""
+def test_create_session_fills_in_defaults(glue: Any) -> None:
+    """The last Ray-capable kernel sends only the members that the user has set."""
     shown = glue.create_session(**request(Id="bare"))["Session"]
     assert shown == glue.get_session(Id="bare")["Session"]
     expected = {
@@ -82,7 +76,7 @@ def test_what_is_left_out_is_filled_in(glue: Any) -> None:
 def test_an_id_is_taken_until_it_is_deleted(
     glue: Any, make_session: Callable[..., str], session_becomes: Callable[..., dict[str, Any]]
 ) -> None:
-    """Also that of a session which has ended."""
+    """The Id of an ended session is taken too."""
     session = make_session()
     assert refused(glue.create_session, **request(Id=session))[0] == "AlreadyExistsException"
     assert glue.stop_session(Id=session)["Id"] == session
@@ -94,8 +88,8 @@ def test_an_id_is_taken_until_it_is_deleted(
     assert glue.create_session(**request(Id=session))["Session"]["CreatedOn"] > ended["CreatedOn"]
 
 
-def test_what_is_absent_is_not_found(glue: Any, make_session: Callable[..., str]) -> None:
-    """Sessions, also those of another region, and statements."""
+def test_unknown_names_are_not_found(glue: Any, make_session: Callable[..., str]) -> None:
+    """Unknown sessions and statements give EntityNotFoundException."""
     for call in (glue.get_session, glue.stop_session, glue.delete_session):
         assert refused(call, Id="absent")[0] == "EntityNotFoundException"
     assert refused(glue.run_statement, SessionId="absent", Code="1")[0] == "EntityNotFoundException"
@@ -110,7 +104,7 @@ def test_what_is_absent_is_not_found(glue: Any, make_session: Callable[..., str]
 def test_sessions_are_kept_by_region(
     client: Callable[..., Any], make_session: Callable[..., str], regions: tuple[str, str]
 ) -> None:
-    """As the service does."""
+    """A Region does not have the sessions of another Region."""
     session = make_session()
     elsewhere = client("glue", region=regions[1])
     assert refused(elsewhere.get_session, Id=session)[0] == "EntityNotFoundException"
@@ -120,7 +114,7 @@ def test_sessions_are_kept_by_region(
 def test_illegal_states(
     glue: Any, make_session: Callable[..., str], session_becomes: Callable[..., dict[str, Any]]
 ) -> None:
-    """No statement before READY or after the end, and one stop."""
+    """A session takes no statement before READY or after its end, and takes one stop."""
     session = make_session()
     code, message = refused(glue.run_statement, SessionId=session, Code="1")
     assert (code, "PROVISIONING" in message) == ("IllegalSessionStateException", True)
@@ -132,7 +126,7 @@ def test_illegal_states(
 
 
 def test_lists_and_tags(glue: Any, make_session: Callable[..., str]) -> None:
-    """Newest first, in pages, filtered by tags; tags can be changed by the session's ARN."""
+    """Lists are newest first, in pages, filtered by tags; the session's ARN allows changes of its tags."""
     sessions = [make_session(NumberOfWorkers=1, Tags={"team": "a", "n": str(n)}) for n in range(3)]
     assert glue.list_sessions(Tags={"team": "a"})["Ids"] == sessions[::-1]
     assert glue.list_sessions(Tags={"team": "a", "n": "1"})["Ids"] == [sessions[1]]
@@ -151,8 +145,8 @@ def test_lists_and_tags(glue: Any, make_session: Callable[..., str]) -> None:
     )
 
 
-def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: local_client.Endpoint) -> None:
-    """The Id tells: asking again says that it is there."""
+def test_a_dropped_response_hides_a_created_session(glue: Any, held: local_client.Endpoint) -> None:
+    """A second CreateSession with the same Id gives AlreadyExistsException."""
     held.faults(drop_next={"CreateSession": 1})
     with pytest.raises(ConnectionClosedError):
         glue.create_session(**request(Id="dropped"))
@@ -160,13 +154,13 @@ def test_a_dropped_answer_hides_a_session_which_was_made(glue: Any, held: local_
     glue.delete_session(Id="dropped")
 
 
-def test_a_session_can_be_shown_in_any_state(
+def test_every_state_can_be_forced(
     glue: Any,
     held: local_client.Endpoint,
     make_session: Callable[..., str],
     session_becomes: Callable[..., dict[str, Any]],
 ) -> None:
-    """One that it is not in, and one that ends it."""
+    """A forced state changes the shown state only; a forced end state ends the session."""
     session = make_session()
     held.faults(force_state={session: "READY"})
     session_becomes(session, "READY")
@@ -177,7 +171,7 @@ def test_a_session_can_be_shown_in_any_state(
 
 
 def test_the_page_of_a_session_with_any_name(glue: Any, held: local_client.Endpoint) -> None:
-    """An Id may hold slashes, blanks and letters of any kind, and end like the name of another page."""
+    """An Id may have slashes, blanks and any letters, and the suffix of another page."""
     for session in ("é/ü ß", "é/ü ß/log"):
         glue.create_session(**request(Id=session, NumberOfWorkers=1))
         shown = httpx.get(f"{held.url}/_glueray/sessions/{quote(session)}")
@@ -190,7 +184,7 @@ def test_the_page_of_a_session_with_any_name(glue: Any, held: local_client.Endpo
 def test_calls_are_counted_and_moto_sees_none_of_them(
     held: local_client.Endpoint, make_session: Callable[..., str]
 ) -> None:
-    """A client that is passed through to moto finds no session there."""
+    """A client whose requests go to moto finds no session there."""
     session = make_session()
     assert held.calls() == {"CreateSession": 1}
     assert held.status()["sessions"]["PROVISIONING"] >= 1

@@ -1,4 +1,4 @@
-"""Code in a session, on a real kernel and real Ray: outputs, errors, cancelling, lists, pages."""
+"""Statements on a real kernel and real Ray: outputs, errors, cancelling, lists, pages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.exceptions import ConnectionClosedError
 
 from airflow_provider_glueray.local import client as local_client
-from tests.local.conftest import until
+from tests.local.conftest import error_code, until
 
 Run = Callable[[str, str], dict[str, Any]]
 Becomes = Callable[..., dict[str, Any]]
@@ -43,12 +43,6 @@ ran = ray.get([where.options(scheduling_strategy=strategy(node)).remote() for no
 """
 
 
-def refused(call: Callable[..., Any], **request: Any) -> str:
-    with pytest.raises(ClientError) as caught:
-        call(**request)
-    return str(caught.value.response["Error"]["Code"])
-
-
 def text(statement: dict[str, Any]) -> str:
     return str(statement["Output"]["Data"]["TextPlain"])
 
@@ -61,8 +55,8 @@ def page(endpoint: local_client.Endpoint, path: str) -> str:
     return httpx.get(f"{endpoint.url}/_glueray/sessions/{path}").raise_for_status().text
 
 
-def test_a_value_and_what_was_printed(ready_session: str, run_code: Run) -> None:
-    """In order, stderr and child processes included; the value comes last; the state stays for the next statement."""
+def test_a_value_and_the_printed_output(ready_session: str, run_code: Run) -> None:
+    """Output is in order, also of stderr and child processes; the value comes last; variables stay."""
     before = time.time() * 1000 - 1
     statement = run_code(
         ready_session,
@@ -81,7 +75,7 @@ def test_a_value_and_what_was_printed(ready_session: str, run_code: Run) -> None
 
 
 def test_arguments_are_environment_variables(ready_session: str, run_code: Run) -> None:
-    """As they are for a script; what configures the cluster is left out."""
+    """A session gets its arguments as a script does, without those that configure the cluster."""
     statement = run_code(ready_session, "import os\nos.environ['my-arg'], 'object_store_memory_head' in os.environ")
     assert text(statement) == '("it\'s 1 = $HOME", False)'
 
@@ -98,7 +92,7 @@ def test_arguments_are_environment_variables(ready_session: str, run_code: Run) 
 def test_an_exception_is_an_output(
     ready_session: str, run_code: Run, code: str, name: str, value: str, printed: str
 ) -> None:
-    """AVAILABLE with Status error, lines without colours, and what was printed before."""
+    """The statement is AVAILABLE with Status error, lines without colours, and the output before the error."""
     output = run_code(ready_session, code)["Output"]
     assert output["Status"] == "error"
     assert (output["ErrorName"], value in output["ErrorValue"]) == (name, True), output
@@ -108,7 +102,7 @@ def test_an_exception_is_an_output(
 
 
 def test_statements_use_the_cluster(ready_session: str, run_code: Run) -> None:
-    """ray.init("auto") finds it, and tasks run on both of its nodes; the endpoint's S3 needs no words."""
+    """ray.init("auto") attaches, tasks run on both nodes, and boto3 uses the endpoint's S3."""
     assert text(run_code(ready_session, NODES + "len(nodes), ran == nodes")).endswith("(2, True)")
     buckets = "[b['Name'] for b in boto3.client('s3').list_buckets()['Buckets']]"
     code = f"import boto3\n{buckets}.count('{local_client.BUCKET}')"
@@ -118,12 +112,12 @@ def test_statements_use_the_cluster(ready_session: str, run_code: Run) -> None:
 def test_one_statement_at_a_time_and_cancel(
     glue: Any, ready_session: str, run_code: Run, statement_becomes: Becomes, clean_endpoint: local_client.Endpoint
 ) -> None:
-    """An endless loop is shown live in the log, as is what comes late; it can be cancelled and leaves nothing else."""
+    """The log has an endless loop's output live, and late output of a thread; a cancel ends the loop only."""
     late = "import threading\nthreading.Timer(0.2, print, ['late']).start()\nkept = 'kept'"
     assert text(run_code(ready_session, late)) == ""
     log_ends_with(clean_endpoint, ready_session, "late\n")
     looping = glue.run_statement(SessionId=ready_session, Code=LOOP)["Id"]
-    assert refused(glue.run_statement, SessionId=ready_session, Code="1") == "SessionBusyException"
+    assert error_code(glue.run_statement, SessionId=ready_session, Code="1") == "SessionBusyException"
     statement_becomes(ready_session, looping, "RUNNING")
     log_ends_with(clean_endpoint, ready_session, "looping\n")
     glue.cancel_statement(SessionId=ready_session, Id=looping)
@@ -134,20 +128,20 @@ def test_one_statement_at_a_time_and_cancel(
     assert glue.get_statement(SessionId=ready_session, Id=looping)["Statement"] == cancelled
 
 
-def test_a_cancel_that_is_ignored_at_first(
+def test_a_cancel_is_repeated(
     glue: Any, ready_session: str, statement_becomes: Becomes, clean_endpoint: local_client.Endpoint
 ) -> None:
-    """Ctrl-C comes again; a statement that then ends by itself is CANCELLED all the same."""
+    """SIGINT comes again; a statement that then ends by itself is CANCELLED too."""
     statement = glue.run_statement(SessionId=ready_session, Code=STUBBORN)["Id"]
     log_ends_with(clean_endpoint, ready_session, "holding\n")
     glue.cancel_statement(SessionId=ready_session, Id=statement)
     statement_becomes(ready_session, statement, "CANCELLED")
 
 
-def test_a_dropped_answer_hides_a_statement_which_runs_once(
+def test_a_dropped_response_hides_a_statement_that_runs_once(
     glue: Any, ready_session: str, run_code: Run, statement_becomes: Becomes, clean_endpoint: local_client.Endpoint
 ) -> None:
-    """The caller never learns its id; it is the last one in the list."""
+    """The caller gets no id; the list has the statement as its last one."""
     before = run_code(ready_session, "count = 0")["Id"]
     clean_endpoint.faults(drop_next={"RunStatement": 1})
     with pytest.raises(ConnectionClosedError):
@@ -162,15 +156,15 @@ def listed(glue: Any, session: str) -> list[dict[str, Any]]:
     token: dict[str, str] = {}
     found: list[dict[str, Any]] = []
     while True:
-        answer = glue.list_statements(SessionId=session, **token)
-        found += answer["Statements"]
-        if "NextToken" not in answer:
+        response = glue.list_statements(SessionId=session, **token)
+        found += response["Statements"]
+        if "NextToken" not in response:
             return found
-        token = {"NextToken": answer["NextToken"]}
+        token = {"NextToken": response["NextToken"]}
 
 
 def test_lists_are_paged(glue: Any, ready_session: str, run_code: Run) -> None:
-    """Oldest first, 50 a page."""
+    """Statements are listed oldest first, 50 per page."""
     while len(statements := listed(glue, ready_session)) <= 50:
         run_code(ready_session, "None")
     assert [statement["Id"] for statement in statements] == list(range(len(statements)))
@@ -178,27 +172,27 @@ def test_lists_are_paged(glue: Any, ready_session: str, run_code: Run) -> None:
     assert (len(first["Statements"]), "NextToken" in first) == (50, True)
 
 
-def test_fifty_megabytes_are_printed_whole(
+def test_fifty_megabytes_of_output_are_complete(
     glue: Any, client: Callable[..., Any], ready_session: str, clean_endpoint: local_client.Endpoint
 ) -> None:
-    """In many pieces, while others are answered again and again; the log keeps the end of it."""
+    """The endpoint responds to other requests meanwhile, and the log keeps the end of the output."""
     unchecked = client("glue")
     code = "for n in range(500):\n    print(f'{n:03}' + 'x' * 99_996)"
     statement = glue.run_statement(SessionId=ready_session, Code=code)["Id"]
 
-    def look() -> dict[str, Any]:
+    def read() -> dict[str, Any]:
         found: dict[str, Any] = unchecked.get_statement(SessionId=ready_session, Id=statement)["Statement"]
         return found
 
     with ThreadPoolExecutor() as pool:
-        polling = pool.submit(until, look, lambda found: found["State"] == "AVAILABLE")
-        answered = 0
+        polling = pool.submit(until, read, lambda found: found["State"] == "AVAILABLE")
+        requests = 0
         while not polling.done():
             clean_endpoint.status()
-            answered += 1
+            requests += 1
             time.sleep(0.02)
     assert text(polling.result()) == "".join(f"{n:03}" + "x" * 99_996 + "\n" for n in range(500))
-    assert answered >= 5
+    assert requests >= 5
     log = page(clean_endpoint, f"{ready_session}/log")
     assert log.startswith("(the beginning is left out)\n")
     assert log.endswith("x\n")
@@ -206,7 +200,7 @@ def test_fifty_megabytes_are_printed_whole(
 
 
 def test_the_page_of_a_session(ready_session: str, run_code: Run, clean_endpoint: local_client.Endpoint) -> None:
-    """Its fields, and each statement with its output."""
+    """The page has the session's fields and each statement with its output."""
     statement = run_code(ready_session, "print('shown')\n1 / 0")
     shown = page(clean_endpoint, ready_session)
     assert re.search(f"^Id +{ready_session}$", shown, re.MULTILINE)

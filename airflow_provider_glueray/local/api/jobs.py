@@ -1,7 +1,7 @@
-"""Speak Glue's job API (AWS JSON 1.1): wire to validation to ledger and back.
+"""Implement Glue's job API (AWS JSON 1.1) on the records of `State`.
 
-Jobs are kept per Region. Operations which moto offers and we do not (databases, crawlers) are not handled
-here. It refuses what the service refuses and never pretends that a run moved: that is the engine's business.
+Each Region has its own jobs. `api.server` passes operations that only moto has (databases, crawlers) to moto. This
+module refuses the requests that the service refuses; only the engine changes the state of a run.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from airflow_provider_glueray.local.api.request_validation import check_input
 from airflow_provider_glueray.local.engine import rules
 from airflow_provider_glueray.local.engine.errors import GlueError
 from airflow_provider_glueray.local.engine.faults import Faults
-from airflow_provider_glueray.local.engine.state import ACCOUNT, TERMINAL, Job, Ledger, Phase, Run
+from airflow_provider_glueray.local.engine.state import ACCOUNT, TERMINAL, Job, Phase, Run, State
 
 Request = Mapping[str, Any]
 Response = dict[str, Any]
 _T = TypeVar("_T")
 TAG_OPERATIONS = frozenset({"TagResource", "UntagResource", "GetTags"})
-#: Members of CreateJob which are not part of the definition.
+#: These members of CreateJob are no part of the definition.
 _NOT_DEFINITION = ("Name", "Tags")
-#: Used when CreateJob gives none; the service's default for Ray is undocumented [INFERRED].
+#: The GlueVersion of a job if CreateJob gives none; the service's default for Ray is undocumented [INFERRED].
 _GLUE_VERSION = "4.0"
 
 
-class Stopper(Protocol):
-    """What the API needs of the engine."""
+class RunStopper(Protocol):
+    """The part of the engine that the API uses."""
 
     def request_stop(self, run: Run) -> None:
-        """Ask that a run be stopped; returns at once."""
+        """Request the stop of a run; returns at once."""
 
 
 class GlueApi:
-    """The Glue face of one endpoint."""
+    """The job API of one endpoint."""
 
-    def __init__(self, ledger: Ledger, engine: Stopper, faults: Faults) -> None:
-        self._ledger = ledger
+    def __init__(self, state: State, engine: RunStopper, faults: Faults) -> None:
+        self._state = state
         self._engine = engine
         self._faults = faults
         self._operations: dict[str, Callable[[Request, str], Response]] = {
@@ -58,20 +58,20 @@ class GlueApi:
         }
 
     def handles(self, operation: str, request: Request) -> bool:
-        """Tell whether the operation is ours; tag calls are for job ARNs only."""
+        """Return whether this API has the operation; of tag requests, it has those for job ARNs."""
         if operation in TAG_OPERATIONS:
             return ":job/" in str(request.get("ResourceArn", ""))
         return operation in self._operations
 
     def call(self, operation: str, request: Request, region: str) -> Response:
-        """Answer one request, or raise GlueError."""
+        """Return the response to one request; raises GlueError."""
         check_input(operation, request)
-        with self._ledger.lock:
+        with self._state.lock:
             return self._operations[operation](request, region)
 
     def _job(self, region: str, name: str) -> Job:
         try:
-            return self._ledger.jobs[region, name]
+            return self._state.jobs[region, name]
         except KeyError:
             raise GlueError("EntityNotFoundException", f"Job with name: {name} not found.") from None
 
@@ -82,7 +82,7 @@ class GlueApi:
             raise rules.invalid(rules.ACCOUNT_CLOSED)
         rules.check_job(definition)
         name = request["Name"]
-        known = self._ledger.jobs.get((region, name))
+        known = self._state.jobs.get((region, name))
         if known is not None and known.definition == definition:
             raise GlueError("AlreadyExistsException", f"Job {name} already exists.")
         if known is not None:
@@ -90,7 +90,7 @@ class GlueApi:
                 "IdempotentParameterMismatchException",
                 f"Job {name} already submitted with different configuration",
             )
-        self._ledger.jobs[region, name] = Job(name, region, definition, dict(request.get("Tags", {})))
+        self._state.jobs[region, name] = Job(name, region, definition, dict(request.get("Tags", {})))
         return {"Name": name}
 
     def _update_job(self, request: Request, region: str) -> Response:
@@ -99,48 +99,48 @@ class GlueApi:
         update.setdefault("GlueVersion", job.definition["GlueVersion"])
         for name in ("Role", "Command"):
             if not update.get(name):
-                raise rules.invalid(f"{name} cannot be null or empty")  # expected every time [guide]
+                raise rules.invalid(f"{name} cannot be null or empty")  # every update must have it [guide]
         rules.check_job(update)
         job.definition, job.modified = update, time.time()
         return {"JobName": job.name}
 
     def _get_job(self, request: Request, region: str) -> Response:
-        return {"Job": self._job(region, request["JobName"]).wire()}
+        return {"Job": self._job(region, request["JobName"]).to_response()}
 
     def _in_region(self, region: str, tags: Mapping[str, str] | None = None) -> list[Job]:
         return [
             job
-            for (place, _), job in sorted(self._ledger.jobs.items())
-            if place == region and (tags or {}).items() <= job.tags.items()
+            for (job_region, _), job in sorted(self._state.jobs.items())
+            if job_region == region and (tags or {}).items() <= job.tags.items()
         ]
 
     def _get_jobs(self, request: Request, region: str) -> Response:
         jobs, token = page(self._in_region(region), request, 100)
-        return {"Jobs": [job.wire() for job in jobs], **token}
+        return {"Jobs": [job.to_response() for job in jobs], **token}
 
     def _list_jobs(self, request: Request, region: str) -> Response:
         jobs, token = page(self._in_region(region, request.get("Tags")), request, 100)
         return {"JobNames": [job.name for job in jobs], **token}
 
     def _batch_get_jobs(self, request: Request, region: str) -> Response:
-        found = [self._ledger.jobs.get((region, name)) for name in request["JobNames"]]
+        found = [self._state.jobs.get((region, name)) for name in request["JobNames"]]
         return {
-            "Jobs": [job.wire() for job in found if job is not None],
+            "Jobs": [job.to_response() for job in found if job is not None],
             "JobsNotFound": [name for name, job in zip(request["JobNames"], found, strict=True) if job is None],
         }
 
     def _delete_job(self, request: Request, region: str) -> Response:
         name = request["JobName"]
-        self._ledger.jobs.pop((region, name), None)
-        for run in self._ledger.newest_first.pop((region, name), []):
+        self._state.jobs.pop((region, name), None)
+        for run in self._state.newest_first.pop((region, name), []):
             if run.phase is Phase.DONE:
-                del self._ledger.runs[run.id]
+                del self._state.runs[run.id]
             else:
                 self._engine.request_stop(run)
         return {"JobName": name}
 
     def _start_job_run(self, request: Request, region: str) -> Response:
-        job = self._ledger.jobs.get((region, request["JobName"]))
+        job = self._state.jobs.get((region, request["JobName"]))
         if job is None:
             raise GlueError("EntityNotFoundException", "Failed to start job run due to missing metadata")
         faults = self._faults.values(region)
@@ -173,12 +173,14 @@ class GlueApi:
                 "JobRunQueuingEnabled": queuing,
             },
         )
-        full = self._ledger.full(job.name, region, run.workers, run.max_concurrent_runs, faults["quota_mdpu"])
-        if full is not None and not queuing:
-            raise GlueError(*full)
-        if full is not None:
-            run.state, run.phase, run.detail = "WAITING", Phase.QUEUED, full[1]
-        self._ledger.add(run)
+        exceeded = self._state.exceeded_limit(
+            job.name, region, run.workers, run.max_concurrent_runs, faults["quota_mdpu"]
+        )
+        if exceeded is not None and not queuing:
+            raise GlueError(*exceeded)
+        if exceeded is not None:
+            run.state, run.phase, run.detail = "WAITING", Phase.QUEUED, exceeded[1]
+        self._state.add(run)
         return {"JobRunId": run.id}
 
     def _predecessor(self, request: Request, region: str) -> Run | None:
@@ -190,19 +192,19 @@ class GlueApi:
         return run
 
     def _run(self, region: str, job: str, run_id: str) -> Run:
-        run = self._ledger.runs.get(run_id)
+        run = self._state.runs.get(run_id)
         if run is None or (run.region, run.job) != (region, job):
             raise GlueError("EntityNotFoundException", f"Job run {run_id} of job {job} not found.")
         return run
 
     def _get_job_run(self, request: Request, region: str) -> Response:
         self._job(region, request["JobName"])
-        return {"JobRun": self._run(region, request["JobName"], request["RunId"]).wire()}
+        return {"JobRun": self._run(region, request["JobName"], request["RunId"]).to_response()}
 
     def _get_job_runs(self, request: Request, region: str) -> Response:
         job = self._job(region, request["JobName"])
-        runs, token = page(self._ledger.newest_first.get((region, job.name), []), request, 200)
-        return {"JobRuns": [run.wire() for run in runs], **token}
+        runs, token = page(self._state.newest_first.get((region, job.name), []), request, 200)
+        return {"JobRuns": [run.to_response() for run in runs], **token}
 
     def _batch_stop_job_run(self, request: Request, region: str) -> Response:
         stopped: list[dict[str, str]] = []
@@ -227,7 +229,7 @@ def _terminal(run: Run) -> GlueError:
 
 
 def page(items: list[_T], request: Request, default: int) -> tuple[list[_T], dict[str, str]]:
-    """Cut one page; returns its items and {"NextToken": ...} while more follow."""
+    """Return the items of one page, and {"NextToken": ...} if more items follow."""
     start = 0
     if request.get("NextToken"):
         try:
@@ -242,7 +244,7 @@ def page(items: list[_T], request: Request, default: int) -> tuple[list[_T], dic
 def tag_operations(
     kind: str, tags: Callable[[str, str], dict[str, str]]
 ) -> dict[str, Callable[[Request, str], Response]]:
-    """Make the operations for ARNs of one kind; `tags(region, name)` finds the tags of a resource, to be changed."""
+    """Return the tag operations for ARNs of one kind; `tags(region, name)` returns a resource's own, mutable tags."""
 
     def find(request: Request, region: str) -> dict[str, str]:
         arn, _, name = request["ResourceArn"].partition(f":{kind}/")

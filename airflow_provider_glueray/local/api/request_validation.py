@@ -1,8 +1,7 @@
-"""Check requests against the service's own model, so that what the real front end refuses is refused here.
+"""Validate requests against botocore's model of Glue, as the service's front end does.
 
-botocore ships the model of Glue. Its client checks required members, types and minimums; the service also
-checks lengths, patterns and enums, and answers `ValidationException`. This module does the service's half,
-and nothing that needs to know what a Ray job is (that is `rules`).
+botocore's client checks required members, types and minimums; the service also checks lengths, patterns and enums, and
+responds with `ValidationException`. This module makes the service's checks; `rules` has the checks about Ray jobs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from botocore.model import ServiceModel
 
 from airflow_provider_glueray.local.engine.errors import GlueError
 
-#: Java writes "every astral character" this way; Python needs the range itself.
+#: Java writes the range of all astral characters this way; Python needs the range itself.
 _JAVA_ASTRAL = r"\uD800\uDC00-\uDBFF\uDFFF"
 
 
@@ -28,11 +27,11 @@ def service_model() -> ServiceModel:
 
 
 def check_input(operation: str, request: Mapping[str, Any]) -> None:
-    """Refuse a request which the model of `operation` does not allow.
+    """Refuse a request that the model of `operation` does not allow.
 
-    Raises GlueError `SerializationException` for a wrong JSON type and `ValidationException` for a missing
-    member or a broken constraint, worded "N validation error(s) detected: ..." as AWS's front end does [seen
-    in Glue and EMR threads]. Members the model does not know are ignored, as the service ignores them.
+    Raises GlueError `SerializationException` for a wrong JSON type and `ValidationException` for a missing member or a
+    violated constraint, with the text "N validation error(s) detected: ..." of AWS's front end [seen in Glue and EMR
+    threads]. Members that the model does not have are ignored, as the service ignores them.
     """
     shape = service_model().operation_model(operation).input_shape
     found = list(_violations(shape, request, "")) if shape is not None else []
@@ -121,4 +120,4 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
     try:
         return re.compile(pattern.replace(_JAVA_ASTRAL, "\U00010000-\U0010ffff"))
     except re.error:
-        return None  # \p{..} classes: Python's re has none, and no member we implement depends on them
+        return None  # Python's re has no \p{..} classes, and no member of an implemented operation needs them

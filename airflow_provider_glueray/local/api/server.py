@@ -1,7 +1,7 @@
-"""Serve one URL on loopback: our Glue face, a corrected FilterLogEvents, a control path, moto for the rest.
+"""Serve one URL on loopback: the Glue APIs, a corrected FilterLogEvents, the control paths, and moto for the rest.
 
-All in one process, so nothing is proxied. An operation neither we nor moto have is answered with an AWS
-error, never with a page of HTML.
+moto runs in the same process, without a proxy. An operation that neither this endpoint nor moto has gets an AWS error,
+never a page of HTML.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from airflow_provider_glueray.local.engine.faults import Faults
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
-#: The user agent of this endpoint's own clients: faults and counters leave it alone.
+#: The endpoint's own clients have this user agent; faults and counters ignore their requests.
 OWN_AGENT = "glueray-local-internal"
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/(?P<region>[^/]+)/")
-#: The Regions there are, and what the names of new ones look like.
-_PLACES = EndpointResolver(create_loader().load_data("endpoints"))
+#: The known Regions, and the pattern of new Regions' names.
+_REGIONS = EndpointResolver(create_loader().load_data("endpoints"))
 _logger = logging.getLogger(__name__)
 
 
 class QuietHandler(MotoRequestHandler):
-    """Leaves successful requests out of the log."""
+    """A request handler that logs server errors only."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log server errors only."""
+        """Log the request if its status is a server error."""
         if str(code).startswith("5"):
             super().log_request(code, size)
 
@@ -59,66 +59,66 @@ class Application:
 
     def __init__(
         self,
-        faces: Sequence[GlueApi | SessionApi],
+        apis: Sequence[GlueApi | SessionApi],
         faults: Faults,
         pages: Pages,
         status: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._faces, self._faults, self._pages, self._status = faces, faults, pages, status
+        self._apis, self._faults, self._pages, self._status = apis, faults, pages, status
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Dispatch one request on its path and `X-Amz-Target`."""
         if "HTTP_ORIGIN" in environ:
-            # A web page could otherwise start jobs, hence code, on this machine; no AWS client sends Origin.
+            # Without this, a web page could start jobs, hence code, on this machine; no AWS client sends Origin.
             return _send_error(start_response, GlueError("AccessDeniedException", "Not for web pages", 403))
         if environ.get("PATH_INFO", "").startswith("/_glueray/"):
             return self._control(environ, start_response)
         service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
         if service not in {"AWSGlue", "Logs_20140328"} or OWN_AGENT in environ.get("HTTP_USER_AGENT", ""):
-            return self._ask_moto(environ, start_response)
+            return self._moto_response(environ, start_response)
         body = _body(environ)
-        verdict = self._faults.judge(operation, _region(environ))
-        if verdict.error is not None:
-            return _send_error(start_response, verdict.error)
-        if verdict.drop:
-            self._answer(service, operation, body, environ, lambda *_: None)
+        fault = self._faults.check(operation, _region(environ))
+        if fault.error is not None:
+            return _send_error(start_response, fault.error)
+        if fault.drop:
+            self._respond(service, operation, body, environ, lambda *_: None)
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            start_response("200 OK", [("Content-Length", "0")])  # goes nowhere; werkzeug insists on it
+            start_response("200 OK", [("Content-Length", "0")])  # werkzeug requires it, also for a closed socket
             return []
-        return self._answer(service, operation, body, environ, start_response)
+        return self._respond(service, operation, body, environ, start_response)
 
-    def _answer(
+    def _respond(
         self, service: str, operation: str, body: bytes, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        request = _parsed(body)
+        request = _parse(body)
         if request is None:
             return _send_error(start_response, GlueError("SerializationException", "The body is not a JSON object"))
         if service == "Logs_20140328":
             if operation == "FilterLogEvents":
                 return self._filter_log_events(request, environ, start_response)
-            return self._ask_moto(environ, start_response)
-        face = next((face for face in self._faces if face.handles(operation, request)), None)
-        if face is None:
+            return self._moto_response(environ, start_response)
+        api = next((api for api in self._apis if api.handles(operation, request)), None)
+        if api is None:
             if not hasattr(moto.glue.responses.GlueResponse, xform_name(operation)):
                 message = f"{operation} is not supported by this local endpoint"
                 return _send_error(start_response, GlueError("UnknownOperationException", message))
-            return self._ask_moto(environ, start_response)
+            return self._moto_response(environ, start_response)
         try:
-            answer = face.call(operation, request, _region(environ))
+            response = api.call(operation, request, _region(environ))
         except GlueError as error:
             return _send_error(start_response, error)
         except Exception:
             _logger.exception("%s failed", operation)
             return _send_error(start_response, GlueError("InternalServiceException", "See the endpoint's log", 500))
-        return _send(start_response, 200, answer)
+        return _send(start_response, 200, response)
 
     def _filter_log_events(
         self, request: dict[str, Any], environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Give moto what it knows: it ignores `logStreamNamePrefix` and sorts by time only when told to."""
+        """Rewrite the request for moto, which ignores `logStreamNamePrefix` and sorts by time only if interleaved."""
         request["interleaved"] = True
-        if "logGroupIdentifier" in request:  # a name or an ARN; moto knows names only
+        if "logGroupIdentifier" in request:  # a name or an ARN; moto accepts names only
             identifier = str(request.pop("logGroupIdentifier"))
             request["logGroupName"] = identifier.rpartition(":log-group:")[2].removesuffix(":*")
         prefix = request.pop("logStreamNamePrefix", None)
@@ -130,43 +130,43 @@ class Application:
             if names == []:
                 return _send(start_response, 200, {"events": [], "searchedLogStreams": []})
             request["logStreamNames"] = names or []
-        return self._ask_moto(_with_body(environ, request), start_response)
+        return self._moto_response(_with_body(environ, request), start_response)
 
     def _stream_names(self, group: Any, prefix: str, environ: Environ) -> list[str] | None:
-        """List the streams with a prefix; None when there is no such group, which moto says itself."""
+        """Return the streams with a prefix; None if the group does not exist, which moto's response then reports."""
         names: list[str] = []
         token: dict[str, str] = {}
         while True:
-            ask = {"logGroupName": group, "logStreamNamePrefix": prefix, **token}
-            inner = _with_body(environ, ask) | {"HTTP_X_AMZ_TARGET": "Logs_20140328.DescribeLogStreams"}
+            query = {"logGroupName": group, "logStreamNamePrefix": prefix, **token}
+            inner = _with_body(environ, query) | {"HTTP_X_AMZ_TARGET": "Logs_20140328.DescribeLogStreams"}
             statuses: list[str] = []
-            answer = b"".join(self._ask_moto(inner, lambda status, *_: statuses.append(status)))  # noqa: B023
+            response = b"".join(self._moto_response(inner, lambda status, *_: statuses.append(status)))  # noqa: B023
             if not statuses[0].startswith("200"):
                 return None
-            page = json.loads(answer)
+            page = json.loads(response)
             names += [stream["logStreamName"] for stream in page["logStreams"]]
             if not page.get("nextToken"):
                 return names
             token = {"nextToken": page["nextToken"]}
 
-    def _ask_moto(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _moto_response(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            answer: Iterable[bytes] = self._moto(environ, start_response)
+            response: Iterable[bytes] = self._moto(environ, start_response)
         except Exception as error:
             _logger.exception("moto failed on %s", environ.get("PATH_INFO"))
             code = "NotImplemented" if isinstance(error, NotImplementedError) else "InternalFailure"
             failure = GlueError(code, f"{type(error).__name__}: {error}", 501 if code[0] == "N" else 500)
             return _send_error(start_response, failure)
-        return answer
+        return response
 
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = _body(environ)
-        asked = environ["PATH_INFO"].removeprefix("/_glueray/")
+        path = environ["PATH_INFO"].removeprefix("/_glueray/")
         try:
-            region = _asked_region(environ) if asked in {"calls", "faults"} else None
+            region = _query_region(environ) if path in {"calls", "faults"} else None
         except ValueError as error:
             return _send(start_response, 400, {"message": str(error)})
-        match environ["REQUEST_METHOD"], asked:
+        match environ["REQUEST_METHOD"], path:
             case "GET", "status":
                 return _send(start_response, 200, dict(self._status()))
             case "GET", "calls":
@@ -186,7 +186,7 @@ class Application:
                 except (ValueError, AttributeError) as error:
                     return _send(start_response, 400, {"message": str(error)})
                 return _send(start_response, 200, self._faults.values(region))
-            case "GET", path if (text := self._pages.page(path)) is not None:
+            case "GET", _ if (text := self._pages.page(path)) is not None:
                 return _send_text(start_response, text)
             case _:
                 return _send(
@@ -195,7 +195,7 @@ class Application:
 
 
 def make_endpoint(application: Application, port: int) -> BaseWSGIServer:
-    """Bind the endpoint to 127.0.0.1:`port` (0: any free port); SystemExit, as werkzeug has it, when it is taken."""
+    """Bind the endpoint to 127.0.0.1:`port` (0: any free port); a taken port raises werkzeug's SystemExit."""
     return make_server(
         "127.0.0.1",
         port,
@@ -206,20 +206,20 @@ def make_endpoint(application: Application, port: int) -> BaseWSGIServer:
 
 
 def _region(environ: Environ) -> str:
-    """Return the Region that a request was signed for."""
+    """Return the Region of a request's signature."""
     scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
     return scope["region"] if scope else REGION
 
 
-def _asked_region(environ: Environ) -> str | None:
-    """Return the Region that a control path names; ValueError for one that cannot be: its faults would hit nobody."""
-    asked = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
-    region: str | None = asked.pop("region", None)
-    if asked:
-        raise ValueError(f"unknown parameter '{next(iter(asked))}'; known is region")
+def _query_region(environ: Environ) -> str | None:
+    """Return the Region in a control path's query; raises ValueError for an impossible one, which no client uses."""
+    query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+    region: str | None = query.pop("region", None)
+    if query:
+        raise ValueError(f"unknown parameter '{next(iter(query))}'; known is region")
     if region is not None:
         try:
-            _PLACES.get_partition_for_region(region)
+            _REGIONS.get_partition_for_region(region)
         except UnknownRegionError:
             raise ValueError(f"'{region}' is not an AWS region") from None
     return region
@@ -231,7 +231,7 @@ def _body(environ: Environ) -> bytes:
     return body
 
 
-def _parsed(body: bytes) -> dict[str, Any] | None:
+def _parse(body: bytes) -> dict[str, Any] | None:
     try:
         request = json.loads(body or b"{}")
     except ValueError:
@@ -244,8 +244,8 @@ def _with_body(environ: Environ, request: Mapping[str, Any]) -> Environ:
     return {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
-def _send(start_response: StartResponse, status: int, answer: Mapping[str, Any], error: str = "") -> list[bytes]:
-    body = json.dumps(answer).encode()
+def _send(start_response: StartResponse, status: int, response: Mapping[str, Any], error: str = "") -> list[bytes]:
+    body = json.dumps(response).encode()
     headers = [
         ("Content-Type", "application/x-amz-json-1.1"),
         ("Content-Length", str(len(body))),

@@ -1,9 +1,9 @@
-"""Speak Glue's API of interactive sessions: wire to validation to ledger and back.
+"""Implement Glue's API of interactive sessions on the records of `State`.
 
-INFERRED: StopSession and DeleteSession answer EntityNotFoundException for an unknown session (as moto does; the model
-does not list it); a known Id is always AlreadyExistsException, whatever else the request says; what CreateSession
-leaves out is filled in with what the last Ray-capable kernel and the API's text for Spark have; ListSessions shows the
-newest first and ListStatements the oldest, 50 a page; cancelling a finished statement does nothing.
+INFERRED: StopSession and DeleteSession return EntityNotFoundException for an unknown session (as moto does; the model
+does not list it); CreateSession returns AlreadyExistsException for every known Id, whatever its other members are; the
+defaults of CreateSession come from the last Ray-capable kernel and from the API's text for Spark; ListSessions returns
+the newest first and ListStatements the oldest, 50 per page; CancelStatement has no effect on a finished statement.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from airflow_provider_glueray.local.engine.sessions import (
     Session,
     Statement,
 )
-from airflow_provider_glueray.local.engine.state import Ledger
+from airflow_provider_glueray.local.engine.state import State
 
-#: The default for Spark sessions, 48 hours, and IdleTimeout is as long [botocore].
+#: The default for Spark sessions, which is 48 hours; the default IdleTimeout equals the Timeout [botocore].
 _TIMEOUT_MINUTES = 2880
-_STATEMENTS_A_PAGE = 50
+_STATEMENTS_PER_PAGE = 50
 _SHOWN = ("Description", "Role", "Connections", "SecurityConfiguration", "GlueVersion", "WorkerType", "SessionType")
 
 
-class Opener(Protocol):
-    """What the API needs of the host."""
+class SessionStarter(Protocol):
+    """The part of the session host that the API uses."""
 
-    def open(self, session: Session) -> None:
-        """Begin the life of a session; returns at once."""
+    def start_session(self, session: Session) -> None:
+        """Start the thread of a session; returns at once."""
 
 
 class SessionApi:
-    """The part of Glue's face that is about sessions."""
+    """The session API of one endpoint."""
 
-    def __init__(self, ledger: Ledger, host: Opener, faults: Faults) -> None:
-        self._ledger, self._host, self._faults = ledger, host, faults
+    def __init__(self, state: State, host: SessionStarter, faults: Faults) -> None:
+        self._state, self._host, self._faults = state, host, faults
         self._operations: dict[str, Callable[[Request, str], Response]] = {
             "CreateSession": self._create_session,
             "GetSession": self._get_session,
@@ -60,28 +60,28 @@ class SessionApi:
         }
 
     def handles(self, operation: str, request: Request) -> bool:
-        """Tell whether the operation is ours; tag calls are for session ARNs only."""
+        """Return whether this API has the operation; of tag requests, it has those for session ARNs."""
         if operation in TAG_OPERATIONS:
             return ":session/" in str(request.get("ResourceArn", ""))
         return operation in self._operations
 
     def call(self, operation: str, request: Request, region: str) -> Response:
-        """Answer one request, or raise GlueError."""
+        """Return the response to one request; raises GlueError."""
         check_input(operation, request)
-        with self._ledger.lock:
+        with self._state.lock:
             return self._operations[operation](request, region)
 
     def _create_session(self, request: Request, region: str) -> Response:
         faults = self._faults.values(region)
         if rules.is_ray(request) and faults["account_closed"]:
             raise rules.invalid(rules.SESSION_REFUSED)
-        definition = _filled(request)
+        definition = _with_defaults(request)
         rules.check_session(definition)
-        if (region, request["Id"]) in self._ledger.sessions:
+        if (region, request["Id"]) in self._state.sessions:
             raise GlueError("AlreadyExistsException", f"Session {request['Id']} already exists")
-        full = self._ledger.over_quota(region, definition["NumberOfWorkers"], faults["quota_mdpu"])
-        if full is not None:
-            raise GlueError(*full)
+        exceeded = self._state.over_quota(region, definition["NumberOfWorkers"], faults["quota_mdpu"])
+        if exceeded is not None:
+            raise GlueError(*exceeded)
         session = Session(
             id=request["Id"],
             region=region,
@@ -92,27 +92,27 @@ class SessionApi:
             tags=dict(request.get("Tags", {})),
             fields={key: definition[key] for key in ("Command", *_SHOWN) if definition.get(key) is not None},
         )
-        self._ledger.sessions[region, session.id] = session
-        self._host.open(session)
-        return {"Session": session.wire()}
+        self._state.sessions[region, session.id] = session
+        self._host.start_session(session)
+        return {"Session": session.to_response()}
 
     def _session(self, region: str, session_id: str) -> Session:
         try:
-            return self._ledger.sessions[region, session_id]
+            return self._state.sessions[region, session_id]
         except KeyError:
             raise GlueError("EntityNotFoundException", f"Session {session_id} not found.") from None
 
     def _get_session(self, request: Request, region: str) -> Response:
-        return {"Session": self._session(region, request["Id"]).wire()}
+        return {"Session": self._session(region, request["Id"]).to_response()}
 
     def _list_sessions(self, request: Request, region: str) -> Response:
         wanted: Mapping[str, str] = request.get("Tags") or {}
-        known = reversed(self._ledger.sessions.values())
+        known = reversed(self._state.sessions.values())
         found = [each for each in known if each.region == region and wanted.items() <= each.tags.items()]
         sessions, token = page(found, request, 100)
         return {
             "Ids": [session.id for session in sessions],
-            "Sessions": [session.wire() for session in sessions],
+            "Sessions": [session.to_response() for session in sessions],
             **token,
         }
 
@@ -120,19 +120,19 @@ class SessionApi:
         session = self._session(region, request["Id"])
         if session.status in {STOPPING, *ENDED}:
             raise _illegal(session)
-        session.condemn(STOPPED, None)
+        session.request_end(STOPPED, None)
         return {"Id": session.id}
 
     def _delete_session(self, request: Request, region: str) -> Response:
         session = self._session(region, request["Id"])
-        session.condemn(STOPPED, None)
-        del self._ledger.sessions[region, session.id]
+        session.request_end(STOPPED, None)
+        del self._state.sessions[region, session.id]
         return {"Id": session.id}
 
     def _run_statement(self, request: Request, region: str) -> Response:
         session = self._session(region, request["SessionId"])
         if session.status == TIMEOUT:
-            raise rules.invalid(f"Session {session.id} has timed out")  # the code as [kernel 1.0.5] expects it
+            raise rules.invalid(f"Session {session.id} has timed out")  # [kernel 1.0.5] expects this error code
         _refuse_unless_ready(session)
         if session.open_statement is not None:
             message = f"Session {session.id} is busy with statement {session.open_statement.id}"
@@ -147,12 +147,12 @@ class SessionApi:
 
     def _get_statement(self, request: Request, region: str) -> Response:
         session = self._session(region, request["SessionId"])
-        return {"Statement": self._statement(session, request["Id"]).wire()}
+        return {"Statement": self._statement(session, request["Id"]).to_response()}
 
     def _list_statements(self, request: Request, region: str) -> Response:
         session = self._session(region, request["SessionId"])
-        statements, token = page(session.statements, request, _STATEMENTS_A_PAGE)
-        return {"Statements": [statement.wire() for statement in statements], **token}
+        statements, token = page(session.statements, request, _STATEMENTS_PER_PAGE)
+        return {"Statements": [statement.to_response() for statement in statements], **token}
 
     def _cancel_statement(self, request: Request, region: str) -> Response:
         session = self._session(region, request["SessionId"])
@@ -164,7 +164,7 @@ class SessionApi:
         return {}
 
 
-def _filled(request: Request) -> dict[str, Any]:
+def _with_defaults(request: Request) -> dict[str, Any]:
     given = {key: value for key, value in request.items() if value is not None}
     timeout = given.get("Timeout", _TIMEOUT_MINUTES)
     return {

@@ -1,6 +1,6 @@
-"""What a person sees behind a link in Airflow: a run and its script log, or a session, as plain text.
+"""Render the pages behind Airflow's links: a run and its script log, or a session, as plain text.
 
-AWS has its console for this. Plain text on purpose: nothing that a script wrote is ever interpreted.
+AWS has its console for this. The pages are plain text, so that a browser never interprets a script's output.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_glueray.local.engine.state import Ledger, Run
+from airflow_provider_glueray.local.engine.state import Run, State
 
 _NOTHING = "Nothing was logged so far.\n"
 SCRIPT_LOG = "/aws-glue/ray/jobs/script-log"
-#: What a terminal would take for colours.
+#: Escape sequences for a terminal's colours.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-#: So much of one statement's output is on its session's page.
+#: A session's page shows at most so many characters of each statement's output.
 _OUTPUT_CHARACTERS = 20_000
 
 
 class Pages:
     """The pages below `/_glueray/`. `client(service, region)` returns a boto3 client of this endpoint."""
 
-    def __init__(self, ledger: Ledger, client: Callable[[str, str], Any]) -> None:
-        self._ledger, self._client = ledger, client
+    def __init__(self, state: State, client: Callable[[str, str], Any]) -> None:
+        self._state, self._client = state, client
 
     def page(self, path: str) -> str | None:
-        """Return the text for `runs/<run id>`, `sessions/<session id>`, or either with `/log`; None for all else."""
+        """Return the page `runs/<run id>` or `sessions/<session id>`, or either with `/log`; None for other paths."""
         kind, _, rest = path.encode("latin-1", "replace").decode(errors="replace").partition("/")
         pages = {"runs": self._run_page, "sessions": self._session_page}
         if kind not in pages:
@@ -39,9 +37,9 @@ class Pages:
         return known if known is not None or not only_log else pages[kind](rest.removesuffix("/log"), True)
 
     def _run_page(self, run_id: str, only_log: bool) -> str | None:
-        with self._ledger.lock:
-            run = self._ledger.runs.get(run_id)
-            fields = run.wire() if run else {}
+        with self._state.lock:
+            run = self._state.runs.get(run_id)
+            fields = run.to_response() if run else {}
         if run is None:
             return None
         log = "".join(f"{line}\n" for line in self._script_log(run))
@@ -50,11 +48,11 @@ class Pages:
         return f"{_table(fields)}\n{log}"
 
     def _session_page(self, session_id: str, only_log: bool) -> str | None:
-        with self._ledger.lock:
-            session = next((each for (_, name), each in self._ledger.sessions.items() if name == session_id), None)
+        with self._state.lock:
+            session = next((each for (_, name), each in self._state.sessions.items() if name == session_id), None)
             if session is None:
                 return None
-            fields, statements = session.wire(), [statement.wire() for statement in session.statements]
+            fields, statements = session.to_response(), [statement.to_response() for statement in session.statements]
         if only_log:
             return _COLOURS.sub("", session.log.text()) or _NOTHING
         return "\n".join([_table(fields), *map(_statement, statements)])

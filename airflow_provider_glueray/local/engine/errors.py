@@ -1,4 +1,4 @@
-"""The one error that the endpoint answers with."""
+"""Define the error that all APIs of the endpoint respond with."""
 
 from __future__ import annotations
 

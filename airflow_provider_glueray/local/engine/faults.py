@@ -1,9 +1,9 @@
-"""Misbehave on demand, and count what was asked: the two things a reliability test needs from a service.
+"""Inject faults on demand and count requests, for reliability tests.
 
-Each Region has faults and counters of its own, as it has jobs and a quota of its own. Who names no Region means all
-of them, also those that nobody has used so far. Faults apply to the Glue and CloudWatch Logs operations of clients,
-never to S3, IAM or STS, nor to this endpoint's own log shipping. Unknown keys are refused, so that a misspelt fault
-cannot make a test pass.
+Each Region has its own faults and counters, as it has its own jobs and quota. A call without a Region applies to all
+Regions, also to those that no client has used so far. Faults apply to the Glue and CloudWatch Logs operations of
+clients, never to S3, IAM or STS, nor to this endpoint's own log shipping. `put` refuses unknown keys, so that a
+misspelt fault cannot make a test pass.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from airflow_provider_glueray.local.engine.rules import QUOTA_MDPU
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What to do with one request: answer `error` instead of working, or work and `drop` the connection."""
+class Fault:
+    """The effect on one request: respond with `error` instead of working, or work and `drop` the connection."""
 
     error: GlueError | None = None
     drop: bool = False
 
 
-#: There is one Ray cluster, whatever the Region.
-_OF_THE_CLUSTER = frozenset({"fail_node"})
+#: All Regions share one Ray cluster.
+_CLUSTER_FAULTS = frozenset({"fail_node"})
 
 
 class Faults:
-    """The faults in force and the calls seen, safe to use from every request thread.
+    """The active faults and the request counts, safe for use from every request thread.
 
-    A Region has the faults that hold for all, except those that were put for it alone. What is counted down for all
-    is counted once, not once in each Region.
+    A Region has the faults of all Regions, except those that were set for it alone. A fault for the next requests of
+    all Regions is used up by all of them together, not by each Region once.
     """
 
     def __init__(self, provisioning_seconds: float = 0.0, quota_mdpu: int = QUOTA_MDPU) -> None:
@@ -54,17 +54,17 @@ class Faults:
             "fail_node": False,
             "force_state": {},
         }
-        self._everywhere = dict(self._defaults)
-        self._own: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        self._for_all_regions = dict(self._defaults)
+        self._for_region: defaultdict[str, dict[str, Any]] = defaultdict(dict)
 
     def calls(self, region: str | None = None) -> dict[str, int]:
-        """Return how often each operation was asked for since the last reset, faults included."""
+        """Return the number of requests per operation since the last reset, those that met a fault included."""
         with self._lock:
             counts = self._calls.values() if region is None else [self._calls.get(region, Counter())]
             return dict(sum(counts, Counter()))
 
     def reset_calls(self, region: str | None = None) -> None:
-        """Forget all counts."""
+        """Reset all counts to 0."""
         with self._lock:
             if region is None:
                 self._calls.clear()
@@ -72,13 +72,17 @@ class Faults:
                 self._calls.pop(region, None)
 
     def values(self, region: str | None = None) -> dict[str, Any]:
-        """Return the faults in force, without a Region those that hold for all; counted ones show what is left."""
+        """Return the active faults, without a Region those of all; a counted fault shows its remaining number."""
         with self._lock:
-            values = self._everywhere if region is None else {**self._everywhere, **self._own.get(region, {})}
+            values = (
+                self._for_all_regions
+                if region is None
+                else {**self._for_all_regions, **self._for_region.get(region, {})}
+            )
             return {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
 
     def put(self, changes: Mapping[str, Any], region: str | None = None) -> None:
-        """Change the given faults, leave the others; ValueError names an unknown or malformed one."""
+        """Set the given faults and keep the others; raises ValueError for an unknown or malformed one."""
         for key, value in changes.items():
             if key not in self._defaults:
                 raise ValueError(f"unknown fault '{key}'; known are {', '.join(self._defaults)}")
@@ -86,54 +90,54 @@ class Faults:
                 raise ValueError(f"fault '{key}' cannot be {value!r}")
         with self._lock:
             for key, value in changes.items():
-                if region is not None and key not in _OF_THE_CLUSTER:
-                    self._own[region][key] = value
+                if region is not None and key not in _CLUSTER_FAULTS:
+                    self._for_region[region][key] = value
                     continue
-                self._everywhere[key] = value
-                for own in self._own.values():
+                self._for_all_regions[key] = value
+                for own in self._for_region.values():
                     own.pop(key, None)
 
     def reset(self, region: str | None = None) -> None:
-        """Behave again, with the provisioning delay and quota the endpoint was started with."""
+        """Remove all faults; the provisioning delay and the quota return to the endpoint's start options."""
         with self._lock:
             if region is None:
-                self._everywhere = dict(self._defaults)
-                self._own.clear()
+                self._for_all_regions = dict(self._defaults)
+                self._for_region.clear()
             else:
-                self._own[region] = {k: v for k, v in self._defaults.items() if k not in _OF_THE_CLUSTER}
+                self._for_region[region] = {k: v for k, v in self._defaults.items() if k not in _CLUSTER_FAULTS}
 
     def take_fail_node(self) -> bool:
-        """Tell once whether a node shall fail."""
+        """Return whether a node shall fail, and clear that fault."""
         with self._lock:
-            wanted = bool(self._everywhere["fail_node"])
-            self._everywhere["fail_node"] = False
+            wanted = bool(self._for_all_regions["fail_node"])
+            self._for_all_regions["fail_node"] = False
         return wanted
 
-    def judge(self, operation: str, region: str) -> Verdict:
-        """Count one request and say what shall become of it."""
+    def check(self, operation: str, region: str) -> Fault:
+        """Count one request and return the fault that applies to it."""
         with self._lock:
             self._calls[region][operation] += 1
-            if self._take("throttle_next", operation, region) or random.random() < self._rate(region):
-                return Verdict(GlueError("ThrottlingException", "Rate exceeded"))
-            if self._take("refuse_next", operation, region):
-                return Verdict(GlueError("AccessDeniedException", f"Not authorized to perform: glue:{operation}"))
-            errors = self._holding("error_next", region)
+            if self._consume("throttle_next", operation, region) or random.random() < self._rate(region):
+                return Fault(GlueError("ThrottlingException", "Rate exceeded"))
+            if self._consume("refuse_next", operation, region):
+                return Fault(GlueError("AccessDeniedException", f"Not authorized to perform: glue:{operation}"))
+            errors = self._effective("error_next", region)
             code, left = errors["error_next"].get(operation, ("", 0))
             if left > 0:
                 errors["error_next"] = {**errors["error_next"], operation: [code, left - 1]}
-                return Verdict(GlueError(code, f"{code} made by glueray local", 500 if "Internal" in code else 400))
-            return Verdict(drop=self._take("drop_next", operation, region))
+                return Fault(GlueError(code, f"{code} made by glueray local", 500 if "Internal" in code else 400))
+            return Fault(drop=self._consume("drop_next", operation, region))
 
-    def _holding(self, fault: str, region: str) -> dict[str, Any]:
-        """Return the values that decide on a fault in a Region: its own, or those for all."""
-        own = self._own.get(region, {})
-        return own if fault in own else self._everywhere
+    def _effective(self, fault: str, region: str) -> dict[str, Any]:
+        """Return the values that decide about a fault in a Region: the Region's own, or those of all Regions."""
+        own = self._for_region.get(region, {})
+        return own if fault in own else self._for_all_regions
 
     def _rate(self, region: str) -> float:
-        return float(self._holding("throttle_rate", region)["throttle_rate"])
+        return float(self._effective("throttle_rate", region)["throttle_rate"])
 
-    def _take(self, fault: str, operation: str, region: str) -> bool:
-        values = self._holding(fault, region)
+    def _consume(self, fault: str, operation: str, region: str) -> bool:
+        values = self._effective(fault, region)
         left = values[fault].get(operation, 0)
         if left > 0:
             values[fault] = {**values[fault], operation: left - 1}
@@ -144,7 +148,7 @@ def _well_formed(key: str, value: Any) -> bool:
     if key in {"account_closed", "fail_node"}:
         return isinstance(value, bool)
     if key == "quota_mdpu":
-        return _count(value)
+        return _is_count(value)
     if key in {"provisioning_seconds", "minute_seconds", "throttle_rate"}:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and 0 <= value <= (1 if key == "throttle_rate" else float("inf"))
@@ -152,13 +156,13 @@ def _well_formed(key: str, value: Any) -> bool:
         return False
     if key == "error_next":
         return all(
-            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and _count(pair[1])
+            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and _is_count(pair[1])
             for pair in value.values()
         )
     if key == "force_state":
         return all(state is None or isinstance(state, str) for state in value.values())
-    return all(_count(times) for times in value.values())
+    return all(_is_count(times) for times in value.values())
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,12 +1,11 @@
-"""Turn a Glue run or session into what Ray needs: script and zips on disk, a start file, a runtime environment.
+"""Prepare a Glue run or session for Ray: script and zips on disk, a start file, a runtime environment.
 
-Refuses zips which the service would refuse. Job arguments become environment variables of the driver, named
+This module refuses zips that the service would refuse. Job arguments become environment variables of the driver, named
 by the key without its leading dashes, hyphens kept [guide]; they are neither in sys.argv nor in the workers'
-environment, and the parameters which configure the cluster are not passed on (for both, AWS's behaviour is
-unverified).
+environment. Ray does not get the parameters that configure the cluster (for both, AWS's behaviour is unverified).
 
 INFERRED: the parameters of a job mean the same for a session, and `--additional-python-modules`, which the last
-kernel's magic sends, is there another name of `--pip-install`.
+kernel's magic sends, means `--pip-install` there.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from airflow_provider_glueray.local.runtime.overlay import CannotInstall, Overla
 
 
 class CannotPrepare(Exception):
-    """The run or session fails before Ray sees it; the text is its ErrorMessage."""
+    """The run or session fails before Ray gets it; the message becomes its ErrorMessage."""
 
 
-#: In a run's directory: what the script prints, held back until it ends, what pip says, and the script's exit code.
+#: Files in a run's directory: the script's stdout, held back until the script ends, pip's output, the exit code.
 STDOUT, PIP_LOG, EXIT_CODE = "stdout", "pip.log", "exit-code"
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What a run or session has asked for besides its code, on this disk."""
+    """The requested packages, modules and files of a run or session, on this disk."""
 
     overlay: Overlay | None
     py_modules: list[Path]
@@ -48,7 +47,7 @@ class Dependencies:
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        """The same for Ray."""
+        """The same in the form of a Ray runtime environment."""
         environment = {} if self.overlay is None else dict(self.overlay.runtime_env)
         if self.py_modules:
             environment["py_modules"] = [path.as_uri() for path in self.py_modules]
@@ -59,15 +58,15 @@ class Dependencies:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run ready to submit: `entrypoint` is for /bin/sh."""
+    """A run ready to submit; /bin/sh runs `entrypoint`."""
 
     entrypoint: str
     runtime_env: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the kernel of a session starts with: an interpreter, a directory, and more environment variables."""
+class KernelEnvironment:
+    """The interpreter, the working directory and the additional environment variables of a session's kernel."""
 
     python: str
     working: Path
@@ -75,7 +74,7 @@ class Setting:
 
 
 def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
-    """Download what the run names into the existing `directory` and write its start file; raises CannotPrepare."""
+    """Download the run's files into the existing `directory` and write its start file; raises CannotPrepare."""
     script = _download(s3, run.script, directory / "script")
     requirements = rules.locations(run.arguments.get("--pip-install", ""))
     found = _dependencies(run.arguments, requirements, s3, overlays, directory, lambda: run.stop_requested)
@@ -84,26 +83,28 @@ def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
     words = [shlex.quote(f"{name}={value}") for name, value in _variables(run.arguments, run.region).items()]
     start = directory / "start.sh"
     exit_code = shlex.quote(str(directory / EXIT_CODE))
-    # A shell drops names with hyphens from its environment, so env(1) hands them over. stdout goes to a file
-    # of its own because Ray would merge it, live, into the driver's log; the service shows prints only after
-    # the run.
+    # A shell drops names with hyphens from its environment, so env(1) sets them. stdout goes to a file of its own,
+    # because Ray would merge it, live, into the driver's log; the service shows prints only after the run.
     python = shlex.quote(str(found.overlay.python if found.overlay else "python"))
     command = f"env {' '.join(words)} {python} {shlex.quote(str(script))} >{shlex.quote(str(stdout))}"
     if overlays.runtime.is_newest:
         start.write_text(f"exec {command}\n")
-    else:  # Ray 2.4 does not tell the exit code
+    else:  # Ray 2.4 does not report the exit code
         start.write_text(f"{command}\ncode=$?\necho $code >{exit_code}\nexit $code\n")
     return Prepared(f"exec sh {shlex.quote(str(start))}", found.runtime_env)
 
 
-def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> Setting:
-    """Download what the session names into the existing `directory`; raises CannotPrepare.
+def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> KernelEnvironment:
+    """Download the session's files into the existing `directory`; raises CannotPrepare.
 
-    What Ray does for a job's driver is done here: the zips are unpacked, and `ray.init` finds a runtime environment.
+    Ray prepares a job's driver, but not a kernel. So this function unpacks the zips and puts the runtime environment
+    where `ray.init` finds it.
     """
-    asked = (session.arguments.get(name, "") for name in ("--pip-install", rules.ADDITIONAL_MODULES))
-    requirements = [each for value in asked for each in rules.locations(value)]
-    found = _dependencies(session.arguments, requirements, s3, overlays, directory, lambda: session.verdict is not None)
+    requested = (session.arguments.get(name, "") for name in ("--pip-install", rules.ADDITIONAL_MODULES))
+    requirements = [each for value in requested for each in rules.locations(value)]
+    found = _dependencies(
+        session.arguments, requirements, s3, overlays, directory, lambda: session.requested_end is not None
+    )
     if found.working_dir is not None:
         working = _unpack(found.working_dir)
     else:
@@ -115,7 +116,7 @@ def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Pa
     if found.runtime_env:
         variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": found.runtime_env, "metadata": {}})
     python = found.overlay.python if found.overlay else overlays.runtime.python
-    return Setting(str(python), working, variables)
+    return KernelEnvironment(str(python), working, variables)
 
 
 def _dependencies(
@@ -166,7 +167,7 @@ def _zips(s3: Any, arguments: Mapping[str, str], name: str, directory: Path) -> 
 
 
 def _unpack(path: Path) -> Path:
-    """Unpack a zip beside itself and return its one directory."""
+    """Unpack a zip into its own directory and return the zip's one top-level directory."""
     target = path.parent / "unpacked"
     with zipfile.ZipFile(path) as archive:
         archive.extractall(target)
@@ -181,11 +182,11 @@ def _download(s3: Any, uri: str, directory: Path) -> Path:
     directory.mkdir()
     path = directory / Path(key).name
     try:
-        # In one piece: moto reads the whole object for each of the ranges download_file would ask for.
+        # One request: moto reads the whole object for each of the ranges that download_file would request.
         with path.open("wb") as file:
             shutil.copyfileobj(s3.get_object(Bucket=bucket, Key=key)["Body"], file)
     except (ClientError, BotoCoreError) as error:
-        # The words which Spark jobs show for the same mistake; for Ray they are inferred.
+        # Spark jobs show this text for the same mistake; for Ray it is inferred.
         raise CannotPrepare(
             f"LAUNCH ERROR | Error downloading from S3 for bucket: {bucket}, key: {key}. {error}"
         ) from error

@@ -1,8 +1,8 @@
-"""Carry Ray's log files into the eight CloudWatch log groups of a Ray job, under the service's stream names.
+"""Ship Ray's log files to the eight CloudWatch log groups of a Ray job, under the service's stream names.
 
-`script-log` has one stream `<job>-<run id>`; every other group has `<job>-<run id>-<node address>-<what wrote
-it>`, dots and colons of the address as underscores [guide; ray-project/deltacat]. Files are read in pieces,
-so memory stays flat; a log line that cannot be delivered is lost and never fails a run.
+`script-log` has one stream `<job>-<run id>`; every other group has `<job>-<run id>-<node address>-<writer>`, with
+underscores for the dots and colons of the address [guide; ray-project/deltacat]. This module reads files in pieces, so
+memory use stays constant; a log line that cannot be delivered is lost and never fails a run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from airflow_provider_glueray.local.runtime.cluster import Node
 
 PREFIX = "/aws-glue/ray/jobs/"
 RETENTION_DAYS = 14
-#: CloudWatch counts 26 bytes per event on top of the text; these are the classic limits of PutLogEvents.
+#: CloudWatch counts 26 bytes per event in addition to the text; these are the classic limits of PutLogEvents.
 _EVENT_OVERHEAD = 26
 _EVENT_BYTES = 256 * 1024 - _EVENT_OVERHEAD
 _BATCH_BYTES = 1024 * 1024
 _BATCH_EVENTS = 10_000
 _CHUNK_BYTES = 1024 * 1024
 _WORKER_FILE = re.compile(r"worker-(?P<id>[0-9a-f]+)-(?P<job>[0-9a-f]{8})-(?P<pid>\d+)\.(?P<kind>out|err)")
-#: Workers started ahead of any job carry this id in their file's name and write `:job_id:` when they are
-#: bound to one.
+#: Workers that Ray starts ahead of any job have this id in their file's name; they write `:job_id:` when Ray binds them
+#: to a job.
 _NO_JOB = "ffffffff"
 _MAGIC = (":job_id:", ":task_name:", ":actor_name:")
 _SYSTEM_FILES = (
@@ -47,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Tail:
-    """Reads a growing file in pieces and yields whole lines."""
+    """Read a growing file in pieces and yield whole lines."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self._path, self._offset, self._rest = path, offset, b""
@@ -96,14 +96,14 @@ def _cut(line: bytes) -> int:
 
 
 class LogWriter:
-    """Puts lines into one account and Region; creates groups and streams when first written to."""
+    """Put lines into the log streams of one Region; the first write creates group and stream."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._streams: set[tuple[str, str]] = set()
 
     def write(self, group: str, stream: str, lines: Iterator[str]) -> None:
-        """Put all lines, in batches CloudWatch would accept, stamped with the time of reading."""
+        """Put all lines, in batches that CloudWatch accepts, with the time of reading as timestamp."""
         batch: list[dict[str, Any]] = []
         size = 0
         for line in lines:
@@ -111,7 +111,7 @@ class LogWriter:
             if batch and (size + cost > _BATCH_BYTES or len(batch) == _BATCH_EVENTS):
                 self._put(group, stream, batch)
                 batch, size = [], 0
-            # An event must not be empty [botocore]; a blank line is worth keeping in a traceback.
+            # An event must not be empty [botocore], and a traceback needs its blank lines.
             batch.append({"timestamp": int(time.time() * 1000), "message": line or " "})
             size += cost
         if batch:
@@ -136,7 +136,7 @@ class LogWriter:
 
 
 class RunLogs:
-    """The log files of one run, from the moment it is handed to Ray."""
+    """The log files of one run, from its launch."""
 
     def __init__(self, run: Run, nodes: Callable[[], list[Node]], directory: Path, writer: LogWriter) -> None:
         self._run, self._nodes, self._directory, self._writer = run, nodes, directory, writer
@@ -147,13 +147,13 @@ class RunLogs:
         self._pip = Tail(directory / PIP_LOG)
         self._tails: dict[Path, Tail] = {}
         self._bound: dict[Path, str] = {}
-        for node in nodes():  # system files outlive runs: this run gets what is appended from now on
+        for node in nodes():  # system files outlive runs: this run gets the lines that follow
             for path in _files(node):
                 if _system_group(path.name):
                     self._tails[path] = Tail(path, path.stat().st_size)
 
     def ship(self, *, last: bool = False) -> None:
-        """Carry what was appended; with `last`, everything, then what the script printed."""
+        """Ship the new lines; with `last`, all remaining lines and then the script's stdout."""
         with self._lock:
             self._writer.write(f"{PREFIX}script-log", self._stream, self._driver_lines(last=last))
             self._writer.write(
@@ -206,21 +206,21 @@ def _system_group(name: str) -> str | None:
 
 
 class Shipper(threading.Thread):
-    """Ships the logs of all attached runs while they run."""
+    """The thread that ships the logs of all attached runs."""
 
-    def __init__(self, every_seconds: float = 0.4) -> None:
+    def __init__(self, interval_seconds: float = 0.4) -> None:
         super().__init__(name="log-shipper", daemon=True)
-        self._every_seconds = every_seconds
+        self._interval_seconds = interval_seconds
         self._lock = threading.Lock()
         self._attached: dict[str, RunLogs] = {}
 
     def attach(self, run_id: str, logs: RunLogs) -> None:
-        """Ship the logs of one more run."""
+        """Ship the logs of one more run from now on."""
         with self._lock:
             self._attached[run_id] = logs
 
     def finish(self, run_id: str) -> None:
-        """Ship what is left of a run and forget it; does nothing for a run that was never attached."""
+        """Ship the remaining lines of a run and detach it; does nothing for a run that was never attached."""
         with self._lock:
             logs = self._attached.pop(run_id, None)
         if logs is not None:
@@ -229,11 +229,11 @@ class Shipper(threading.Thread):
     def run(self) -> None:
         """Ship until the process ends."""
         while True:
-            time.sleep(self._every_seconds)
+            time.sleep(self._interval_seconds)
             with self._lock:
                 attached = list(self._attached.values())
             for logs in attached:
                 try:
                     logs.ship()
                 except Exception:
-                    _logger.exception("log shipping stumbled")
+                    _logger.exception("unexpected error in log shipping")

@@ -1,14 +1,14 @@
-"""Say no to Ray jobs in the service's own words, before anything runs.
+"""Refuse invalid Ray jobs and sessions with the service's own messages.
 
-Every rule names its source: [cdk], [terraform], [preflight] are public threads and projects which met the
-real refusal, [guide] the Glue developer guide, [botocore] the text of the model. A rule without evidence is
-not enforced: the general minimum of two workers was never shown for Ray, so one worker passes here.
+Every rule names its source: [cdk], [terraform], [preflight] are public threads and projects that met the real refusal,
+[guide] is the Glue developer guide, [botocore] the text of the model. The endpoint enforces no rule without evidence:
+no source shows the general minimum of two workers for Ray, so one worker passes here.
 
-INFERRED: every rule about sessions, from the one about jobs. Of the others the rule is documented or measured, but the
-wording (and for arguments the moment of refusal) is ours: an unknown Runtime; NumberOfWorkers missing or below 1;
-MaxCapacity beside worker fields; FLEX, Connections, MaintenanceWindow and a GlueVersion below 4.0 for Ray; Runtime or
-Z.2X for other commands; every rule about the values of job parameters; Timeout on StartJobRun (evidence exists for
-CreateJob and UpdateJob only); the quota's message.
+INFERRED: every rule about sessions, from the rule about jobs. The following rules are documented or measured, but their
+wording (and for arguments the moment of refusal) is this project's own: an unknown Runtime; NumberOfWorkers missing or
+below 1; MaxCapacity beside worker fields; FLEX, Connections, MaintenanceWindow and a GlueVersion below 4.0 for Ray;
+Runtime or Z.2X for other commands; every rule about the values of job parameters; Timeout on StartJobRun (evidence
+exists for CreateJob and UpdateJob only); the quota's message.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RAY_COMMAND = "glueray"
 WORKER_TYPE = "Z.2X"
 #: The only runtime ever documented for Ray jobs [guide].
 RUNTIME = "Ray2.4"
-#: Memory-optimised DPUs of one Z.2X worker [botocore].
+#: One Z.2X worker has so many memory-optimised DPUs [botocore].
 MDPU_PER_WORKER = 2
-#: Concurrent M-DPUs of Ray workers per account and Region, not adjustable [AWS general reference].
+#: An account may use so many M-DPUs at once per Region, not adjustable [AWS general reference].
 QUOTA_MDPU = 50
-#: Job parameters which configure the cluster instead of reaching the script [guide].
+#: These job parameters configure the cluster; the script does not get them [guide].
 RESERVED_ARGUMENTS = frozenset(
     {
         "--min-workers",
@@ -41,9 +41,9 @@ RESERVED_ARGUMENTS = frozenset(
         "--auto-scaling-ray-min-workers",
     }
 )
-#: What the last Ray-capable kernel's magic for pip sends; for sessions only [kernel 1.0.5].
+#: The pip magic of the last Ray-capable kernel sends this parameter, for sessions only [kernel 1.0.5].
 ADDITIONAL_MODULES = "--additional-python-modules"
-#: Ray's workers per session unless CreateSession says otherwise, which that kernel does not [kernel 0.38.3].
+#: A session has so many workers if CreateSession gives no number, as that kernel does [kernel 0.38.3].
 SESSION_WORKERS = 5
 SESSION_REFUSED = "Account not allowed to submit Glue Ray session"
 ACCOUNT_CLOSED = "Account not allowed to submit Glue Ray job Post Deprecation"
@@ -52,7 +52,7 @@ WORKER_TYPE_REFUSED = "Worker type cannot be null and only [Z.2X] worker types a
 
 
 def is_ray(definition: Mapping[str, Any]) -> bool:
-    """Tell whether a job definition names the Ray command."""
+    """Return whether a job definition names the Ray command."""
     return bool(definition.get("Command", {}).get("Name") == RAY_COMMAND)
 
 
@@ -82,7 +82,7 @@ def check_job(definition: Mapping[str, Any]) -> None:
 
 
 def check_workers(definition: Mapping[str, Any]) -> None:
-    """Refuse capacity fields beside worker fields, and a worker count which is missing or below 1."""
+    """Refuse capacity fields beside worker fields, and a worker count that is missing or below 1."""
     if definition.get("AllocatedCapacity"):
         # apache/airflow#25996
         raise invalid("Please do not set Allocated Capacity if using Worker Type and Number of Workers")
@@ -96,7 +96,7 @@ def check_workers(definition: Mapping[str, Any]) -> None:
 
 
 def check_run(request: Mapping[str, Any], merged: Mapping[str, Any], arguments: Mapping[str, str]) -> None:
-    """Refuse a StartJobRun: `merged` is the job with the request's sizes, `arguments` the run's view."""
+    """Refuse a StartJobRun; `merged` is the job with the request's sizes, `arguments` has the run's own arguments."""
     if not is_ray(merged):
         name = merged["Command"]["Name"]
         raise invalid(f"This local endpoint runs {RAY_COMMAND} jobs only; the job's command is {name}")
@@ -127,7 +127,7 @@ def check_session(definition: Mapping[str, Any]) -> None:
 
 
 def check_arguments(arguments: Mapping[str, str], workers: int) -> None:
-    """Refuse values of Ray job parameters which the guide does not allow."""
+    """Refuse values of Ray job parameters that the guide does not allow."""
     for name in ("--object_store_memory_head", "--object_store_memory_worker"):
         if name in arguments:
             _whole_number(name, arguments[name], 1, 100)
@@ -146,12 +146,12 @@ def check_arguments(arguments: Mapping[str, str], workers: int) -> None:
 
 
 def locations(value: str) -> list[str]:
-    """Split a comma list as `--pip-install` and `--s3-py-modules` use it."""
+    """Split the comma-separated value of `--pip-install` or `--s3-py-modules`."""
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def logging_enabled(configuration: str) -> bool:
-    """Tell whether `--logging_configuration` leaves CloudWatch Logs on, refusing what it cannot mean."""
+    """Return whether `--logging_configuration` leaves CloudWatch Logs on; refuses an invalid value."""
     parsed = _json_object("--logging_configuration", configuration)
     for key, value in parsed.items():
         if key not in {"CLOUDWATCH_METRICS", "CLOUDWATCH_LOGS", "S3"}:
@@ -162,7 +162,7 @@ def logging_enabled(configuration: str) -> bool:
 
 
 def invalid(message: str) -> GlueError:
-    """Make the error of a rule of the service."""
+    """Return the error for a violated rule of the service."""
     return GlueError("InvalidInputException", message)
 
 
@@ -176,10 +176,10 @@ def _check_other_command(definition: Mapping[str, Any]) -> None:
         raise invalid("Worker Type and Number of Workers must be set together")  # [preflight]
 
 
-def _check_version(definition: Mapping[str, Any], what: str) -> None:
+def _check_version(definition: Mapping[str, Any], noun: str) -> None:
     version = str(definition.get("GlueVersion") or "4.0")
     if version.partition(".")[0] in {"0", "1", "2", "3"}:
-        raise invalid(f"GlueVersion {version} is not supported for glueray {what}, use 4.0 or later")  # [guide]
+        raise invalid(f"GlueVersion {version} is not supported for glueray {noun}, use 4.0 or later")  # [guide]
 
 
 def _whole_number(name: str, value: str, low: int, high: int) -> None:

@@ -1,13 +1,13 @@
-"""Keep what is known of interactive sessions and their statements, and show it in the service's shapes.
+"""Keep the records of interactive sessions and their statements, and return them in the service's shapes.
 
-Plain records: hold the ledger's lock to change one, or to show one. What a session does next is decided in
-`session_life`, what may be asked of it in `session_api`.
+Hold the lock of `State` to read or change a record. `session_threads` decides the next step of a session, the API in
+`api.sessions` decides whether a request is allowed.
 
-INFERRED: the times of a statement are milliseconds, and 0 as long as there is none (its fields and states are those of
-Apache Livy, which counts that way; the model says "unix time"); a statement that did not get to its end has an empty
-Output (the last kernel reads the member, never its content); a value follows what was printed without a line break
-between; Progress is 0 or 1. `Output.Status` is "ok" or "error", as the last kernel reads it, although the model lists
-the states of a statement there.
+INFERRED: the times of a statement are milliseconds, and 0 before the event (its fields and states are those of Apache
+Livy, which counts that way; the model says "unix time"); a statement without a result has an empty Output (the last
+kernel reads the member, never its content); a value follows the printed output without a line break between; Progress
+is 0 or 1. `Output.Status` is "ok" or "error", as the last kernel reads it, although the model lists the states of a
+statement there.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from airflow_provider_glueray.local.engine.rules import MDPU_PER_WORKER
 
 PROVISIONING, READY, STOPPING, STOPPED = "PROVISIONING", "READY", "STOPPING", "STOPPED"
 FAILED, TIMEOUT = "FAILED", "TIMEOUT"
-#: The states after which a session never moves again.
+#: A session in one of these states never changes its state again.
 ENDED = frozenset({STOPPED, FAILED, TIMEOUT})
-#: The states after which a statement never moves again.
+#: A statement in one of these states never changes its state again.
 FINISHED = frozenset({"AVAILABLE", "CANCELLED", "ERROR"})
-#: The longest ErrorMessage of a session [botocore].
+#: An ErrorMessage of a session has at most so many characters [botocore].
 _MESSAGE_CHARACTERS = 2048
 
 
-class Tape:
-    """The end of everything that was printed, safe to read while it grows."""
+class OutputBuffer:
+    """The last `limit` characters of a session's output, safe to read while it grows."""
 
     def __init__(self, limit: int = 1_000_000) -> None:
         self._limit, self._size, self._cut = limit, 0, False
@@ -39,7 +39,7 @@ class Tape:
         self._pieces: collections.deque[str] = collections.deque()
 
     def add(self, text: str) -> None:
-        """Append to the end, and forget at the beginning what is too much."""
+        """Append text, and drop the oldest characters beyond the limit."""
         with self._lock:
             self._cut = self._cut or len(text) > self._limit
             self._pieces.append(text[-self._limit :])
@@ -49,7 +49,7 @@ class Tape:
                 self._cut = True
 
     def text(self) -> str:
-        """Return what is there, with a first line that says so if the beginning is lost."""
+        """Return the text, after a note as its first line if older characters were dropped."""
         with self._lock:
             text = "".join(self._pieces)
             return f"(the beginning is left out)\n{text}" if self._cut else text
@@ -57,7 +57,7 @@ class Tape:
 
 @dataclass
 class Statement:
-    """One piece of code and what became of it; epoch seconds."""
+    """One piece of code, its state and its output. Times are epoch seconds."""
 
     id: int
     code: str
@@ -67,12 +67,12 @@ class Statement:
     output: dict[str, Any] = field(default_factory=dict)
 
     def finish(self, state: str, output: dict[str, Any] | None = None) -> None:
-        """Show the last state, and with it the output."""
+        """Set the last state and the output."""
         self.state, self.completed, self.output = state, time.time(), output or {}
 
-    def wire(self) -> dict[str, Any]:
+    def to_response(self) -> dict[str, Any]:
         """Return the statement in the shape of botocore's `Statement`."""
-        shown = {
+        response = {
             "Id": self.id,
             "Code": self.code,
             "State": self.state,
@@ -80,12 +80,12 @@ class Statement:
             "StartedOn": round((self.started or 0) * 1000),
             "CompletedOn": round((self.completed or 0) * 1000),
         }
-        return shown | {"Output": self.output} if self.state in FINISHED else shown
+        return response | {"Output": self.output} if self.state in FINISHED else response
 
 
 @dataclass
 class Session:
-    """One session: `verdict` (state, message) is how it shall end, once that is known. Epoch seconds."""
+    """One session; `requested_end` (state, message) is the end that was requested. Times are epoch seconds."""
 
     id: str
     region: str
@@ -101,44 +101,44 @@ class Session:
     ready: float | None = None
     completed: float | None = None
     forced: str | None = None
-    verdict: tuple[str, str | None] | None = None
+    requested_end: tuple[str, str | None] | None = None
     statements: list[Statement] = field(default_factory=list)
-    log: Tape = field(default_factory=Tape)
-    #: Set when there is something to do, so that a statement need not wait for the next look.
+    log: OutputBuffer = field(default_factory=OutputBuffer)
+    #: Setting it wakes the session's thread, so that a statement need not wait for the next poll.
     wake: threading.Event = field(default_factory=threading.Event)
 
     @property
     def status(self) -> str:
-        """The state that the service shows."""
+        """The state in responses: the forced state, if there is one."""
         return self.forced or self.state
 
     @property
     def open_statement(self) -> Statement | None:
-        """The statement which is not finished; there is never more than one."""
+        """The statement that is not finished; a session never has more than one."""
         last = self.statements[-1] if self.statements else None
         return last if last is not None and last.state not in FINISHED else None
 
     def add(self, code: str) -> Statement:
-        """Append a statement which waits to be run."""
+        """Append a statement with the state WAITING."""
         statement = Statement(len(self.statements), code)
         self.statements.append(statement)
         self.wake.set()
         return statement
 
-    def condemn(self, state: str, message: str | None) -> None:
-        """Decide how the session ends, unless that was decided before; the end itself follows soon."""
-        if self.state not in ENDED and self.verdict is None:
-            self.verdict = (state, message)
+    def request_end(self, state: str, message: str | None) -> None:
+        """Request the end of the session, unless an earlier request exists; the session's thread ends it soon after."""
+        if self.state not in ENDED and self.requested_end is None:
+            self.requested_end = (state, message)
             if state == STOPPED:
                 self.state = STOPPING
             self.wake.set()
 
     def close(self, state: str, message: str | None) -> None:
-        """Show the last state."""
+        """Set the last state and the ErrorMessage."""
         self.state, self.completed = state, time.time()
         self.message = message[:_MESSAGE_CHARACTERS] if message else None
 
-    def wire(self) -> dict[str, Any]:
+    def to_response(self) -> dict[str, Any]:
         """Return the session in the shape of botocore's `Session`."""
         capacity = float(self.workers * MDPU_PER_WORKER)
         seconds = round((self.completed or time.time()) - self.ready, 3) if self.ready else 0.0

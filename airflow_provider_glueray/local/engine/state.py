@@ -1,7 +1,7 @@
-"""Keep the jobs, runs and sessions of one endpoint, per Region, and count the room that is left for more.
+"""Keep the jobs, runs and sessions of one endpoint, per Region, and compute the free capacity.
 
-Plain records behind one lock, and their wire forms. Nothing here decides what a run does next (`engine`) or
-whether a request is allowed (`rules`); nothing is written to disk, so a stopped endpoint forgets everything.
+One lock protects all records. `runs` decides the next step of a run, `rules` decides whether a request is allowed. The
+state is in memory only, so it is gone when the endpoint stops.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from airflow_provider_glueray.local.engine.rules import MDPU_PER_WORKER
 from airflow_provider_glueray.local.engine.sessions import ENDED, Session
 
 ACCOUNT = "123456789012"
-#: The states after which a run never moves again; EXPIRED as Airflow's amazon provider treats it [botocore].
+#: A run in one of these states never changes its state again; EXPIRED as in Airflow's amazon provider [botocore].
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED", "TIMEOUT", "ERROR", "EXPIRED"})
-#: Seconds for which a finished run still occupies its place in MaxConcurrentRuns [amazon provider,
-#: sleep_before_return].
+#: A finished run still counts against MaxConcurrentRuns for so many seconds [amazon provider, sleep_before_return].
 SLOT_RELEASE_SECONDS = 0.2
-#: Minutes that GetJob reports for a job without a Timeout at Glue 4.0, Ray jobs included
-#: [terraform-provider-aws#35013].
+#: GetJob reports this Timeout for a job without one at Glue 4.0, Ray jobs included [terraform-provider-aws#35013].
 REPORTED_TIMEOUT_MINUTES = 2880
 
 
 class Phase(enum.Enum):
-    """Where the engine is with a run; finer than the ten states the service shows."""
+    """The engine's step with a run; finer than the ten states of the service."""
 
     QUEUED = "queued"
     PROVISIONING = "provisioning"
@@ -42,7 +40,7 @@ class Phase(enum.Enum):
 
 @dataclass
 class Job:
-    """A job definition as CreateJob or UpdateJob left it, defaults filled in."""
+    """A job definition from CreateJob or UpdateJob, with defaults."""
 
     name: str
     region: str
@@ -53,10 +51,10 @@ class Job:
 
     @property
     def max_concurrent_runs(self) -> int:
-        """The most runs that may be active at once; 1 unless ExecutionProperty says otherwise [botocore]."""
+        """The maximum of active runs; 1 unless ExecutionProperty gives another number [botocore]."""
         return int(self.definition.get("ExecutionProperty", {}).get("MaxConcurrentRuns", 1))
 
-    def wire(self) -> dict[str, Any]:
+    def to_response(self) -> dict[str, Any]:
         """Return the job in the shape of botocore's `Job`."""
         return {
             "MaxRetries": 0,
@@ -73,7 +71,7 @@ class Job:
 
 @dataclass
 class Run:
-    """One execution: `state` is what the service shows, `phase` what the engine does. Epoch seconds."""
+    """One execution: responses show `state`, the engine uses `phase`. Times are epoch seconds."""
 
     job: str
     region: str
@@ -102,19 +100,19 @@ class Run:
     ray_job: str | None = None
 
     def move(self, state: str) -> None:
-        """Show a new state."""
+        """Set a new state and the time of the change."""
         self.state, self.modified = state, time.time()
 
     def holds_slot(self, now: float) -> bool:
-        """Tell whether the run counts against MaxConcurrentRuns."""
+        """Return whether the run counts against MaxConcurrentRuns."""
         if self.phase is Phase.DONE:
             return self.completed is not None and now - self.completed < SLOT_RELEASE_SECONDS
         return self.phase is not Phase.QUEUED
 
-    def wire(self) -> dict[str, Any]:
+    def to_response(self) -> dict[str, Any]:
         """Return the run in botocore's shape `JobRun`; DPUSeconds counts every worker for the whole time."""
         end = self.completed or time.time()
-        # Billing is per second begun, so a run of half a second has used one.
+        # AWS bills every second begun, so a run of half a second has used one second.
         seconds = math.ceil(end - self.running_since) if self.running_since else 0
         optional = {
             "PreviousRunId": self.previous,
@@ -144,14 +142,14 @@ class Run:
 
 
 def capacity(workers: int | None) -> dict[str, Any]:
-    """Return the capacity members which the service derives from a worker count, in M-DPU."""
+    """Return the capacity members that the service derives from a number of workers, in M-DPU."""
     if workers is None:
         return {}
     return {"AllocatedCapacity": workers * MDPU_PER_WORKER, "MaxCapacity": float(workers * MDPU_PER_WORKER)}
 
 
-class Ledger:
-    """All jobs, runs and sessions of one endpoint. Hold `lock` while reading or changing anything in it."""
+class State:
+    """All jobs, runs and sessions of one endpoint. Hold `lock` to read or change any of them."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -161,20 +159,20 @@ class Ledger:
         self.sessions: dict[tuple[str, str], Session] = {}
 
     def add(self, run: Run) -> None:
-        """Record a new run at the head of its job's list."""
+        """Store a new run as the first of its job's list."""
         self.runs[run.id] = run
         self.newest_first.setdefault((run.region, run.job), []).insert(0, run)
 
     def active(self) -> list[Run]:
-        """Return the runs which the engine still has to move, oldest first."""
+        """Return the runs that are not done, oldest first."""
         return [run for run in self.runs.values() if run.phase is not Phase.DONE]
 
     def regions(self) -> set[str]:
-        """Return the Regions in which there are runs or sessions."""
+        """Return the Regions that have runs or sessions."""
         return {run.region for run in self.runs.values()} | {region for region, _ in self.sessions}
 
-    def full(self, job: str, region: str, workers: int, limit: int, quota: int) -> tuple[str, str] | None:
-        """Say why one more run of `workers` workers does not fit: (error code, message), or None."""
+    def exceeded_limit(self, job: str, region: str, workers: int, limit: int, quota: int) -> tuple[str, str] | None:
+        """Return (error code, message) if one more run of `workers` workers exceeds a limit, else None."""
         now = time.time()
         holding = [run for run in self.runs.values() if run.holds_slot(now)]
         same = sum(1 for run in holding if (run.region, run.job) == (region, job))
@@ -183,7 +181,7 @@ class Ledger:
         return self.over_quota(region, workers, quota)
 
     def over_quota(self, region: str, workers: int, quota: int) -> tuple[str, str] | None:
-        """Say why `workers` more workers of a run or session are too many: (error code, message), or None."""
+        """Return (error code, message) if `workers` more workers exceed the quota, else None."""
         now = time.time()
         running = sum(run.workers for run in self.runs.values() if run.region == region and run.holds_slot(now))
         sessions = self.sessions.values()

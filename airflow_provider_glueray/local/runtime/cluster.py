@@ -1,48 +1,46 @@
 """Run the Ray cluster of one endpoint: a head and its workers as separate nodes with addresses of their own.
 
 Every node offers the logical shape of a Z.2X worker (8 CPUs), whatever the host has. Token authentication is on; a Ray
-without it listens on 127.0.0.1 only (see `bridge`). It knows nothing of Glue; it needs Linux, where all of 127.0.0.0/8
-is loopback.
+without it listens on 127.0.0.1 only (see `compat_shim`). This module imports nothing of Glue. It needs Linux, where all
+of 127.0.0.0/8 is loopback.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import socket
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+import httpx
 import psutil
 
 from airflow_provider_glueray.local.runtime import compat_shim, processes
-from airflow_provider_glueray.local.runtime.environments import BRIDGE, Runtime
+from airflow_provider_glueray.local.runtime.environments import COMPAT_SHIM, Runtime
 
-#: vCPUs of a Z.2X worker [botocore].
+#: A Z.2X worker has so many vCPUs [botocore].
 CPUS_PER_NODE = 8
-#: The address of the first node.
+#: The head has this address.
 HEAD = "127.0.0.2"
 
 
 class RayUnavailable(Exception):
-    """The Jobs API of the cluster did not answer."""
+    """The Jobs API of the cluster did not respond, or responded with an error."""
 
 
 @dataclass
 class Node:
     """One `ray start --block`; `directory` holds its temp dir and `session` is its process session.
 
-    `address` is its own, in the names of log streams and of nodes, also where all nodes listen on 127.0.0.1.
+    Log streams and nodes are named by `address`, which is unique, also where all nodes listen on 127.0.0.1.
     """
 
     address: str
@@ -56,7 +54,7 @@ class Node:
 
     @property
     def logs(self) -> Path:
-        """Where Ray writes the logs of this node."""
+        """The directory of this node's logs."""
         return self.directory / "session_latest" / "logs"
 
 
@@ -69,33 +67,40 @@ class Cluster:
         self.token = secrets.token_hex(16)
         self.nodes: list[Node] = []
         self.nodes_alive = 0
-        self._born = 0
+        self._nodes_started = 0
         self._object_store_bytes = object_store_bytes
         inherited = processes.plain_environment()
         self._environment = {
             **inherited,
             "PATH": os.pathsep.join([str(runtime.python.parent), inherited.get("PATH", os.defpath)]),
             "RAY_USAGE_STATS_ENABLED": "0",
-            **(self._tokens() if runtime.is_newest else self._bridges()),
+            **(self._token_variables() if runtime.is_newest else self._compat_shim_variables()),
         }
         self._gcs_port, self.dashboard_port, self._client_port = free_ports("127.0.0.1", 3)
         self.address = f"{self._bound_to(HEAD)}:{self._gcs_port}"
         self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+        self._http = httpx.Client(
+            base_url=self.dashboard,
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            timeout=30,
+            trust_env=False,  # loopback needs no proxy
+            verify=False,  # plain HTTP needs no certificates, which take 30 ms to load
+        )
 
-    def _tokens(self) -> dict[str, str]:
+    def _token_variables(self) -> dict[str, str]:
         return {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
-            # Else eight logical CPUs on a small host start eight interpreters at once.
+            # Without it, eight logical CPUs on a small host start eight interpreters at once.
             "RAY_worker_maximum_startup_concurrency": str(os.cpu_count() or 2),
         }
 
-    def _bridges(self) -> dict[str, str]:
+    def _compat_shim_variables(self) -> dict[str, str]:
         return {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_START_HOOK": f"{BRIDGE}.{compat_shim.start_node.__name__}",
+            "RAY_START_HOOK": f"{COMPAT_SHIM}.{compat_shim.start_node.__name__}",
             compat_shim.HEAD_VARIABLE: HEAD,
-            "RAY_TMPDIR": str(self.root),  # else a worker node notes the cluster's address in /tmp/ray
+            "RAY_TMPDIR": str(self.root),  # without it, a worker node writes the cluster's address to /tmp/ray
         }
 
     def _bound_to(self, address: str) -> str:
@@ -108,12 +113,12 @@ class Cluster:
 
     @property
     def driver_environment(self) -> dict[str, str]:
-        """The environment in which a process that Ray does not start itself attaches to this cluster."""
+        """The environment that attaches a process to this cluster when Ray has not started the process."""
         return {**self._environment, "RAY_ADDRESS": self.address}
 
     @property
     def ready(self) -> bool:
-        """Whether every node has been seen alive."""
+        """Whether Ray has reported every node as alive."""
         return self.nodes_alive >= self.size
 
     @property
@@ -122,9 +127,9 @@ class Cluster:
         return bool(self.nodes) and self.nodes[0].process.poll() is not None
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start the head and, once it accepts connections, the workers; returns before they are alive.
+        """Start the head and, once it accepts connections, the workers; return before the workers are alive.
 
-        `environment` is added to that of every Ray process, hence to every script's.
+        Every Ray process, hence every script, gets the variables of `environment`.
         """
         self._environment |= environment
         self._add_node(
@@ -154,9 +159,9 @@ class Cluster:
         self._add_node("--address", self.address)
 
     def _add_node(self, *options: str) -> None:
-        address = f"127.0.0.{2 + self._born}"
+        address = f"127.0.0.{2 + self._nodes_started}"
         bound_to = self._bound_to(address)
-        directory = self.root / str(self._born)
+        directory = self.root / str(self._nodes_started)
         directory.mkdir()
         command = [
             str(self.runtime.python.parent / "ray"),
@@ -166,14 +171,14 @@ class Cluster:
             *("--object-store-memory", str(self._object_store_bytes), "--disable-usage-stats"),
             *("--min-worker-port", "0", "--max-worker-port", "0"),
         ]
-        self._born += 1
+        self._nodes_started += 1
         environment = {**self._environment, compat_shim.DIRECTORY_VARIABLE: str(directory)}
         self.nodes.append(Node(address, directory, processes.spawn(command, environment, self.root / "ray.log")))
 
     def count_nodes(self) -> int:
-        """Ask Ray how many nodes are alive, and remember it."""
-        answer = self._request("GET", "/api/v0/nodes")
-        nodes = answer["data"]["result"]["result"]
+        """Ask Ray for the number of nodes that are alive, store it and return it."""
+        response = self._request("GET", "/api/v0/nodes")
+        nodes = response["data"]["result"]["result"]
         self.nodes_alive = sum(1 for node in nodes if node["state"] == "ALIVE")
         return self.nodes_alive
 
@@ -185,42 +190,34 @@ class Cluster:
     def job(self, submission_id: str) -> dict[str, Any]:
         """Return one Ray job: `status`, `message`, `driver_exit_code`, `job_id`.
 
-        Asked one by one, because Ray's list costs over a millisecond for every job there ever was.
+        This asks for one job, because Ray's list costs over a millisecond for every job that the cluster ever had.
         """
-        answer: dict[str, Any] = self._request("GET", f"/api/jobs/{submission_id}")
-        return answer
+        job: dict[str, Any] = self._request("GET", f"/api/jobs/{submission_id}")
+        return job
 
     def stop_job(self, submission_id: str) -> None:
         """Ask Ray to stop a job: SIGTERM now, SIGKILL three seconds later [ray]."""
         self._request("POST", f"/api/jobs/{submission_id}/stop")
 
     def stop(self) -> None:
-        """Stop Ray and remove what it wrote."""
+        """Stop Ray and remove its files."""
         processes.end_sessions(self.sessions)
         for node in self.nodes:
             node.process.wait(timeout=5)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            self.dashboard + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
-        )
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            raise RayUnavailable(
-                f"{method} {path}: {error.code} {error.read(2000).decode(errors='replace')}"
-            ) from error
-        except (OSError, ValueError) as error:
+            response = self._http.request(method, path, json=body)
+            if not response.is_success:
+                raise RayUnavailable(f"{method} {path}: {response.status_code} {response.text[:2000]}")
+            return response.json()
+        except (httpx.HTTPError, ValueError) as error:
             raise RayUnavailable(f"{method} {path}: {error}") from error
 
 
 def free_ports(address: str, count: int) -> list[int]:
-    """Return `count` different TCP ports which are free at `address` now."""
+    """Return `count` different TCP ports that are free at `address` now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

@@ -1,12 +1,14 @@
-"""Teach the libraries of an older runtime what newer ones do by themselves; scripts are not touched.
+"""Patch the libraries of an older runtime with features of their newer versions; scripts stay unchanged.
 
-`runtimes` copies this file into the environment it builds, where each start of Python imports it. Hence: Python 3.9,
-the standard library only, and nothing happens before a script imports the library in question. AWS has nothing of this.
+`environments` copies this file into the environment that it builds, where each start of Python imports it. So this file
+must run on Python 3.9 with the standard library only, and it patches a library only when a script imports it.
+AWS has no such patches.
 
-- boto3 1.26, aiobotocore and Arrow 11 do not know AWS_ENDPOINT_URL. While it is set, their clients and `s3://` paths
-  go there, unless the script names an endpoint itself.
-- Ray 2.4 has no authentication and listens on all interfaces, unless a node's address is 127.0.0.1. So here all nodes
-  have that address, each keeps a directory of its own, drivers attach to the head, and web pages cannot submit jobs.
+- boto3 1.26, aiobotocore and Arrow 11 ignore AWS_ENDPOINT_URL. With the patches, their clients and `s3://` paths use
+  it, unless the script gives an endpoint of its own.
+- Ray 2.4 has no authentication and listens on all interfaces, unless a node's address is 127.0.0.1. With the patches,
+  all nodes have that address and a directory of their own, drivers attach to the head, and the dashboard refuses
+  requests of web pages.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from typing import Any
 
 _LOOPBACK = "127.0.0.1"
 _HEAD_SECONDS = 30.0
-#: Set for the processes of an endpoint: the name of the head, and on each `ray start` the node's directory.
+#: An endpoint sets the first for its processes, the name of the head, and the second for `ray start`, the directory.
 HEAD_VARIABLE, DIRECTORY_VARIABLE = "GLUERAY_RAY_HEAD", "GLUERAY_RAY_DIRECTORY"
 
 
 def start_node(parameters: Any, head: bool) -> None:
-    """Let `ray start` make a worker node on 127.0.0.1 with its own files; Ray calls this through RAY_START_HOOK.
+    """Make `ray start` create a worker node on 127.0.0.1 with its own files; Ray calls this through RAY_START_HOOK.
 
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 has all processes take 127.0.0.1 for this machine's address, but it forbids a
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 makes all processes use 127.0.0.1 as this machine's address, but it forbids a
     second node.
     """
     from ray._private import ray_constants, services
@@ -35,7 +37,9 @@ def start_node(parameters: Any, head: bool) -> None:
     services.get_node_ip_address = lambda *_: _LOOPBACK
     ray_constants.ENABLE_RAY_CLUSTER = True
     parameters.temp_dir = os.environ[DIRECTORY_VARIABLE]
-    os.makedirs(os.path.join(os.environ["RAY_TMPDIR"], "ray"), exist_ok=True)  # Ray writes there and does not make it
+    os.makedirs(
+        os.path.join(os.environ["RAY_TMPDIR"], "ray"), exist_ok=True
+    )  # Ray writes to this directory but does not create it
 
 
 def _endpoint(service: str) -> str | None:
@@ -46,7 +50,7 @@ def _endpoint(service: str) -> str | None:
 def _with_endpoint(create: Any) -> Any:
     @functools.wraps(create)
     def create_client(session: Any, service_name: str, *arguments: Any, **options: Any) -> Any:
-        # endpoint_url is the fifth of the other parameters; all clients give it by name.
+        # endpoint_url is the fifth positional parameter; all clients pass it by name.
         if len(arguments) < 5 and options.get("endpoint_url") is None:
             options["endpoint_url"] = _endpoint(service_name)
         return create(session, service_name, *arguments, **options)
@@ -54,24 +58,24 @@ def _with_endpoint(create: Any) -> Any:
     return create_client
 
 
-def _bridge_botocore(module: ModuleType) -> None:
+def _patch_botocore(module: ModuleType) -> None:
     module.Session.create_client = _with_endpoint(module.Session.create_client)
 
 
-def _bridge_aiobotocore(module: ModuleType) -> None:
+def _patch_aiobotocore(module: ModuleType) -> None:
     session = module.AioSession
     session._create_client = _with_endpoint(session._create_client)
 
 
-def _bridge_arrow(module: ModuleType) -> None:
-    """Put classes with the names of Arrow's in their place: Arrow's own cannot be changed."""
+def _patch_arrow(module: ModuleType) -> None:
+    """Replace two classes of Arrow by subclasses with the same names, since Arrow's own are immutable."""
     from urllib.parse import quote, urlsplit
 
     arrow: Any = module
     file_system, s3_file_system = arrow.FileSystem, arrow.S3FileSystem
 
-    class StandIn(type(file_system)):  # type: ignore[misc]
-        """What is an instance or a subclass of the original is one of the class in its place."""
+    class SubclassAsOriginal(type(file_system)):  # type: ignore[misc]
+        """A metaclass that accepts instances and subclasses of the original class as those of its subclass."""
 
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, cls.__base__)
@@ -79,7 +83,7 @@ def _bridge_arrow(module: ModuleType) -> None:
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, cls.__base__)
 
-    class FileSystem(file_system, metaclass=StandIn):  # type: ignore[misc, valid-type]
+    class FileSystem(file_system, metaclass=SubclassAsOriginal):  # type: ignore[misc, valid-type]
         __doc__ = file_system.__doc__
 
         @staticmethod
@@ -92,7 +96,7 @@ def _bridge_arrow(module: ModuleType) -> None:
                 uri = parts._replace(query="&".join(filter(None, (parts.query, added)))).geturl()
             return file_system.from_uri(uri)
 
-    class S3FileSystem(s3_file_system, metaclass=StandIn):  # type: ignore[misc, valid-type]
+    class S3FileSystem(s3_file_system, metaclass=SubclassAsOriginal):  # type: ignore[misc, valid-type]
         __doc__ = s3_file_system.__doc__
 
         def __init__(self, **options: Any) -> None:
@@ -105,14 +109,14 @@ def _bridge_arrow(module: ModuleType) -> None:
     arrow.FileSystem, arrow.S3FileSystem = FileSystem, S3FileSystem
 
 
-def _bridge_ray(module: ModuleType) -> None:
+def _patch_ray(module: ModuleType) -> None:
     services: Any = module
     head = os.environ.get(HEAD_VARIABLE)
     if not head:
         return
 
     def get_node_to_connect_for_driver(gcs_address: str, node_ip_address: str) -> Any:
-        """Return the head, for which a worker node may have to wait: Ray goes by the address, which all share here."""
+        """Return the head, and wait for it if necessary: Ray compares addresses, which are equal for all nodes here."""
         state = services.ray._private.state.GlobalState()
         state._initialize_global_state(services._get_gcs_client_options(gcs_address))
         deadline = time.monotonic() + _HEAD_SECONDS
@@ -125,13 +129,13 @@ def _bridge_ray(module: ModuleType) -> None:
                         node_manager_port=node["NodeManagerPort"],
                     )
             time.sleep(0.1)
-        raise RuntimeError("the head of this Ray cluster does not show up")
+        raise RuntimeError(f"Ray has not reported the head of this cluster for {_HEAD_SECONDS:.0f} s")
 
     services.get_node_to_connect_for_driver = get_node_to_connect_for_driver
 
 
-def _bridge_ray_jobs(module: ModuleType) -> None:
-    """Have drivers run on the head: Ray takes the node that came last for it, because all have its address."""
+def _patch_ray_jobs(module: ModuleType) -> None:
+    """Run drivers on the head: Ray would run them on the newest node, because all nodes have the head's address."""
     jobs: Any = module
     head = os.environ.get(HEAD_VARIABLE)
     if not head:
@@ -144,8 +148,8 @@ def _bridge_ray_jobs(module: ModuleType) -> None:
     jobs.JobManager._get_scheduling_strategy = get_scheduling_strategy
 
 
-def _refuse_web_pages(module: ModuleType) -> None:
-    """Keep web pages from submitting jobs through the browser of whoever looks at them."""
+def _patch_dashboard(module: ModuleType) -> None:
+    """Refuse requests of web pages, which could otherwise submit jobs through the user's browser."""
     web: Any = module.aiohttp.web
 
     @web.middleware  # type: ignore[untyped-decorator]
@@ -162,37 +166,37 @@ def _refuse_web_pages(module: ModuleType) -> None:
 
 
 class _Finder:
-    """Finds what others find, and bridges it once it is loaded."""
+    """A finder that delegates to the other finders and patches a module once it is loaded."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        bridge = _BRIDGES.get(name)
-        if bridge is None:
+        patch = _PATCHES.get(name)
+        if patch is None:
             return None
         others = (finder for finder in sys.meta_path if not isinstance(finder, _Finder))
         spec: Any = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_bridge(module: ModuleType) -> None:
+            def execute_and_patch(module: ModuleType) -> None:
                 execute(module)
-                bridge(module)
+                patch(module)
 
-            spec.loader.exec_module = execute_and_bridge
+            spec.loader.exec_module = execute_and_patch
         return spec
 
 
-_BRIDGES = {
-    "botocore.session": _bridge_botocore,
-    "aiobotocore.session": _bridge_aiobotocore,
-    "pyarrow.fs": _bridge_arrow,
-    "ray._private.services": _bridge_ray,
-    "ray.dashboard.modules.job.job_manager": _bridge_ray_jobs,
-    "ray.dashboard.http_server_agent": _refuse_web_pages,
-    "ray.dashboard.http_server_head": _refuse_web_pages,
+_PATCHES = {
+    "botocore.session": _patch_botocore,
+    "aiobotocore.session": _patch_aiobotocore,
+    "pyarrow.fs": _patch_arrow,
+    "ray._private.services": _patch_ray,
+    "ray.dashboard.modules.job.job_manager": _patch_ray_jobs,
+    "ray.dashboard.http_server_agent": _patch_dashboard,
+    "ray.dashboard.http_server_head": _patch_dashboard,
 }
 
 
 def install() -> None:
-    """Bridge what will be imported from now on. Asking twice is harmless: an overlay's Python does."""
+    """Patch the modules that are imported from now on. An overlay's Python calls this twice, without effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -1,7 +1,7 @@
-"""The Pythons that scripts can run on: our own environment with the newest Ray, or one with what AWS has.
+"""Provide the Python environments for scripts: this installation's own, or one with the packages of AWS's runtime.
 
-The second kind is built once, from a Python that is on this machine, with uv if there is one, else with pip, and kept
-in the user's cache. Nothing here names a package index: uv and pip are configured as the user has configured them.
+AWS's environment is built once, from a Python of this machine, with uv if the machine has uv, else with pip, and stays
+in the user's cache. This module names no package index: uv and pip use the user's own configuration.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.resources
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO
 
@@ -24,137 +26,49 @@ from airflow_provider_glueray.local.runtime import processes
 
 NEWEST, RAY24 = "newest", "Ray2.4"
 NAMES = (NEWEST, RAY24)
-#: The module that `bridge.py` becomes in an environment, and how each start of Python imports it.
-BRIDGE = "glueray_bridge"
-_BRIDGE_LINE = f"import {BRIDGE}; {BRIDGE}.install()\n"
+#: An environment has a copy of `compat_shim.py` under this module name; the line makes each start of Python import it.
+COMPAT_SHIM = "glueray_compat_shim"
+_COMPAT_SHIM_LINE = f"import {COMPAT_SHIM}; {COMPAT_SHIM}.install()\n"
 _READY = "ready"
-#: The most characters of what an installer said.
-_MOST_SAID = 600
+#: An error message quotes so many characters from the end of an installer's log.
+_MAX_INSTALLER_CHARACTERS = 600
 
 
 class CannotProvide(Exception):
-    """There is no such environment and none can be built; the text says why."""
+    """An environment does not exist and cannot be built; the message gives the reason."""
 
 
-class NoPython(CannotProvide):
-    """This machine has no Python of the version that is needed."""
+class PythonMissing(CannotProvide):
+    """This machine lacks a Python of the required version."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What an environment is made of: a Python and exact requirements, which are all there is."""
+class RuntimeSpec:
+    """A Python version and the files that pin every package of an environment, one package per line."""
 
     name: str
     python: str
-    requirements: tuple[str, ...]
-    #: What a session's Python needs besides. Scripts do not see it.
-    kernel: tuple[str, ...] = ()
+    requirements: Traversable
+    #: Pins of the packages that only a session's kernel imports. Scripts do not see them.
+    kernel: Traversable | None = None
+
+    @property
+    def pins(self) -> list[str]:
+        """The lines of all files."""
+        files = filter(None, (self.requirements, self.kernel))
+        return [line for file in files for line in file.read_text().splitlines() if line]
 
 
-#: Python, ray, pandas, pyarrow, numpy, boto3 and fsspec as the Glue developer guide lists them (edit-script-ray-env-
-#: dependencies), the others as `pip freeze` showed them in a job on 2023-11-07 (github.com/matthewdeanmartin/raypack).
-#: Left out: PyAmazonCACerts, Amazon's own, and gpustat, which is source only and looks for GPUs. Another version:
-#: psutil on ARM, where that one is source only.
-_RAY24 = Recipe(
-    RAY24,
-    "3.9",
-    (
-        "ray==2.4.0",
-        "pandas==1.5.3",
-        "pyarrow==11.0.0",
-        "numpy==1.24.3",
-        "boto3==1.26.133",
-        "botocore==1.29.133",
-        "fsspec==2023.4.0",
-        "aiohttp==3.8.4",
-        "aiohttp-cors==0.7.0",
-        "aiosignal==1.3.1",
-        "async-timeout==4.0.2",
-        "attrs==23.1.0",
-        "blessed==1.20.0",
-        "cachetools==5.3.0",
-        "certifi==2023.5.7",
-        "charset-normalizer==3.1.0",
-        "click==8.1.3",
-        "colorama==0.4.6",
-        "colorful==0.5.5",
-        "distlib==0.3.6",
-        "filelock==3.12.0",
-        "frozenlist==1.3.3",
-        "google-api-core==2.11.0",
-        "google-auth==2.18.0",
-        "googleapis-common-protos==1.59.0",
-        "grpcio==1.51.3",
-        "idna==3.4",
-        "jmespath==1.0.1",
-        "jsonschema==4.17.3",
-        "msgpack==1.0.5",
-        "multidict==6.0.4",
-        "nvidia-ml-py==11.525.112",
-        "opencensus==0.11.2",
-        "opencensus-context==0.1.3",
-        "packaging==23.1",
-        "pip==23.1.2",
-        "platformdirs==3.5.1",
-        "prometheus-client==0.16.0",
-        "protobuf==4.23.0",
-        "psutil==5.9.5; platform_machine == 'x86_64'",
-        "psutil==6.1.1; platform_machine != 'x86_64'",
-        "py-spy==0.3.14",
-        "pyasn1==0.5.0",
-        "pyasn1-modules==0.3.0",
-        "pydantic==1.10.7",
-        "pyrsistent==0.19.3",
-        "python-dateutil==2.8.2",
-        "pytz==2023.3",
-        "PyYAML==6.0",
-        "requests==2.31.0",
-        "rsa==4.9",
-        "s3transfer==0.6.1",
-        "setproctitle==1.2.2",
-        "setuptools==67.7.2",
-        "setuptools-scm==7.1.0",
-        "six==1.16.0",
-        "smart-open==6.2.0",
-        "tomli==2.0.1",
-        "typing_extensions==4.5.0",
-        "urllib3==1.26.15",
-        "virtualenv==20.21.0",
-        "wcwidth==0.2.6",
-        "yarl==1.9.2",
-    ),
-    # The last ipykernel for Python 3.9 and what it needs beyond the list above.
-    (
-        "ipykernel==6.29.5",
-        "ipython==8.18.1",
-        "asttokens==3.0.2",
-        "comm==0.2.3",
-        "decorator==5.3.1",
-        "exceptiongroup==1.2.2",
-        "executing==2.3.0",
-        "importlib-metadata==8.7.1",
-        "jedi==0.19.2",
-        "jupyter-client==8.6.3",
-        "jupyter-core==5.8.1",
-        "matplotlib-inline==0.2.2",
-        "nest-asyncio==1.6.0",
-        "parso==0.8.7",
-        "pexpect==4.9.0",
-        "prompt-toolkit==3.0.52",
-        "ptyprocess==0.7.0",
-        "pure-eval==0.2.4",
-        "pygments==2.21.0",
-        "pyzmq==27.3.0",
-        "stack-data==0.6.3",
-        "tornado==6.5.10",
-        "traitlets==5.15.1",
-        "zipp==3.23.1",
-    ),
-)
-RECIPES = {RAY24: _RAY24}
+_FILES = importlib.resources.files(__package__)
+#: ray2.4.txt has the versions of ray, pandas, pyarrow, numpy, boto3 and fsspec from the Glue developer guide
+#: (edit-script-ray-env-dependencies), the others from `pip freeze` in a job on 2023-11-07
+#: (github.com/matthewdeanmartin/raypack). It leaves out PyAmazonCACerts, which is Amazon's own, and gpustat, which is
+#: source only and looks for GPUs. On ARM it has another psutil, because psutil 5.9.5 is source only there.
+#: ray2.4-kernel.txt has the last ipykernel for Python 3.9 and the packages that ipykernel needs in addition.
+RUNTIME_SPECS = {RAY24: RuntimeSpec(RAY24, "3.9", _FILES / "ray2.4.txt", _FILES / "ray2.4-kernel.txt")}
 
 _KERNEL = "kernel"
-#: Appended to the path, so that it never hides what a session itself has asked for.
+#: It appends the kernel's packages to the path, so that they never hide packages that a session has requested.
 _START_KERNEL = (
     "import sys; sys.path[:1] = []; sys.path.append(sys.argv.pop(1)); "
     "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
@@ -163,23 +77,23 @@ _START_KERNEL = (
 
 @dataclass(frozen=True)
 class Runtime:
-    """An environment to run scripts in; `python` is its interpreter."""
+    """An environment that scripts run in; `python` is its interpreter."""
 
     name: str
     python: Path
 
     @property
     def is_newest(self) -> bool:
-        """Whether it is our own environment, where nothing has to be bridged."""
+        """Whether this is the installation's own environment, which needs no shim."""
         return self.name == NEWEST
 
     @property
     def packages(self) -> Path:
-        """Where its packages are."""
+        """The directory of its packages."""
         return Path(sysconfig.get_paths()["purelib"]) if self.is_newest else _packages(self.python.parents[1])
 
     def kernel_command(self, python: str) -> list[str]:
-        """Return how a Jupyter kernel is started with `python`, this one or one of an overlay."""
+        """Return the command that starts a Jupyter kernel with `python`, which is this runtime's or an overlay's."""
         if self.is_newest:
             return [python, "-m", "ipykernel_launcher"]
         return [python, "-c", _START_KERNEL, str(self.python.parents[1] / _KERNEL)]
@@ -187,67 +101,67 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python that runs: its path, its whole version and the machine it is for."""
+    """A Python that runs: its path, its full version and its machine type."""
 
     path: str
     version: str
     machine: str
 
 
-def provide(name: str = NEWEST, say: Callable[[str], None] = lambda _: None) -> Runtime:
-    """Return the runtime `name`, which is built if it has to be, telling `say` about it; or raise CannotProvide."""
+def provide(name: str = NEWEST, report: Callable[[str], None] = lambda _: None) -> Runtime:
+    """Return the runtime `name`, built first if necessary; `report` gets progress messages. Raises CannotProvide."""
     if name == NEWEST:
         return Runtime(NEWEST, Path(sys.executable))
-    if name not in RECIPES:
+    if name not in RUNTIME_SPECS:
         raise CannotProvide(f"there is no runtime '{name}', only {' and '.join(NAMES)}")
-    return Runtime(name, build(RECIPES[name], say) / "bin" / "python")
+    return Runtime(name, build(RUNTIME_SPECS[name], report) / "bin" / "python")
 
 
-def build(recipe: Recipe, say: Callable[[str], None]) -> Path:
-    """Return the directory of the recipe's environment; only the first of several builders builds."""
-    python = find_python(recipe)
-    facts = (*recipe.requirements, *recipe.kernel, python.version, python.machine)
+def build(spec: RuntimeSpec, report: Callable[[str], None]) -> Path:
+    """Return the directory of the spec's environment; only the first of several builders builds it."""
+    python = find_python(spec)
+    # The shim's module name counts too: an environment would keep the module of an older name and load both.
+    facts = (*spec.pins, python.version, python.machine, COMPAT_SHIM)
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    directory = cache() / f"{recipe.name}-{digest}"
+    directory = cache() / f"{spec.name}-{digest}"
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with directory.with_name(f"{directory.name}.lock").open("w") as lock:
-        _take(lock, lambda: say(f"waiting for another build of the {recipe.name} runtime"))
-        # A virtual environment cannot be moved, so a mark says that it is whole, and the lock that nobody is at it.
+        _acquire(lock, lambda: report(f"waiting for another build of the {spec.name} runtime"))
+        # A virtual environment cannot be moved, so it is built in place: the file _READY shows that it is complete.
         if not ((directory / _READY).exists() and (directory / "bin" / "python").exists()):
             shutil.rmtree(directory, ignore_errors=True)
-            count = len(recipe.requirements) + len(recipe.kernel)
-            say(f"building the {recipe.name} runtime in {directory} (once; about {count} packages)")
-            _install(recipe, python.path, directory)
+            report(f"building the {spec.name} runtime in {directory} (once; about {len(spec.pins)} packages)")
+            _install(spec, python.path, directory)
             (directory / _READY).touch()
-        _lay_bridge(directory)
+        _install_compat_shim(directory)
     return directory
 
 
 def cache() -> Path:
-    """Return where environments are kept; all in there may be deleted."""
+    """Return the directory of all environments; users may delete its contents."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glueray" / "runtimes"
 
 
-def _take(lock: IO[str], tell: Callable[[], None]) -> None:
+def _acquire(lock: IO[str], report_wait: Callable[[], None]) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        tell()
+        report_wait()
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def find_python(recipe: Recipe) -> Interpreter:
-    """Return the first Python of the recipe's version that really runs (a shim of pyenv may not), or raise NoPython."""
+def find_python(spec: RuntimeSpec) -> Interpreter:
+    """Return the first Python of the spec's version that runs (a shim of pyenv may not); raises PythonMissing."""
     code = "import platform, sys, venv; print(platform.python_version(), platform.machine())"
-    for path in _candidates(recipe.python):
+    for path in _candidates(spec.python):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            answer = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=30, check=False).stdout
-            version, _, machine = answer.strip().partition(" ")
-            if version.startswith(f"{recipe.python}."):
+            output = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=30, check=False).stdout
+            version, _, machine = output.strip().partition(" ")
+            if version.startswith(f"{spec.python}."):
                 return Interpreter(path, version, machine)
-    raise NoPython(
-        f"the {recipe.name} runtime needs Python {recipe.python} on this machine, and there is none on the PATH, "
-        f"with pyenv or with uv (get one with `pyenv install {recipe.python}` or `uv python install {recipe.python}`)"
+    raise PythonMissing(
+        f"the {spec.name} runtime needs Python {spec.python} on this machine, and there is none on the PATH, "
+        f"with pyenv or with uv (get one with `pyenv install {spec.python}` or `uv python install {spec.python}`)"
     )
 
 
@@ -268,15 +182,15 @@ def _candidates(version: str) -> Iterator[str]:
 
 
 def _uv() -> list[str] | None:
-    """Return how to start uv, if it is on the PATH and runs, or is one of our packages."""
+    """Return the command of uv, if uv is on the PATH and runs, or if this installation has the package."""
     on_path = shutil.which("uv")
     if on_path and subprocess.run([on_path, "--version"], capture_output=True, check=False).returncode == 0:
         return [on_path]
     return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else None
 
 
-def _install(recipe: Recipe, base: str, directory: Path) -> None:
-    """Make the environment. Nothing is resolved, because each list is complete, and nothing is compiled from source."""
+def _install(spec: RuntimeSpec, base: str, directory: Path) -> None:
+    """Create the environment. The installer resolves nothing, because the files are complete, and compiles nothing."""
     python = str(directory / "bin" / "python")
     uv = _uv()
     if uv:
@@ -285,36 +199,37 @@ def _install(recipe: Recipe, base: str, directory: Path) -> None:
     else:
         create = [base, "-m", "venv", str(directory)]
         install = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    exact = [*install, "--no-deps", "--only-binary", ":all:"]
-    commands = [create, [*exact, *recipe.requirements]]
-    if recipe.kernel:
-        commands.append([*exact, "--target", str(directory / _KERNEL), *recipe.kernel])
+    exact = [*install, "--no-deps", "--only-binary", ":all:", "-r"]
     environment = {key: value for key, value in processes.plain_environment().items() if key != "PYTHONPATH"}
     log = directory.with_name(f"{directory.name}.log")
     log.unlink(missing_ok=True)
-    for command in commands:
-        _run(recipe, command, environment, log)
+    _run(spec, create, environment, log)
+    with importlib.resources.as_file(spec.requirements) as file:
+        _run(spec, [*exact, str(file)], environment, log)
+    if spec.kernel is not None:
+        with importlib.resources.as_file(spec.kernel) as file:
+            _run(spec, [*exact, str(file), "--target", str(directory / _KERNEL)], environment, log)
 
 
-def _run(recipe: Recipe, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-    with log.open("ab") as output:
+def _run(spec: RuntimeSpec, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+    with log.open("ab") as file:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
         )
     if done.returncode != 0:
-        # The end matters, and uv says it in several lines.
-        said = " ".join(log.read_text(errors="replace").split())[-_MOST_SAID:] or "no output"
-        raise CannotProvide(f"the {recipe.name} runtime could not be built: {said} (see {log})")
+        # The end of the output has the reason, and uv spreads it over several lines.
+        output = " ".join(log.read_text(errors="replace").split())[-_MAX_INSTALLER_CHARACTERS:] or "no output"
+        raise CannotProvide(f"the {spec.name} runtime could not be built: {output} (see {log})")
 
 
 def _packages(directory: Path) -> Path:
     return next((directory / "lib").glob("python3.*")) / "site-packages"
 
 
-def _lay_bridge(directory: Path) -> None:
-    """Put today's bridge into an environment, which may have been built by an older version of us."""
+def _install_compat_shim(directory: Path) -> None:
+    """Write the current shim into an environment, since an older version of this package may have built it."""
     source = Path(__file__).with_name("compat_shim.py").read_text()
-    for name, text in ((f"{BRIDGE}.py", source), (f"{BRIDGE}.pth", _BRIDGE_LINE)):
+    for name, text in ((f"{COMPAT_SHIM}.py", source), (f"{COMPAT_SHIM}.pth", _COMPAT_SHIM_LINE)):
         path = _packages(directory) / name
         if not path.exists() or path.read_text() != text:
             draft = path.with_suffix(".draft")

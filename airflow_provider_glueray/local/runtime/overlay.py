@@ -1,8 +1,8 @@
-"""Install `--pip-install` packages in an environment laid over the one that scripts run in.
+"""Install `--pip-install` packages in a virtual environment on top of the environment that scripts run in.
 
 Ray's own `pip` runtime environment copies the whole virtual environment, for every node, and needs pip in it. Here a
-new environment sees the packages of that one through a .pth file: pip installs only what is missing or different,
-above the originals, which stay untouched. Equal lists share one overlay while the endpoint lives.
+new environment imports the packages of the base environment through a .pth file: pip installs only missing and
+different packages, and changes nothing in the base. Equal lists share one overlay while the endpoint runs.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _READY = "ready"
 
 
 class CannotInstall(Exception):
-    """pip failed or was interrupted; the text says how."""
+    """pip failed or was interrupted; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """An interpreter for the driver, and what makes Ray's workers see the same packages."""
+    """An interpreter for the driver, and the Ray runtime environment that gives workers the same packages."""
 
     python: Path
     runtime_env: dict[str, Any]
@@ -41,9 +41,9 @@ class Overlays:
         self._lock = threading.Lock()
 
     def overlay(self, requirements: Sequence[str], log: Path, abandoned: Callable[[], bool]) -> Overlay:
-        """Return an overlay with `requirements` (PEP 508), writing pip's words to `log`.
+        """Return an overlay with `requirements` (PEP 508) and write pip's output to `log`.
 
-        Raises CannotInstall when pip fails, and when `abandoned` becomes true meanwhile.
+        Raises CannotInstall when pip fails, and when `abandoned` returns true during the installation.
         """
         digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:16]
         directory = self._root / digest
@@ -54,7 +54,7 @@ class Overlays:
         python = directory / "bin" / "python"
         if self.runtime.is_newest:
             return Overlay(python, {"py_executable": str(python)})
-        # Ray 2.4 has no way to choose a worker's interpreter, but it is the same Python with other packages.
+        # Ray 2.4 cannot set a worker's interpreter, but workers run the same Python, so a path is enough.
         return Overlay(python, {"env_vars": {"PYTHONPATH": str(self._packages(directory))}})
 
     def _packages(self, directory: Path) -> Path:
@@ -63,11 +63,11 @@ class Overlays:
     def _install(self, directory: Path, requirements: Sequence[str], log: Path, abandoned: Callable[[], bool]) -> None:
         create = [str(self.runtime.python), "-m", "venv", "--clear", str(directory)]
         if not self.runtime.is_newest:
-            create.append("--without-pip")  # the one beneath is AWS's
+            create.append("--without-pip")  # the base environment has AWS's version of pip
         python = str(directory / "bin" / "python")
         self._run(create, "venv", log, abandoned)
-        beneath = self._packages(directory) / "glueray_beneath.pth"
-        beneath.write_text(f"import site; site.addsitedir({str(self.runtime.packages)!r})\n")
+        base = self._packages(directory) / "glueray_base.pth"
+        base.write_text(f"import site; site.addsitedir({str(self.runtime.packages)!r})\n")
         command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
         self._run([*command, *requirements], "pip install", log, abandoned)
 

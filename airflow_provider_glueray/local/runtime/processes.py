@@ -1,7 +1,7 @@
-"""Start processes that die with their parent, and find every one of them again by its session.
+"""Start processes that end with their parent, and find all of them by their process session.
 
-Ray leaves children behind which have changed their parent but not their session (the dashboard's fork
-server), so sessions, not process trees, say what is ours. Nothing is ever matched by name.
+Ray leaves child processes that have changed their parent but not their session (the dashboard's fork server), so
+sessions, not process trees, identify the processes of an endpoint. This module never matches processes by name.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-
-#: Inherited names which would lead a script to real credentials, to another cluster, or to slower imports, or a kernel
-#: to believe that it is being tested.
+#: Inherited variables with these prefixes would give a script real credentials, another cluster or slower imports, or
+#: would switch a kernel to its test mode.
 _DROPPED = ("AWS_", "RAY_", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST")
 
 
 def plain_environment() -> dict[str, str]:
-    """Return this process's environment without what must not reach scripts."""
+    """Return this process's environment without the variables that scripts must not get."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_DROPPED)}
 
 
@@ -40,7 +39,7 @@ def _die_with_parent() -> None:
 def spawn(
     command: Sequence[str], environment: Mapping[str, str], log: Path, directory: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own; on Linux it gets SIGTERM when the calling *thread* ends."""
+    """Start `command` in its own process session; on Linux it gets SIGTERM when the calling *thread* ends."""
     with log.open("ab") as output:
         return subprocess.Popen(
             list(command),
@@ -55,7 +54,7 @@ def spawn(
 
 
 def alive(pid: int, created: float | None = None) -> bool:
-    """Tell whether `pid` runs and is no zombie; `created` (epoch seconds) guards against a reused pid."""
+    """Return whether `pid` runs and is no zombie; `created` (epoch seconds) detects a reused pid."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -66,7 +65,7 @@ def alive(pid: int, created: float | None = None) -> bool:
 
 
 def in_sessions(sessions: Iterable[int]) -> list[psutil.Process]:
-    """Return the live processes of the given sessions, never this one."""
+    """Return the live processes of the given sessions, without this process."""
     wanted, found = set(sessions), []
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
@@ -78,7 +77,7 @@ def in_sessions(sessions: Iterable[int]) -> list[psutil.Process]:
 
 
 def descendants_outside(sessions: Iterable[int]) -> list[psutil.Process]:
-    """Return live descendants which have sessions of their own (drivers and their watchers)."""
+    """Return live descendants with sessions of their own (drivers and their watchers)."""
     inside = in_sessions(sessions)
     known = {process.pid for process in inside}
     found: dict[int, psutil.Process] = {}
@@ -89,7 +88,7 @@ def descendants_outside(sessions: Iterable[int]) -> list[psutil.Process]:
 
 
 def end_sessions(sessions: Iterable[int], patience_seconds: float = 5.0) -> None:
-    """End the sessions and what they started: SIGTERM to the leaders, then SIGKILL to the rest."""
+    """End the sessions and their descendants: SIGTERM to the leaders, then SIGKILL to the remaining processes."""
     wanted = list(sessions)
     outside = descendants_outside(wanted)
     for leader in wanted:
@@ -100,7 +99,7 @@ def end_sessions(sessions: Iterable[int], patience_seconds: float = 5.0) -> None
     while time.monotonic() < deadline and any(process.pid in wanted for process in in_sessions(wanted)):
         time.sleep(0.1)
     for process in [*in_sessions(wanted), *outside]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # psutil checks the creation time: no reused pid is hit
+        with contextlib.suppress(psutil.NoSuchProcess):  # psutil checks the creation time, so it kills no reused pid
             process.kill()
 
 
@@ -112,5 +111,5 @@ def _is_leader(pid: int) -> bool:
 
 
 def boot() -> float:
-    """Return the time of the last boot, rounded; session ids recorded before it mean nothing."""
+    """Return the time of the last boot, rounded to 10 seconds; session ids from before it are invalid."""
     return round(float(psutil.boot_time()), -1)
