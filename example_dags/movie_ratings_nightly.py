@@ -1,14 +1,13 @@
 """Every night: turn a CSV list of real films into ranked Parquet by decade, on Glue for Ray.
 
 The data comes from `python example_dags/datasets.py movies s3://glueray-local/movies/raw`. One task starts the
-run and lets go, a sensor waits for it: in between other tasks can do something else.
+run and a sensor waits for it, so other tasks can run in between.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from airflow.sdk import Param, dag, task
 
@@ -18,7 +17,6 @@ from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
 BUCKET = os.environ.get("GLUERAY_EXAMPLE_BUCKET", "glueray-local")
 ROLE = os.environ.get("GLUERAY_EXAMPLE_ROLE", "GlueRayRole")
 CONN_ID = "aws_default"
-SCRIPT = Path(__file__).parent / "scripts" / "movie_ratings_etl.py"
 JOB = "movie-ratings"
 
 # A run triggered by hand may have no data interval, and naming the context's `data_interval_start` then fails.
@@ -90,7 +88,8 @@ def movie_ratings_nightly():
     start = GlueRayJobOperator(
         task_id="start",
         job_name=JOB,
-        script=str(SCRIPT),
+        script="scripts/movie_ratings_etl.py",  # from the directory of this file
+        py_modules=["modules/steps.py"],
         arguments={"input": INPUT, "output": OUTPUT, "prior_votes": "{{ params.prior_votes }}"},
         number_of_workers="{{ params.workers }}",
         role=ROLE,
@@ -107,7 +106,7 @@ def movie_ratings_nightly():
 
     @task
     def verify(uri: str) -> dict:
-        """Count the films of each decade in the files themselves and compare with what the script says."""
+        """Count the films of each decade in the files themselves and compare them with the summary of the script."""
         import json
 
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
@@ -131,9 +130,9 @@ def movie_ratings_nightly():
             if info.extension == "parquet":
                 decade = int(info.path.split("/decade=")[1].split("/")[0])
                 films[decade] = films.get(decade, 0) + parquet.read_metadata(info.path, filesystem=s3).num_rows
-        said = {row["decade"]: row["films"] for row in summary["decades"]}
-        if films != said:
-            raise AirflowFailException(f"{uri}: the files hold {films}, _summary.json says {said}")
+        summarised = {row["decade"]: row["films"] for row in summary["decades"]}
+        if films != summarised:
+            raise AirflowFailException(f"{uri}: the files hold {films}, _summary.json says {summarised}")
         return summary
 
     @task

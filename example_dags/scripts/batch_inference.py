@@ -1,10 +1,10 @@
 """Train a scikit-learn model once, then let a pool of actors apply it to all rows: parallel batch inference.
 
 The rows are 22,272 married women of a survey (`HI` of the R package Ecdat). Is she insured through her husband's
-employer? Four fifths of the rows train a random forest; the other fifth says how good it is.
+employer? Four fifths of the rows train a random forest; the other fifth measures its accuracy.
 
 The model goes through Ray's object store, which nobody but this job writes to, and never through a file: loading a
-pickle or a joblib file runs whatever code is in it, so one that lies in a bucket has to be trusted like a script.
+pickle or a joblib file runs whatever code is in it, so one in a bucket needs the trust that a script needs.
 
 Libraries: ray, pandas, numpy and pyarrow, which Glue has, and scikit-learn, which it has not:
 `pip=["scikit-learn==1.3.2"]` has wheels for Python 3.9 on ARM and takes the numpy that is there. The list and the pin
@@ -15,31 +15,26 @@ input   a CSV file, `s3://…/Ecdat-HI.csv`, as `datasets.py tables` writes it
 output  a directory that belongs to this job; what it holds is replaced
 actors  the most actors that predict, each with a model of its own (4)
 
-The output has the directory `predictions` and `_summary.json`, which is written last: where it is, all is.
+The output has the directory `predictions` and `_summary.json`, which is written last. `steps` is modules/steps.py,
+which the task sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import time
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.fs
 import ray
 import sklearn
 from ray.data import ActorPoolStrategy
-from ray.data.context import DatasetContext
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
-
-log = logging.getLogger("batch_inference")
+from steps import clear, connect, finish, input_and_output, whole_number
 
 #: The first column of the file has no name.
 COLUMNS = {
@@ -67,17 +62,13 @@ HELD_OUT = 5
 BATCH = 1024
 
 
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
-
-
 def features(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what the model may look at, in types scikit-learn knows: newer Rays hand over Arrow's."""
     return rows[[*WORDS, *NUMBERS]].astype({**dict.fromkeys(WORDS, object), **dict.fromkeys(NUMBERS, "float64")})
 
 
 def is_held_out(rows: pd.DataFrame) -> pd.Series:
-    """Say which rows measure the model."""
+    """Return which rows measure the model."""
     # NumPy's type, because Arrow's, which newer Rays hand over, cannot do this in pandas.
     return rows["id"].astype("int64") % HELD_OUT == 0
 
@@ -123,14 +114,10 @@ class Predictor:
 
 
 def main() -> None:
-    """Read, train, predict, write, and say how good it is."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Read, train, predict, write, and write how accurate it is."""
     started = time.monotonic()
-    source, target, actors = argument("input"), argument("output").rstrip("/"), argument("actors", "4")
-    if not actors.isdigit() or int(actors) < 2:
-        raise BadArgument(f"actors is {actors!r}; it takes a whole number such as 4, and 2 at least")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
+    source, target = input_and_output()
+    actors = whole_number("actors", 4, least=2)
 
     connect()
     rows = ray.data.read_csv(
@@ -139,7 +126,7 @@ def main() -> None:
         convert_options=pyarrow.csv.ConvertOptions(column_types=COLUMNS),
     )
     # One file is one block, and a block is what an actor gets.
-    rows = rows.repartition(int(actors)).materialize()
+    rows = rows.repartition(actors).materialize()
 
     training = rows.map_batches(for_training, batch_format="pandas")
     model = train.remote(*training.to_pandas_refs())
@@ -147,7 +134,7 @@ def main() -> None:
         Predictor,
         batch_format="pandas",
         batch_size=BATCH,
-        compute=ActorPoolStrategy(min_size=2, max_size=int(actors)),
+        compute=ActorPoolStrategy(min_size=2, max_size=actors),
         fn_constructor_args=(model,),
     ).materialize()
     counts, right = predictions.sum("counts"), predictions.sum("right")
@@ -155,51 +142,15 @@ def main() -> None:
     clear(target)
     predictions.drop_columns(["counts", "right"]).write_parquet(f"{target}/predictions")
 
-    summary = {
-        "input": source,
-        "output": target,
-        "scikit_learn": sklearn.__version__,
-        "rows": rows.count(),
-        "held_out": int(counts),
-        "accuracy": round(right / counts, 6),
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def connect():
-    """Join the cluster and settle how Ray Data goes about its work."""
-    ray.init("auto")
-    # Its own progress lines are many; ours say what it comes to.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = DatasetContext.get_current()
-    # Newer releases read and shuffle with operators made for large data, which start processes of their own.
-    # These two choose what Ray 2.4 does anyway; on a small machine that is four times as fast.
-    context.use_datasource_v2 = False
-    context.shuffle_strategy = "sort_shuffle_pull_based"
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def clear(uri):
-    """Empty a directory, so that a second run leaves nothing of the first."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(
+        source,
+        target,
+        started,
+        scikit_learn=sklearn.__version__,
+        rows=rows.count(),
+        held_out=int(counts),
+        accuracy=round(right / counts, 6),
+    )
 
 
 if __name__ == "__main__":

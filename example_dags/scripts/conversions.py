@@ -10,21 +10,19 @@ endpoint's Ray2.4 and are unverified on AWS. Job arguments, which arrive as envi
 input   a directory of Parquet files with reviews, `s3://…/product_category=<category>`
 output  a directory that belongs to this job; what it holds is replaced
 
-The output has a directory for each way there and back, and `_summary.json`, which is written last: where it is, all is.
+The output has a directory for each way there and back, and `_summary.json`, which is written last. `steps` is
+modules/steps.py, which the task sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 
 import pandas as pd
-import pyarrow.fs
 import ray
 from modin.config import Engine, NPartitions
-from ray.data.context import DatasetContext
+from steps import clear, connect, finish, input_and_output
 
 log = logging.getLogger("conversions")
 
@@ -36,10 +34,6 @@ BLOCKS = 2
 
 class Changed(Exception):
     """A conversion did not give back what went in."""
-
-
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
 
 
 def by_pandas(reviews):
@@ -76,14 +70,14 @@ def plain(reviews) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Read, go each way, compare, write, and say what came of it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Read, go each way, compare, write, and write a summary."""
     started = time.monotonic()
-    source, target = argument("input").rstrip("/"), argument("output").rstrip("/")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
+    source, target = input_and_output()
 
+    # Modin takes the Ray it finds in the process. Without one it starts its own, on this node only.
     connect()
+    Engine.put("ray")
+    NPartitions.put(BLOCKS)
     reviews = ray.data.read_parquet(source, columns=COLUMNS).repartition(BLOCKS).materialize()
     wanted = plain(reviews)
     ways = {}
@@ -97,52 +91,7 @@ def main() -> None:
         ways[name] = {"type": f"{kind.__module__}.{kind.__name__}", "rows": len(found)}
         log.info("%s: %s", name, ways[name])
 
-    summary = {
-        "input": source,
-        "output": target,
-        "rows": len(wanted),
-        "ways": ways,
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def connect():
-    """Join the cluster and settle how Modin and Ray Data go about their work."""
-    # Modin takes the Ray it finds in the process. Without one it starts its own, on this node only.
-    ray.init("auto")
-    # Ray Data's own progress lines are many; ours say what it comes to.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = DatasetContext.get_current()
-    # Newer releases read and shuffle with operators made for large data, which start processes of their own.
-    # These two choose what Ray 2.4 does anyway; on a small machine that is four times as fast.
-    context.use_datasource_v2 = False
-    context.shuffle_strategy = "sort_shuffle_pull_based"
-    Engine.put("ray")
-    NPartitions.put(BLOCKS)
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def clear(uri):
-    """Empty a directory, so that a second run leaves nothing of the first."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(source, target, started, rows=len(wanted), ways=ways)
 
 
 if __name__ == "__main__":

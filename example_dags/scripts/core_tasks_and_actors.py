@@ -1,7 +1,7 @@
 """Count reviews by region and stars with Ray Core: tasks, an actor that keeps the totals, and one bad file.
 
-Three things each Ray Core script needs sooner or later are here: no more files in memory than there is room for,
-totals that stay right when Ray does a task twice, and a damaged file that costs its own rows only.
+It shows how to bound the files in memory, how to keep totals right when Ray runs a task twice, and how to leave out a
+damaged file.
 
 Libraries: ray, pandas and pyarrow, which Glue has. Runs on Ray 2.4 with Python 3.9 (Glue for Ray) and on today's.
 Job arguments, which arrive as environment variables:
@@ -10,14 +10,13 @@ input    a directory of Parquet files, `s3://…/raw`, at any depth
 output   a directory that belongs to this job; what it holds is replaced
 at_once  how many files may be under way (8)
 
-The output has `stars.parquet` and `_summary.json`, which is written last: where it is, all is.
+The output has `stars.parquet` and `_summary.json`, which is written last. `steps` is modules/steps.py, which the task
+sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 
 import pandas as pd
@@ -26,19 +25,12 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayTaskError
+from steps import InputMissing, clear, connect, files_below, finish, input_and_output, whole_number
 
 log = logging.getLogger("core_tasks_and_actors")
 
 #: Every task needs it, so it goes to the object store once and not with each task.
 REGIONS = {"US": "America", "UK": "Europe", "DE": "Europe", "FR": "Europe", "JP": "Asia"}
-
-
-class InputMissing(Exception):
-    """There is nothing to read."""
-
-
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
 
 
 # S3 fails now and then, which Arrow reports as OSError, and another try may do. A damaged file stays damaged: that
@@ -108,20 +100,15 @@ class Intake:
 
 
 def main() -> None:
-    """Count file by file, and say what came of it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Count file by file, and write a summary."""
     started = time.monotonic()
-    source, target = argument("input").rstrip("/"), argument("output").rstrip("/")
-    at_once = argument("at_once", "8")
-    if not at_once.isdigit() or at_once == "0":
-        raise BadArgument(f"at_once is {at_once!r}; it takes a whole number such as 8")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
-    files = parquet_files(source)
+    source, target = input_and_output()
+    at_once = whole_number("at_once", 8, least=1)
+    files = files_below(source, ".parquet", "Parquet")
 
-    ray.init("auto")
+    connect()
     totals = Totals.remote()
-    intake = Intake(totals, int(at_once))
+    intake = Intake(totals, at_once)
     for uri in files:
         intake.hand_in(uri)
     while intake.under_way:
@@ -134,49 +121,15 @@ def main() -> None:
     filesystem, path = pyarrow.fs.FileSystem.from_uri(target)
     pq.write_table(pa.Table.from_pandas(stars, preserve_index=False), f"{path}/stars.parquet", filesystem=filesystem)
 
-    summary = {
-        "input": source,
-        "output": target,
-        "files": len(files),
-        "unreadable": intake.unreadable,
-        "most_under_way": intake.most_under_way,
-        "reviews": intake.reviews,
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def parquet_files(uri):
-    """Return the Parquet files below a directory."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True))
-    files = [f"s3://{info.path}" for info in found if info.is_file and info.path.endswith(".parquet")]
-    if not files:
-        raise InputMissing(f"no Parquet files below {uri}: has anything been written there?")
-    return files
-
-
-def clear(uri):
-    """Empty a directory, so that a second run leaves nothing of the first."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(
+        source,
+        target,
+        started,
+        files=len(files),
+        unreadable=intake.unreadable,
+        most_under_way=intake.most_under_way,
+        reviews=intake.reviews,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Clean one category of customer reviews with Ray Data, and work out which share of the votes was "helpful".
 
-Runs as a Glue for Ray job or on any other Ray cluster, on Ray 2.4 with Python 3.9 (what Glue has) and on
-today's. Glue hands job arguments over as environment variables:
+Runs as a Glue for Ray job or on any other Ray cluster, on Ray 2.4 with Python 3.9 (what Glue has) and on today's. Job
+arguments, which arrive as environment variables:
 
 input        one partition, `s3://…/product_category=<category>`
 output       a directory that belongs to this job; what it holds is replaced
@@ -9,37 +9,26 @@ marketplace  the marketplace to keep (US)
 max_votes    keep reviews with fewer votes than this (100)
 formats      what to write, out of parquet, csv and json (parquet,csv,json)
 
-The output has one directory for each format and `_summary.json`, which is written last: where it is, all is.
+The output has one directory for each format and `_summary.json`, which is written last. `steps` is modules/steps.py,
+which the task sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import time
 
 import pandas as pd
-import pyarrow.fs
 import ray
 from ray.data import ActorPoolStrategy
-from ray.data.context import DatasetContext
+from steps import BadArgument, Steps, argument, clear, connect, files_below, finish, input_and_output, whole_number
 
 log = logging.getLogger("customer_reviews_etl")
 
 UNUSED_COLUMNS = ["review_body", "vine", "product_parent", "verified_purchase", "review_headline"]
 
 
-class InputMissing(Exception):
-    """There is nothing to read."""
-
-
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
-
-
 def helpful_votes_ratio(reviews: pd.DataFrame) -> pd.Series:
-    """Return which part of the votes said "helpful": null, rather than 0/0, where nobody voted."""
+    """Return the share of the votes that are "helpful": null, rather than 0/0, where there are no votes."""
     # "Float64", unlike "float64", tells null from not-a-number.
     total_votes = reviews["total_votes"].astype("Float64")
     return reviews["helpful_votes"] / total_votes.where(total_votes > 0)
@@ -62,7 +51,7 @@ class BelowMaxVotes:
 
 
 def with_votes(reviews: pd.DataFrame) -> pd.DataFrame:
-    """Keep the reviews anybody voted on."""
+    """Keep the reviews that have votes."""
     return reviews[reviews["total_votes"] > 0]
 
 
@@ -71,43 +60,16 @@ def in_marketplace(reviews: pd.DataFrame, marketplace: str) -> pd.DataFrame:
     return reviews[reviews["marketplace"] == marketplace]
 
 
-class Steps:
-    """What each step took, since the one before it, and how many rows it left."""
-
-    def __init__(self):
-        self.started = self.last = time.monotonic()
-        self.done = []
-
-    def run(self, name, dataset):
-        """Compute a data set, which Ray would otherwise put off, and keep its blocks for the next step."""
-        dataset = dataset.materialize()
-        self.note(name, rows=dataset.count())
-        return dataset
-
-    def note(self, name, **facts):
-        """Write down that a step is done."""
-        now = time.monotonic()
-        self.done.append({"step": name, "seconds": round(now - self.last, 2), **facts})
-        self.last = now
-        # Logging goes to stderr, which Glue streams; what is printed shows up when the run is over.
-        log.info(" ".join(f"{key}={value}" for key, value in self.done[-1].items()))
-
-
 def main() -> None:
-    """Read, clean, filter, write, and say what came of it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    source, target = argument("input").rstrip("/"), argument("output").rstrip("/")
-    marketplace, max_votes = argument("marketplace", "US"), argument("max_votes", "100")
+    """Read, clean, filter, write, and write a summary."""
+    source, target = input_and_output()
+    marketplace, max_votes = argument("marketplace", "US"), whole_number("max_votes", 100)
     formats = argument("formats", "parquet,csv,json").split(",")
-    if not max_votes.isdigit():
-        raise BadArgument(f"max_votes is {max_votes!r}; it takes a whole number such as 100")
     if not set(formats) <= {"parquet", "csv", "json"}:
         raise BadArgument(f"formats is {','.join(formats)!r}; it takes some of parquet,csv,json")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
-    files = parquet_files(source)
+    files = files_below(source, ".parquet", "Parquet")
 
-    connect()
+    connect(preserve_order=True)
     steps = Steps()
 
     # One block a file. Left to itself Ray makes more and smaller ones, each with a task of its own.
@@ -132,7 +94,7 @@ def main() -> None:
     reviews.show(3)
 
     # A function runs as tasks, a class on a pool of actors. Both see pandas frames.
-    threshold = {"max_votes": int(max_votes)}
+    threshold = {"max_votes": max_votes}
     reviews = steps.run(
         "max_votes_tasks",
         reviews.map_batches(below_max_votes, batch_format="pandas", fn_kwargs=threshold),
@@ -161,63 +123,7 @@ def main() -> None:
         getattr(reviews, f"write_{name}")(f"{target}/{name}")
         steps.note(f"write_{name}")
 
-    summary = {
-        "input": source,
-        "output": target,
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "columns": columns,
-        "steps": steps.done,
-        "seconds": round(time.monotonic() - steps.started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def connect():
-    """Join the cluster and settle how Ray Data goes about its work."""
-    ray.init("auto")
-    # Its own progress lines are many; ours say what it comes to.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = DatasetContext.get_current()
-    # The files keep the order of the sort.
-    context.execution_options.preserve_order = True
-    # Newer releases read and shuffle with operators made for large data, which start processes of their own.
-    # These two choose what Ray 2.4 does anyway; on a small machine that is four times as fast.
-    context.use_datasource_v2 = False
-    context.shuffle_strategy = "sort_shuffle_pull_based"
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def parquet_files(uri):
-    """Return the Parquet files below a directory."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True))
-    files = [info.path for info in found if info.is_file and info.path.endswith(".parquet")]
-    if not files:
-        raise InputMissing(f"no Parquet files below {uri}: is the category spelled right, and has it been written?")
-    return files
-
-
-def clear(uri):
-    """Empty a directory, so that a second run leaves nothing of the first."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(source, target, steps.started, rows_in=rows_in, rows_out=rows_out, columns=columns, steps=steps.done)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ input       a directory of CSV files of films, `s3://…/raw`
 output      a directory that belongs to this job; what it holds is replaced
 partitions  in how many pieces Modin works on a table (8)
 
-The output has the directories `films` and `decades`, and `_summary.json`, which is written last: where it is, all is.
+The output has the directories `films` and `decades`, and `_summary.json`, which is written last. `steps` is
+modules/steps.py, which the task sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import time
 
 import modin.config
@@ -30,15 +28,9 @@ import pyarrow.csv
 import pyarrow.fs
 import ray
 from modin.config import Engine, NPartitions
-from ray.data.context import DatasetContext
-
-log = logging.getLogger("modin_report")
+from steps import clear, connect, finish, input_and_output, whole_number
 
 COLUMNS = {"title": pa.string(), "year": pa.int64(), "rating": pa.float64(), "votes": pa.int64()}
-
-
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
 
 
 def compare(films: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -52,19 +44,19 @@ def compare(films: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main() -> None:
-    """Read, compare, write, and say what came of it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Read, compare, write, and write a summary."""
     started = time.monotonic()
-    source, target = argument("input").rstrip("/"), argument("output").rstrip("/")
-    partitions = argument("partitions", "8")
-    if not partitions.isdigit() or partitions == "0":
-        raise BadArgument(f"partitions is {partitions!r}; it takes a whole number such as 8")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
+    source, target = input_and_output()
+    partitions = whole_number("partitions", 8, least=1)
 
-    connect(int(partitions))
+    # Modin takes the Ray it finds in the process. Without one it starts its own, on this node only.
+    connect()
+    Engine.put("ray")
+    # Left to itself Modin makes as many pieces as there are CPUs now: few before a cluster has grown, and more than are
+    # good for small tables once it has.
+    NPartitions.put(partitions)
     convert = pyarrow.csv.ConvertOptions(include_columns=list(COLUMNS), column_types=COLUMNS)
-    raw = ray.data.read_csv(source, parallelism=int(partitions), convert_options=convert)
+    raw = ray.data.read_csv(source, parallelism=partitions, convert_options=convert)
     films = raw.to_modin()
     rows_in = len(films)
     films, decades = compare(films)
@@ -73,57 +65,18 @@ def main() -> None:
     ray.data.from_modin(films).write_parquet(f"{target}/films")
     ray.data.from_modin(decades).write_parquet(f"{target}/decades")
 
-    summary = {
-        "input": source,
-        "output": target,
-        "modin": modin.__version__,
-        "engine": Engine.get(),
-        "partitions": NPartitions.get(),
-        "rows_in": rows_in,
-        "rows_out": len(films),
-        "decades": len(decades),
-        "nodes": sum(node["Alive"] for node in ray.nodes()),
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def connect(partitions):
-    """Join the cluster and settle how Modin goes about its work."""
-    # Modin takes the Ray it finds in the process. Without one it starts its own, on this node only.
-    ray.init("auto")
-    # Ray Data's own progress lines are many; ours say what it comes to.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # Newer releases read with operators made for large data, which start processes of their own. This chooses what
-    # Ray 2.4 does anyway; on a small machine that is several times as fast.
-    DatasetContext.get_current().use_datasource_v2 = False
-    Engine.put("ray")
-    # Left to itself Modin makes as many pieces as there are CPUs now: few before a cluster has grown, and more
-    # than are good for small tables once it has.
-    NPartitions.put(partitions)
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def clear(uri):
-    """Empty a directory, so that a second run leaves nothing of the first."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(
+        source,
+        target,
+        started,
+        modin=modin.__version__,
+        engine=Engine.get(),
+        partitions=NPartitions.get(),
+        rows_in=rows_in,
+        rows_out=len(films),
+        decades=len(decades),
+        nodes=sum(node["Alive"] for node in ray.nodes()),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Turn a raw CSV list of films into Parquet by decade, with a rating that means something.
+"""Turn a raw CSV list of films into Parquet by decade, with a rating weighted by votes.
 
 A film with five votes and a 9.8 is not the best film ever made. So each film gets a weighted rating
 
@@ -14,15 +14,12 @@ input        a directory of CSV files, `s3://…/raw`
 output       a directory that belongs to this job; what it holds is replaced
 prior_votes  how many votes it takes to outweigh the mean (500)
 
-The output has one directory for each decade and `_summary.json`, which is written last: where it is, all is.
+The output has one directory for each decade and `_summary.json`, which is written last. `steps` is modules/steps.py,
+which the task sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import time
 from functools import partial
 
 import pandas as pd
@@ -31,14 +28,12 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet as pq
 import ray
-from ray.data.context import DatasetContext
-
-log = logging.getLogger("movie_ratings_etl")
+from steps import InputMissing, Steps, clear, connect, files_below, finish, input_and_output, whole_number
 
 GENRES = ["Action", "Animation", "Comedy", "Drama", "Documentary", "Romance", "Short"]
 ARTICLES = "The|A|An|Le|La|Les|Il|Lo|El|Los|Las|Der|Die|Das"
 RAW_COLUMNS = ["title", "year", "length", "budget", "rating", "votes", "mpaa", *GENRES]
-#: Said aloud, because a block in which no film has a budget would have another type than the next one.
+#: Explicit, because a block in which no film has a budget would have another type than the next one.
 TYPES = {
     "title": "string",
     "year": "int32",
@@ -62,14 +57,6 @@ FILM_SCHEMA = pa.schema(
         ("weighted_rating", pa.float64()),
     ]
 )
-
-
-class InputMissing(Exception):
-    """There is nothing to read."""
-
-
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
 
 
 def clean(raw: pd.DataFrame) -> pd.DataFrame:
@@ -130,34 +117,11 @@ def write_decade(films: pd.DataFrame, target: str) -> pd.DataFrame:
     )
 
 
-class Steps:
-    """What each step took, since the one before it, and how many rows it left."""
-
-    def __init__(self):
-        self.started = self.last = time.monotonic()
-        self.done = []
-
-    def run(self, name, dataset):
-        """Compute a data set, which Ray would otherwise put off, and keep its blocks for the next step."""
-        dataset = dataset.materialize()
-        now = time.monotonic()
-        self.done.append({"step": name, "seconds": round(now - self.last, 2), "rows": dataset.count()})
-        self.last = now
-        # Logging goes to stderr, which Glue streams; what is printed shows up when the run is over.
-        log.info(" ".join(f"{key}={value}" for key, value in self.done[-1].items()))
-        return dataset
-
-
 def main() -> None:
-    """Read, clean, weigh, write by decade, and say what came of it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    source, target = argument("input").rstrip("/"), argument("output").rstrip("/")
-    prior_votes = argument("prior_votes", "500")
-    if not prior_votes.isdigit():
-        raise BadArgument(f"prior_votes is {prior_votes!r}; it takes a whole number such as 500")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
-    files = csv_files(source)
+    """Read, clean, weigh, write by decade, and write a summary."""
+    source, target = input_and_output()
+    prior_votes = whole_number("prior_votes", 500)
+    files = files_below(source, ".csv", "CSV")
 
     connect()
     steps = Steps()
@@ -174,69 +138,25 @@ def main() -> None:
     films = cleaned.groupby("decade").map_groups(one_row_a_film, batch_format="pandas")
     films = steps.run("one_row_a_film", films)
     mean_rating = films.mean("rating")
-    prior = {"prior_votes": int(prior_votes), "mean_rating": mean_rating}
+    prior = {"prior_votes": prior_votes, "mean_rating": mean_rating}
     films = steps.run("weigh", films.map_batches(weigh, batch_format="pandas", fn_kwargs=prior))
 
     clear(target)
     decades = films.groupby("decade").map_groups(partial(write_decade, target=target), batch_format="pandas")
     decades = steps.run("write", decades).to_pandas().sort_values("decade")
 
-    summary = {
-        "input": source,
-        "output": target,
-        "rows_in": raw.count(),
-        "rows_out": films.count(),
-        "columns": FILM_SCHEMA.names,
-        "prior_votes": int(prior_votes),
-        "mean_rating": round(mean_rating, 6),
-        "decades": decades.to_dict("records"),
-        "steps": steps.done,
-        "seconds": round(time.monotonic() - steps.started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def connect():
-    """Join the cluster and settle how Ray Data goes about its work."""
-    ray.init("auto")
-    # Its own progress lines are many; ours say what it comes to.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # Newer releases shuffle with operators made for large data, which start processes of their own. This
-    # chooses what Ray 2.4 does anyway; on a small machine that is many times as fast.
-    DatasetContext.get_current().shuffle_strategy = "sort_shuffle_pull_based"
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def csv_files(uri):
-    """Return the CSV files below a directory."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True))
-    files = [info.path for info in found if info.is_file and info.path.endswith(".csv")]
-    if not files:
-        raise InputMissing(f"no CSV files below {uri}: has the raw list been written there?")
-    return files
-
-
-def clear(uri):
-    """Empty a directory, so that a second run leaves nothing of the first."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(
+        source,
+        target,
+        steps.started,
+        rows_in=raw.count(),
+        rows_out=films.count(),
+        columns=FILM_SCHEMA.names,
+        prior_votes=prior_votes,
+        mean_rating=round(mean_rating, 6),
+        decades=decades.to_dict("records"),
+        steps=steps.done,
+    )
 
 
 if __name__ == "__main__":

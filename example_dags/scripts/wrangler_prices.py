@@ -1,8 +1,8 @@
 """Compare prices of personal computers with AWS SDK for pandas, which works on Ray and in Modin when both are there.
 
-On import awswrangler looks for ray and modin. With both, its readers and writers of S3 run as Ray tasks and give Modin
-tables, without a word from the script; with one of them missing, the same calls run in this process alone. So the
-script asks which it is, and fails rather than be slow.
+On import awswrangler looks for ray and modin. With both, its readers and writers of S3 run as Ray tasks and return
+Modin tables; with one of them missing, the same calls run in this process alone. The script checks which of the two it
+is, and fails rather than be slow.
 
 Libraries: ray, pandas, pyarrow and boto3, which Glue has, and two which it has not:
 `pip=["awswrangler==3.4.2", "modin==0.22.3"]`. Later awswranglers want a later Ray (aws/aws-sdk-pandas#2604), and an
@@ -16,24 +16,18 @@ output  a directory that belongs to this job; what it holds is replaced
 blocks  in how many pieces tables are read (4)
 
 The output has `computers` with a directory for each size of memory, `prices.parquet`, and `_summary.json`, which is
-written last: where it is, all is.
+written last. `steps` is modules/steps.py, which the task sends by `py_modules`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 
 import awswrangler as wr
 import modin.pandas as pd
-import pyarrow.fs
-import ray
 from modin.config import NPartitions
-from ray.data.context import DatasetContext
-
-log = logging.getLogger("wrangler_prices")
+from steps import connect, finish, input_and_output, whole_number
 
 COLUMNS = ["price", "speed", "hd", "ram", "screen", "cd", "multi", "premium", "trend"]
 #: Megabytes of memory from which on a computer of the nineties is a big one.
@@ -44,10 +38,6 @@ class NotDistributed(Exception):
     """AWS SDK for pandas would do everything in this process."""
 
 
-class BadArgument(Exception):
-    """A job argument is missing or makes no sense."""
-
-
 def prices_of(computers: pd.DataFrame) -> pd.DataFrame:
     """Return how many computers of each size of memory and screen there are, and what they cost."""
     groups = computers.groupby(["ram", "screen"])["price"].agg(["count", "mean", "min", "max"]).reset_index()
@@ -55,20 +45,24 @@ def prices_of(computers: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Read, write by memory, read the big ones again, write their prices, and say what came of it."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Read, write by memory, read the big ones again, write their prices, and write a summary."""
     started = time.monotonic()
-    source, target = argument("input"), argument("output").rstrip("/")
-    blocks = argument("blocks", "4")
-    if not blocks.isdigit() or blocks == "0":
-        raise BadArgument(f"blocks is {blocks!r}; it takes a whole number such as 4")
-    if f"{source}/".startswith(f"{target}/"):
-        raise BadArgument(f"output {target} holds input {source}, and output is replaced")
+    source, target = input_and_output()
+    blocks = whole_number("blocks", 4, least=1)
 
-    connect(int(blocks))
-    # Not `usecols`: with it awswrangler 3.4.2 reads by pandas instead of Arrow, and says that it is slower.
+    # Both libraries take the Ray they find in the process.
+    connect()
+    # It logs a line for each time it looks for credentials.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    # Else as many pieces as there are CPUs at this moment.
+    NPartitions.put(blocks)
+    engine, memory_format = wr.engine.get().value, wr.memory_format.get().value
+    if (engine, memory_format) != ("ray", "modin"):
+        raise NotDistributed(f"awswrangler would run on {engine} with {memory_format}: is modin in the job's pip?")
+
+    # Not `usecols`: with it awswrangler 3.4.2 reads by pandas instead of Arrow, and logs that it is slower.
     # Both old and new awswranglers know this name, which newer ones would rather call override_num_blocks.
-    in_blocks = {"parallelism": int(blocks)}
+    in_blocks = {"parallelism": blocks}
     computers = wr.s3.read_csv(source, ray_args=in_blocks)[COLUMNS]
 
     wr.s3.delete_objects(f"{target}/")
@@ -92,53 +86,19 @@ def main() -> None:
     prices = prices_of(big)
     wr.s3.to_parquet(prices, path=f"{target}/prices.parquet", index=False)
 
-    summary = {
-        "input": source,
-        "output": target,
-        "awswrangler": wr.__version__,
-        "engine": wr.engine.get().value,
-        "memory_format": wr.memory_format.get().value,
-        "table": f"{type(computers).__module__}.{type(computers).__name__}",
-        "files": len(files),
-        "rows_in": len(computers),
-        "big": len(big),
-        "groups": len(prices),
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    write_json(f"{target}/_summary.json", summary)
-    print(json.dumps(summary))
-
-
-def connect(blocks):
-    """Join the cluster and make sure that the work will be spread over it."""
-    # Both libraries take the Ray they find in the process.
-    ray.init("auto")
-    # Their own lines about progress and credentials are many; ours say what it comes to.
-    for chatty in ("ray.data", "botocore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Newer releases read with operators made for large data, which start processes of their own. This chooses what
-    # Ray 2.4 does anyway; on a small machine that is several times as fast.
-    DatasetContext.get_current().use_datasource_v2 = False
-    # Else as many pieces as there are CPUs at this moment.
-    NPartitions.put(blocks)
-    found = wr.engine.get().value, wr.memory_format.get().value
-    if found != ("ray", "modin"):
-        raise NotDistributed(f"awswrangler would run on {found[0]} with {found[1]}: is modin in the job's pip?")
-
-
-def argument(name, default=None):
-    """Return a job argument."""
-    value = os.environ.get(name) or default
-    if not value:
-        raise BadArgument(f"the job argument --{name} is missing")
-    return value
-
-
-def write_json(uri, value):
-    """Write one JSON file."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps(value, indent=2).encode())
+    finish(
+        source,
+        target,
+        started,
+        awswrangler=wr.__version__,
+        engine=engine,
+        memory_format=memory_format,
+        table=f"{type(computers).__module__}.{type(computers).__name__}",
+        files=len(files),
+        rows_in=len(computers),
+        big=len(big),
+        groups=len(prices),
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 from pyarrow import fs
 
 from airflow_provider_glueray.local import client as local_client
+from airflow_provider_glueray.packaging.upload import read_local
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
@@ -38,12 +39,18 @@ def datasets() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def reviews_script() -> ModuleType:
+def steps() -> ModuleType:
+    """Import the module that the scripts share, under the name by which they import it."""
+    return load("modules/steps.py")
+
+
+@pytest.fixture(scope="session")
+def reviews_script(steps: ModuleType) -> ModuleType:
     return load("scripts/customer_reviews_etl.py")
 
 
 @pytest.fixture(scope="session")
-def movies_script() -> ModuleType:
+def movies_script(steps: ModuleType) -> ModuleType:
     return load("scripts/movie_ratings_etl.py")
 
 
@@ -65,6 +72,8 @@ def s3(aws_env: dict[str, str]) -> fs.S3FileSystem:
 def run_script(aws_env: dict[str, str]) -> Callable[..., dict[str, Any]]:
     """Return a function that runs a script as a Glue job and returns the finished run."""
     glue, store = boto3.client("glue"), boto3.client("s3")
+    modules = read_local(str(EXAMPLES / "modules" / "steps.py"), "3.9", module=True)
+    store.put_object(Bucket=local_client.BUCKET, Key="scripts/steps.zip", Body=modules.content)
 
     def run(script: str, **arguments: Any) -> dict[str, Any]:
         name = f"{Path(script).stem}-{uuid.uuid4().hex[:8]}"
@@ -81,6 +90,7 @@ def run_script(aws_env: dict[str, str]) -> Callable[..., dict[str, Any]]:
                 "PythonVersion": "3.9",
                 "ScriptLocation": f"s3://{local_client.BUCKET}/scripts/{name}.py",
             },
+            DefaultArguments={"--s3-py-modules": f"s3://{local_client.BUCKET}/scripts/steps.zip"},
         )
         given = {f"--{key}": str(value) for key, value in arguments.items()}
         run_id = glue.start_job_run(JobName=name, Arguments=given)["JobRunId"]

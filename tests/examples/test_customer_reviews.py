@@ -170,13 +170,17 @@ def test_missing_input(raw: pd.DataFrame, run_script: Callable[..., dict[str, An
     ],
 )
 def test_bad_arguments(
-    reviews_script: ModuleType, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+    steps: ModuleType,
+    reviews_script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    message: str,
 ) -> None:
     for name in ("input", "output", "marketplace", "max_votes", "formats"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(reviews_script.BadArgument, match=message):
+    with pytest.raises(steps.BadArgument, match=message):
         reviews_script.main()
 
 
@@ -199,6 +203,10 @@ def test_filters(reviews_script: ModuleType) -> None:
         assert list(empty.columns) == ["total_votes", "marketplace"]
 
 
-@pytest.mark.parametrize("script", sorted((EXAMPLES / "scripts").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [*sorted((EXAMPLES / "scripts").glob("*.py")), EXAMPLES / "modules" / "steps.py"],
+    ids=lambda path: path.stem,
+)
 def test_syntax_is_old_enough_for_glue(script: Any) -> None:
     ast.parse(script.read_text(), feature_version=(3, 9))

@@ -265,13 +265,15 @@ def test_conversions_change_nothing(reviews: pd.DataFrame, run: Callable[..., Ou
         ({"input": "s3://a/b/c", "output": "s3://a/b/"}, "holds input"),
     ],
 )
-def test_bad_arguments(monkeypatch: pytest.MonkeyPatch, name: str, environment: dict[str, str], message: str) -> None:
+def test_bad_arguments(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, environment: dict[str, str], message: str
+) -> None:
     for argument in ("input", "output"):
         monkeypatch.delenv(argument, raising=False)
     for argument, value in environment.items():
         monkeypatch.setenv(argument, value)
     script = load(f"scripts/{name}.py")
-    with pytest.raises(script.BadArgument, match=message):
+    with pytest.raises(steps.BadArgument, match=message):
         script.main()
 
 
@@ -285,9 +287,9 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch, name: str, environment: 
         ("batch_inference", "actors", "1"),
     ],
 )
-def test_bad_numbers(monkeypatch: pytest.MonkeyPatch, name: str, argument: str, value: str) -> None:
+def test_bad_numbers(steps: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, argument: str, value: str) -> None:
     for key, given in {"input": "s3://a/b", "output": "s3://a/c", argument: value}.items():
         monkeypatch.setenv(key, given)
     script = load(f"scripts/{name}.py")
-    with pytest.raises(script.BadArgument, match=f"{argument} is '{value}'"):
+    with pytest.raises(steps.BadArgument, match=f"{argument} is '{value}'"):
         script.main()

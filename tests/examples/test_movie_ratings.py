@@ -146,11 +146,15 @@ def test_weighted_rating(movies_script: ModuleType, votes: int, rating: float, w
     ],
 )
 def test_bad_arguments(
-    movies_script: ModuleType, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+    steps: ModuleType,
+    movies_script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    message: str,
 ) -> None:
     for name in ("input", "output", "prior_votes"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(movies_script.BadArgument, match=message):
+    with pytest.raises(steps.BadArgument, match=message):
         movies_script.main()
