@@ -18,6 +18,8 @@ TOOLS := .venv-tools
 TOOLS_PACKAGES := pip==22.3 pip uv==0.2.12 uv
 # Uncompiled, Airflow takes seconds longer to import, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
+# What runs on the cluster is Python 3.9, which ruff checks; this is the oldest that mypy knows.
+STEP_PYTHON := 3.10
 # Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -39,6 +41,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version $(STEP_PYTHON) -p airflow_provider_glueray.glueray_step
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m tests.lint
 
@@ -59,8 +62,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # AWS's runtime is on this Python; uv brings one where there is none.
 python39: $(VENV)/.ready
-	@$(BIN)/python -c 'from airflow_provider_glueray.local.runtime.environments import RAY24, RECIPES, find_python; \
-	  find_python(RECIPES[RAY24])' 2>/dev/null || $(UV) python install 3.9
+	@$(BIN)/python -c 'from airflow_provider_glueray.local.runtime.environments import RAY24, RUNTIME_SPECS, find_python; \
+	  find_python(RUNTIME_SPECS[RAY24])' 2>/dev/null || $(UV) python install 3.9
 
 $(PEER)/.ready: $(VENV)/.ready
 	@echo "Making $(PEER), to measure a peer in"

@@ -124,7 +124,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _clear(home: Path) -> None:
     """End what the workers have shared, and remove its folder."""
     for name in (SHARED, RAY24):
-        local_client.forget(name, home)
+        local_client.remove(name, home)
     for made in home.glob("*.once"):
         left = json.loads(made.read_text())
         processes.end_sessions(left["sessions"])
@@ -226,7 +226,7 @@ def live_session(endpoint: local_client.Endpoint) -> Iterator[RunRef]:
         patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
         hook = GlueRaySessionHook()
         # Tests make minutes short; this one is to outlive them.
-        ages = {"idle_timeout": 100_000, "session_timeout": 100_000}
+        ages = {"idle_timeout": 6_000_000, "session_timeout": 6_000_000}
         spec = RaySessionSpec(role="GlueRayRole", **ages, tags={"team": "data"}, description="for the tests")
         ref = hook.create(spec, f"tests-{uuid4().hex[:8]}", "m-live")
         hook.wait_ready(ref)

@@ -1,9 +1,11 @@
-"""What the tools of `make lint` do not see: a test that waits by the clock instead of for an event, or that skips.
+"""What other tools do not see: a test that waits by the clock instead of for an event, or that skips; a retired word.
 
 No sleep over 0.2 seconds in `tests/`, in the tests themselves and in the scripts that they hand to Ray. One of 100
 seconds or more is a script that never ends by itself, for a test that stops it.
 
 A test may skip only where nothing in the checkout could make what it needs; each such place is named here.
+
+A word that has been replaced by one of the field (docs/glossary.md) may not come back: in names, logs, errors, docs.
 """
 
 from __future__ import annotations
@@ -17,6 +19,39 @@ from pathlib import Path
 MOST, ENDLESS = 0.2, 100.0
 #: Files whose tests may skip: a real place that nobody has named, a package index that is out of reach.
 MAY_SKIP = {"contract/test_runs.py", "packaging/test_requirements.py"}
+#: Retired words, as patterns of whole words, and what to write instead.
+RETIRED = {
+    r"marks?": "client token, status byte or tag",
+    r"doors?": "connection",
+    r"parcels?": "archive",
+    r"things?": "resource, object, or the noun",
+    r"troubles?": "pending reason, or error",
+    r"hopeless": "unrecoverable",
+    r"bookmarks?": "log position",
+    r"ledgers?": "state",
+    r"condemn\w*": "request_end",
+    r"knobs?": "override key, setting",
+    r"dull": "the two drivers",
+    r"stumbled?": "unexpected error",
+    r"(?:take[sn]?|taking) up(?! to)": "reattach",
+    r"floor [0-4]": "the room's name",
+    r"ScriptError": "SourceFileError, PackagingError, ResultMissing",
+    r"ServiceFull": "CapacityExceeded",
+    r"SubmitUnknown": "SubmitOutcomeUnknown",
+    r"AccountRefused": "AccountNotEligible",
+    r"RequestRefused": "InvalidRequest, AccessDenied",
+    r"ConnectionMissing": "ConnectionConfigError",
+    r"CannotTravel": "NotSerializableError",
+    r"poll_seconds": "poll_interval",
+    r"executed_notebook": "output_notebook",
+}
+_RETIRED = re.compile(
+    rf"(?<![\w.-])(?:{'|'.join(f'(?P<w{at}>{word})' for at, word in enumerate(RETIRED))})(?!\w)", re.I
+)
+#: Ordinary words of a page, which the package may not use.
+IN_THE_PACKAGE_ONLY = {"mark", "marks", "thing", "things"}
+#: Where they may stand: pages that say what became of them, and the history.
+MAY_NAME_THEM = {"docs/glossary.md", "CHANGELOG.md"}
 _SKIPS = {"skip", "skipif", "xfail", "importorskip"}
 _IN_TEXT = re.compile(r"\bsleep\((\d+(?:\.\d+)?)\)")
 
@@ -39,6 +74,13 @@ def skips(source: str) -> Iterator[int]:
             yield node.lineno
 
 
+def retired(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line of each retired word, the word, and what to write instead."""
+    for line, words in enumerate(text.splitlines(), 1):
+        for found in _RETIRED.finditer(words):
+            yield line, found[0], list(RETIRED.values())[int(str(found.lastgroup)[1:])]
+
+
 def _is_number(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, (int, float))
 
@@ -55,6 +97,21 @@ def main() -> int:
             found.append(f"{path}:{line}: a fixed sleep of {seconds} s; wait for an event, {MOST} s at a time at most")
         if str(path.relative_to(here)) not in MAY_SKIP:
             found += [f"{path}:{line}: what is missing is an error; make installs it" for line in skips(source)]
+    root = here.parent
+    texts = [
+        *root.glob("*.md"),
+        *root.glob("docs/**/*.md"),
+        *root.glob("example_dags/**/*.py"),
+        *root.glob("demo/*.py"),
+    ]
+    for path in sorted([*texts, *root.glob("airflow_provider_glueray/**/*.py")]):
+        if str(path.relative_to(root)) not in MAY_NAME_THEM and "adr" not in path.parts:
+            text, is_package = path.read_text(encoding="utf-8"), "airflow_provider_glueray" in path.parts
+            found += [
+                f"{path}:{line}: {word!r} is retired; write: {new}"
+                for line, word, new in retired(text)
+                if is_package or word.lower() not in IN_THE_PACKAGE_ONLY
+            ]
     print(*found, sep="\n", end="\n" if found else "")
     return 1 if found else 0
 

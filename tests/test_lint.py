@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lint import skips, sleeps
+from tests.lint import retired, skips, sleeps
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_skips():
     """Calls and marks."""
     source = "import pytest\npytest.skip('x')\npytest.mark.skipif(True, reason='x')\nother.skip()\n"
     assert list(skips(source)) == [2, 3]
+
+
+def test_retired_words_are_found():
+    """In prose and in names of their own, in any case; not as a part of another word, nor after a dot."""
+    text = "A Parcel\n# the run's mark\npytest.mark.full\nbenchmarks, nothing, remarks\ntaking up a run; take it up\n"
+    found = [(line, word) for line, word, _ in retired(text)]
+
+    assert found == [(1, "Parcel"), (2, "mark"), (5, "taking up")]

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from airflow_provider_glueray.cli.clusters import add_clusters
+from airflow_provider_glueray.cli.clusters import Clusters
 from airflow_provider_glueray.cli.local import add_local
 from airflow_provider_glueray.cli.render import add_render
-from airflow_provider_glueray.cli.sessions import add_sessions
+from airflow_provider_glueray.cli.sessions import Sessions
 
-#: Add a group of commands here: a function that is given argparse's subparsers and registers one parser.
-_GROUPS: tuple[Callable[[Any], None], ...] = (add_local, add_sessions, add_clusters, add_render)
+#: Add a group of commands here: a function that takes argparse's subparsers and registers one parser.
+_GROUPS: tuple[Callable[[Any], None], ...] = (add_local, Sessions().add_to, Clusters().add_to, add_render)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """`glueray render`: what a task would send to a backend, without sending anything.
 
-Floor 3. The requests are those that the hooks send, made by the same translators; of connections nothing is known here.
+The requests are those that the hooks send, made by the same translators; of connections nothing is known here.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.cli.output import EXIT_FAILED, EXIT_OK
 from airflow_provider_glueray.core.errors import GlueRayError
+from airflow_provider_glueray.core.runs import GLUE_STATEMENT, KUBERAY_JOB, RAY_JOB
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.glue.requests import to_glue_job, to_glue_run
 from airflow_provider_glueray.hooks.glue.statements import prepare
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.notebooks.plan import NotebookPlan
 
 #: Name, command and body of each request.
 _Requests = Iterator[tuple[str, str, Any]]
@@ -31,8 +34,8 @@ _Requests = Iterator[tuple[str, str, Any]]
 CLIENT_TOKEN = "0" * 32
 #: The moment that templates are rendered for.
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
-#: Stand for a place that another task will have made.
-PLACES = {"cluster": "default/the-cluster", "session_id": "THE-SESSION"}
+#: Stand for what another task will have made.
+STAND_INS = {"cluster": "default/the-cluster", "session_id": "THE-SESSION"}
 
 
 def add_render(groups: Any) -> None:
@@ -58,7 +61,7 @@ def _render(arguments: argparse.Namespace) -> int:
         with redirect_stdout(sys.stderr):
             operator = _operator(arguments.dag_file, arguments.task_id, arguments.dag_id)
             context = _render_templates(operator)
-            if arguments.to != "kuberay" and getattr(operator, "cluster", None) == PLACES["cluster"]:
+            if arguments.to != "kuberay" and getattr(operator, "cluster", None) == STAND_INS["cluster"]:
                 operator.cluster = ""  # what is to make it makes none there
             requests = list(_requests(operator, context, arguments.to))
     except GlueRayError as error:
@@ -131,8 +134,8 @@ def _render_templates(operator: Any) -> Any:
     for name in operator.template_fields:
         if name in ("op_args", "op_kwargs"):
             continue
-        if name in PLACES and isinstance(getattr(operator, name), XComArg):
-            setattr(operator, name, PLACES[name])
+        if name in STAND_INS and isinstance(getattr(operator, name), XComArg):
+            setattr(operator, name, STAND_INS[name])
             continue
         try:
             setattr(operator, name, operator.render_template(getattr(operator, name), context, environment))
@@ -148,25 +151,25 @@ def _requests(operator: Any, context: Any, to: str) -> _Requests:
     from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 
     if not isinstance(operator, GlueRayNotebookOperator):
-        with operator.spec(context) as spec:
-            task = _Task(spec, operator.staging_uri, operator.run_timeout, operator.call_arguments(CLIENT_TOKEN))
-            yield from _BACKENDS[to](task)
+        arguments = operator._call_arguments(CLIENT_TOKEN)
+        yield from _BACKENDS[to](_Task(operator._spec(context), operator.staging_uri, operator.run_timeout, arguments))
         return
     if operator.notebook.startswith("s3://"):
         raise GlueRayError(f"{operator.notebook} is in S3, where nothing is looked up from here")
     path = Path(operator._relative_to_dag(operator.notebook))
     if not path.is_file():
         raise GlueRayError(f"there is no notebook {path}")
-    notebook = operator.parse(path.read_text(encoding="utf-8"), lambda place, text: None)
+    operator.backend = _NOTEBOOK_BACKENDS[to]  # the connection is not asked
+    plan = operator._plan(operator._parse(path.read_text(encoding="utf-8"), lambda path, text: None))
     if to == "glue":
-        yield from _to_session(operator, notebook, context)
+        yield from _to_session(plan, context["ti"])
         return
-    job = operator.as_job
-    with TemporaryDirectory() as folder:
-        spec, arguments = job.spec(notebook, Path(folder), context), job.call_arguments(CLIENT_TOKEN)
-        where = f"{next(iter(arguments.values()))}/cells.json"
-        yield "cells.json", _command("aws", "s3", "cp", "cells.json", where), job.cells(notebook)
-        yield from _BACKENDS[to](_Task(spec, operator.staging_uri, operator.run_timeout, arguments))
+    from airflow_provider_glueray.notebooks.as_job import call_arguments, cells_of, job_spec
+
+    spec, arguments = job_spec(plan, context["ti"]), call_arguments(plan, CLIENT_TOKEN)
+    where = f"{next(iter(arguments.values()))}/cells.json"
+    yield "cells.json", _command("aws", "s3", "cp", "cells.json", where), cells_of(plan.notebook)
+    yield from _BACKENDS[to](_Task(spec, operator.staging_uri, operator.run_timeout, arguments))
 
 
 # -- the backends ---------------------------------------------------------------------------------------------
@@ -184,21 +187,22 @@ class _Task(NamedTuple):
     arguments: Mapping[str, str]
 
 
-def _to_session(operator: Any, notebook: Any, context: Any) -> _Requests:
+def _to_session(plan: NotebookPlan, ti: Any) -> _Requests:
     """Yield a notebook on AWS Glue: its own session, unless it is given one, and a statement for each cell."""
     from airflow_provider_glueray.hooks.glue.requests import session_id_for, to_glue_session
+    from airflow_provider_glueray.notebooks.in_session import notebook_session_spec
 
-    session_id = operator.session_id or session_id_for(operator.dag_id, operator.task_id, CLIENT_TOKEN)
-    if not operator.session_id:
-        spec = operator.in_session.spec(notebook, context)
+    session_id = plan.session_id or session_id_for(ti.dag_id, ti.task_id, CLIENT_TOKEN)
+    if not plan.session_id:
+        spec = notebook_session_spec(plan, ti)
         role = spec.role if spec.role.startswith("arn:") else f"arn:aws:iam::ACCOUNT:role/{spec.role}"
         body = to_glue_session(spec, session_id, CLIENT_TOKEN, role)
         yield "CreateSession", _command("aws", "glue", "create-session", "--cli-input-json", json.dumps(body)), body
-    for cell in notebook.cells:
+    for cell in plan.notebook.cells:
         if cell.code:
-            said = {"SessionId": session_id, "Code": prepare(cell.code, CLIENT_TOKEN, notebook.where(cell))}
-            command = _command("aws", "glue", "run-statement", "--cli-input-json", json.dumps(said))
-            yield f"RunStatement of cell {cell.number}", command, said
+            request = {"SessionId": session_id, "Code": prepare(cell.code, CLIENT_TOKEN, plan.notebook.where(cell))}
+            command = _command("aws", "glue", "run-statement", "--cli-input-json", json.dumps(request))
+            yield f"RunStatement of cell {cell.number}", command, request
 
 
 def _to_glue(task: _Task) -> _Requests:
@@ -213,11 +217,11 @@ def _to_ray(task: _Task) -> _Requests:
     from airflow_provider_glueray.hooks.ray.packages import packed
     from airflow_provider_glueray.hooks.ray.requests import to_ray_submission
 
-    places, packages = packed(task.spec)
-    body = to_ray_submission(task.spec, CLIENT_TOKEN, places, task.arguments)
+    uris, packages = packed(task.spec)
+    body = to_ray_submission(task.spec, CLIENT_TOKEN, uris, task.arguments)
     for package in packages:
-        place = f'"$RAY_ADDRESS"/api/packages/{package.uri.replace("://", "/")}'
-        yield f"{package.archive.name}, packed by the operator", f"curl -X PUT --data-binary @package.zip {place}", None
+        path = f'"$RAY_ADDRESS"/api/packages/{package.uri.replace("://", "/")}'
+        yield f"{package.archive.name}, packed by the operator", f"curl -X PUT --data-binary @package.zip {path}", None
     words = ["ray", "job", "submit", "--submission-id", body["submission_id"]]
     words += ["--runtime-env-json", json.dumps(body["runtime_env"]), "--metadata-json", json.dumps(body["metadata"])]
     for name in ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory"):
@@ -242,6 +246,8 @@ def _to_kuberay(task: _Task) -> _Requests:
     yield "RayJob", "kubectl apply -f -", rayjob
 
 
+#: The backend of a notebook: on AWS Glue that of its cells.
+_NOTEBOOK_BACKENDS = {"glue": GLUE_STATEMENT, "kuberay": KUBERAY_JOB, "ray": RAY_JOB}
 _BACKENDS: Mapping[str, Callable[[_Task], _Requests]] = {
     "glue": _to_glue,
     "kuberay": _to_kuberay,
@@ -251,15 +257,15 @@ _BACKENDS: Mapping[str, Callable[[_Task], _Requests]] = {
 
 def _staged(task: _Task) -> Generator[tuple[str, str, Any], None, RayJobSpec]:
     """Yield the uploads of local files; return the spec with the URIs they will have."""
-    from airflow_provider_glueray.packaging import upload
+    from airflow_provider_glueray.packaging.upload import object_uri, read_local_files
 
-    spec, uris = task.spec, {}
-    for path in spec.local_files():
-        archive = upload.read_local(path, spec.python_version, module=path in spec.py_modules)
-        uris[path] = upload.object_uri(archive, task.staging_uri or "s3://STAGING")
-        packed = "" if archive.name == path.rpartition("/")[2] else ", packed by the operator"
-        yield f"{archive.name}{packed}", _command("aws", "s3", "cp", archive.name, uris[path]), None
-    return spec.with_uploads(uris)
+    uris = {}
+    for file, archive in read_local_files(task.spec).items():
+        uris[file] = object_uri(archive, task.staging_uri or "s3://STAGING")
+        name = str(getattr(file, "name", file))
+        packed = "" if archive.name == name.rpartition("/")[2] else ", packed by the operator"
+        yield f"{archive.name}{packed}", _command("aws", "s3", "cp", archive.name, uris[file]), None
+    return task.spec.with_uploads(uris)
 
 
 def _command(*words: str) -> str:

@@ -1,133 +1,79 @@
-"""`glueray sessions`: find the Ray sessions that are left, and stop them.
+"""`glueray sessions`: list the Ray sessions that are left over, and stop them.
 
-Floor 3. A teardown and the idle timeout end sessions by themselves; this is for those which nobody wants to wait for.
+A teardown and the idle timeout end sessions without it; this is for those that cost money in the meantime.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TextIO
+from typing import Any
 
-from airflow_provider_glueray.cli.output import EXIT_FAILED, EXIT_OK, age, print_table
-from airflow_provider_glueray.core.errors import GlueRayError
+from airflow_provider_glueray.cli.leftovers import Leftovers, Resource
 from airflow_provider_glueray.core.runs import GLUE_SESSION, RunRef
 
 #: The states in which a session costs money.
 LIVE = ("PROVISIONING", "READY", "STOPPING")
 
 
-def add_sessions(groups: Any) -> None:
-    """Register the group with argparse's subparsers."""
-    sessions = groups.add_parser(
-        "sessions",
-        help="Ray sessions: list them, stop those that are left over",
-        description="Ray sessions of an account and region. Spark sessions are never shown and never touched.",
-    )
-    commands = sessions.add_subparsers(title="commands", required=True, metavar="COMMAND")
+class Sessions(Leftovers):
+    """Ray sessions of AWS Glue."""
 
-    listing = _command(commands, "list", _list, "show the sessions that are up")
-    listing.add_argument("--all", action="store_true", help="also those that are over")
+    group, noun, live = "sessions", "Ray sessions", "up"
+    end, ending = "stop", "stopping"
+    help = "Ray sessions: list them, stop those that are left over"
+    description = "Ray sessions of an account and region. Spark sessions are never shown and never touched."
+    ids_help, all_help = "ids of sessions", "every Ray session that is up"
+    list_all_help = "also those that are over"
+    conn_id_help = 'Airflow connection ([glueray] conn_id); "" for boto3\'s own credentials and AWS_ENDPOINT_URL'
 
-    stop = _command(commands, "stop", _stop, "stop sessions, by id or by what they have in common")
-    stop.add_argument("ids", nargs="*", metavar="ID", help="ids of sessions")
-    stop.add_argument("--all", action="store_true", help="every Ray session that is up")
-    stop.add_argument("--dry-run", action="store_true", help="only say which")
+    def add_options(self, command: argparse.ArgumentParser) -> None:
+        """Add the region."""
+        command.add_argument("--region", help="region (that of the connection)")
 
+    def connect(self, arguments: argparse.Namespace) -> Any:
+        """Return a hook by the connection, or by boto3's own credentials."""
+        from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
-def _command(commands: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument("--conn-id", help="Airflow connection (boto3's own credentials and AWS_ENDPOINT_URL)")
-    command.add_argument("--region", help="region (that of the connection)")
-    command.add_argument("--dag", help="made by this DAG: the tag airflow_dag_id")
-    command.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="with this tag (repeatable)")
-    command.add_argument("--older-than", type=age, metavar="AGE", help="made longer ago than this: 90m, 2h, 1d")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=_plainly(run))
-    return command
+        conn_id = _default_conn_id() if arguments.conn_id is None else arguments.conn_id
+        return GlueRaySessionHook(conn_id or None, region_name=arguments.region)
 
-
-def _plainly(run: Callable[[argparse.Namespace, Any, TextIO], int]) -> Callable[[argparse.Namespace], int]:
-    def guarded(arguments: argparse.Namespace) -> int:
-        out = sys.stdout
-        # Airflow logs to stdout, which here belongs to the answer.
-        with redirect_stdout(sys.stderr):
-            from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
-
-            try:
-                return run(arguments, GlueRaySessionHook(arguments.conn_id, region_name=arguments.region), out)
-            except GlueRayError as error:
-                print(f"glueray sessions: {error}", file=sys.stderr)
-                return EXIT_FAILED
-
-    return guarded
+    def find(self, hook: Any, dag: str | None, tags: Mapping[str, str]) -> Iterator[Resource]:
+        """Yield sessions, also those that have ended."""
+        for session in hook.list_sessions({**tags, **({"airflow_dag_id": dag} if dag else {})}):
+            created: datetime | None = session.get("CreatedOn")
+            columns = {
+                "workers": session.get("NumberOfWorkers"),
+                "idle_timeout": session.get("IdleTimeout"),
+                "description": session.get("Description") or "",
+            }
+            yield Resource(
+                RunRef(GLUE_SESSION, session["Id"], session["Id"]),
+                session["Status"],
+                datetime.now(UTC) - created if created else timedelta(0),
+                columns,
+                is_live=session["Status"] in LIVE,
+            )
 
 
-def _list(arguments: argparse.Namespace, hook: Any, out: TextIO) -> int:
-    found = [_row(session) for session in _chosen(arguments, hook) if arguments.all or session["Status"] in LIVE]
-    if arguments.json:
-        print(json.dumps(found), file=out)
-    elif not found:
-        print("no Ray sessions", file=out)
-    else:
-        print_table(found, out)
-    return EXIT_OK
+def _default_conn_id() -> str:
+    """Return the connection of the configuration; nothing where it is left at its default and does not exist."""
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
 
+    from airflow_provider_glueray.hooks.settings import default_conn_id
 
-def _stop(arguments: argparse.Namespace, hook: Any, out: TextIO) -> int:
-    if not (arguments.ids or arguments.all or arguments.dag or arguments.tag or arguments.older_than):
-        print("glueray sessions stop: say which: ids, --dag, --tag, --older-than or --all", file=sys.stderr)
-        return EXIT_FAILED
-    found = [session for session in _chosen(arguments, hook) if session["Status"] in LIVE]
-    if arguments.ids:
-        missing = set(arguments.ids) - {session["Id"] for session in found}
-        found = [session for session in found if session["Id"] in arguments.ids]
-        for name in sorted(missing):
-            print(f"{name} is not up, or does not fit the other options", file=sys.stderr)
-    failed = 0
-    for session in found:
+    conn_id = default_conn_id()
+    if conn_id == AwsBaseHook.default_conn_name:
         try:
-            if not arguments.dry_run:
-                hook.stop(RunRef(GLUE_SESSION, session["Id"], session["Id"]))
-        except GlueRayError as error:
-            failed += 1
-            print(f"{session['Id']}: {error}", file=sys.stderr)
-            continue
-        if not arguments.json:
-            doing = "would stop" if arguments.dry_run else "stopping"
-            print(f"{doing} {session['Id']} ({session['Status']})", file=out)
-    if arguments.json:
-        print(json.dumps([_row(session) for session in found]), file=out)
-    elif not found:
-        print("no Ray sessions to stop", file=out)
-    return EXIT_FAILED if failed else EXIT_OK
-
-
-def _chosen(arguments: argparse.Namespace, hook: Any) -> Iterator[dict[str, Any]]:
-    """Yield the sessions that fit the options which both commands have."""
-    tags = dict(pair.partition("=")[::2] for pair in arguments.tag)
-    if arguments.dag:
-        tags["airflow_dag_id"] = arguments.dag
-    for session in hook.list_sessions(tags):
-        if arguments.older_than is None or _age_of(session) > arguments.older_than:
-            yield session
-
-
-def _age_of(session: dict[str, Any]) -> timedelta:
-    made: datetime | None = session.get("CreatedOn")
-    return datetime.now(UTC) - made if made else timedelta(0)
-
-
-def _row(session: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": session["Id"],
-        "status": session["Status"],
-        "age_minutes": round(_age_of(session).total_seconds() / 60, 1),
-        "workers": session.get("NumberOfWorkers"),
-        "idle_timeout": session.get("IdleTimeout"),
-        "description": session.get("Description") or "",
-    }
+            AwsBaseHook.get_connection(conn_id)
+        except AirflowNotFoundException:
+            print(
+                f"glueray sessions: no connection {conn_id!r} in the environment or a secrets backend; "
+                "using the credentials of boto3",
+                file=sys.stderr,
+            )
+            return ""
+    return conn_id

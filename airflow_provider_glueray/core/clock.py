@@ -1,6 +1,6 @@
 """The clock by which the life of a run is reckoned.
 
-Floor 1. All of the package asks and waits here, so that a test can put a clock of its own in its place.
+The life of a run is timed and waits here, so that a test can replace the clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The two drivers of `follow`: one blocks a worker, one awaits in a triggerer. Neither decides anything.
-
-Floor 1: standard library and floor 0.
-"""
+"""The two drivers of `follow`: one blocks a worker, one awaits in a triggerer. Neither decides anything."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import RunBackend
 from airflow_provider_glueray.core.follow import Answer, EmitLogLines, Log, Poll, ReadLogs, Sleep, Step, Steps, Stop
-from airflow_provider_glueray.core.logs import FAILURE_SOURCES, LogCursor, LogPage
+from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import Outcome, RunRef
 
 if TYPE_CHECKING:
@@ -67,30 +64,25 @@ async def run_async(
 ) -> Outcome:
     """Obey ``steps`` on the event loop; the watcher shares the calls with everybody else who waits.
 
-    :param turn: told the place in the log each time its lines have been shown.
+    :param on_progress: gets the cursor after lines of the run have been written.
     """
-    read: LogPage | None = None
 
     async def act(step: Step) -> Any:
-        nonlocal read
         match step:
             case Poll(after=after, last_raw_state=last_raw_state):
                 return await watcher.observe(ref, after, last_raw_state)
             case ReadLogs(cursor=cursor, sources=sources):
-                page = await watcher.read_logs(ref, cursor, sources)
-                # The cluster's logs of a failed run have a cursor of their own, which nobody goes on from.
-                read = page if sources != FAILURE_SOURCES else None
-                return page
+                return await watcher.read_logs(ref, cursor, sources)
             case Sleep(seconds=seconds):
                 return await watcher.pause(seconds)
             case Stop():
                 return await watcher.call(lambda backend: backend.stop(ref))
             case Log():
                 return _write(step, log)
-            case EmitLogLines():
+            case EmitLogLines(cursor=cursor):
                 _write(step, log)
-                if on_progress is not None and read is not None:
-                    await on_progress(read.cursor)
+                if on_progress is not None and cursor is not None:
+                    await on_progress(cursor)
                 return None
 
     try:

@@ -1,6 +1,6 @@
 """Everything this package raises on purpose, in one tree.
 
-Floor 0: standard library only. A message says what, which run, its last state, the likely cause, what to do.
+A message names the operation, the run, its last state, the likely cause, and what to do.
 """
 
 from __future__ import annotations
@@ -8,26 +8,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from airflow_provider_glueray.core.runs import Outcome, RunState, StatementError
+from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, StatementError
 
 # What can go wrong. `retryable` says whether running the same task again could help.
 #
 # GlueRayError
 # ├── SpecError            a value breaks a rule; nothing was started
-# ├── SubmitError          the run could not be started
-# │   ├── ScriptError      the script or another local file is missing, unreadable or of the wrong kind
-# │   ├── StagingError     the bucket is missing or denied
-# │   ├── ConnectionMissing  no such Airflow connection, or no credentials or region in it
-# │   ├── JobConflict      the job's name belongs to something that is not ours to change
-# │   ├── SessionConflict  the session's id belongs to somebody else
-# │   ├── SessionEnded     the session that was to be used is over, or was never there
-# │   ├── ClusterEnded     the cluster that was to be used is over, or was never there
-# │   ├── AccountRefused   the account may not use Glue for Ray
-# │   ├── RequestRefused   the service refused what was asked, or the caller's right to ask
-# │   ├── ServiceFull      no room now; the operator waits, up to its queue timeout
-# │   └── SubmitUnknown    the answer was lost, so the run may or may not exist
-# ├── StopError            the service refused to stop a run that is still active
-# └── RunFailed            the run ended, and not with success
+# ├── ServiceError         a service refused or did not answer: `code`, `status`, `run`
+# │   ├── SubmitError      the run could not be started
+# │   │   ├── SourceFileError        a script, function, notebook or cell is unreadable or no Python
+# │   │   ├── PackagingError         a folder, archive or module cannot be sent
+# │   │   ├── StagingError           the bucket is missing or denied
+# │   │   ├── ConnectionConfigError  no such Airflow connection, or a field of it is missing or wrong
+# │   │   ├── JobConflict            the job's name belongs to something that is not ours to change
+# │   │   ├── SessionConflict        the session's id belongs to somebody else
+# │   │   ├── SessionEnded           the session is over, or was never there
+# │   │   ├── ClusterEnded           the cluster is over, or was never there
+# │   │   ├── AccountNotEligible     the account may not use Glue for Ray
+# │   │   ├── InvalidRequest         the service does not accept a value of the request
+# │   │   ├── AccessDenied           the caller lacks a right
+# │   │   ├── CapacityExceeded       no capacity now; the operator waits, up to its queue timeout
+# │   │   └── SubmitOutcomeUnknown   the response was lost, so the run may or may not exist
+# │   └── StopError        the service refused to stop a run that is still active
+# ├── ResultMissing        the run succeeded, and its result cannot be found
+# └── RunFailed            the run ended, and not with success: `run`, `outcome`
 #     ├── StatementFailed  the code of a statement raised an exception
 #     │   └── FunctionFailed   a function on a cluster did
 #     ├── RunStopped
@@ -42,7 +46,7 @@ class GlueRayError(Exception):
 
 
 class SpecError(GlueRayError, ValueError):
-    """A value breaks a rule. ``problems`` lists each: what, which value, which rule, where it comes from."""
+    """A value breaks a rule. ``problems`` lists each: the field, its value, the rule, the source of the rule."""
 
     retryable = False
 
@@ -51,12 +55,31 @@ class SpecError(GlueRayError, ValueError):
         super().__init__("; ".join(problems))
 
 
-class SubmitError(GlueRayError):
+class ServiceError(GlueRayError):
+    """A service refused a request, or did not answer it.
+
+    :param code: the service's own name of the error, such as ``AccessDeniedException``; "" where it gave none.
+    :param status: the HTTP status; None where there was no response.
+    :param run: the run that the request was about, where one is known.
+    """
+
+    def __init__(self, message: str, *, code: str = "", status: int | None = None, run: RunRef | None = None) -> None:
+        super().__init__(message)
+        self.code, self.status, self.run = code, status, run
+
+
+class SubmitError(ServiceError):
     """The run could not be started."""
 
 
-class ScriptError(SubmitError):
-    """A local file is missing, unreadable, or of the wrong kind."""
+class SourceFileError(SubmitError):
+    """A script, a function, a notebook or a cell cannot be read, is empty, or is not Python."""
+
+    retryable = False
+
+
+class PackagingError(SubmitError):
+    """A folder, an archive or a module cannot be sent to a cluster."""
 
     retryable = False
 
@@ -68,7 +91,7 @@ class StagingError(SubmitError):
 
 
 class ConnectionConfigError(SubmitError):
-    """The Airflow connection is missing or incomplete."""
+    """The Airflow connection is missing or incomplete, or leads to something else than it should."""
 
     retryable = False
 
@@ -86,13 +109,13 @@ class SessionConflict(SubmitError):
 
 
 class SessionEnded(SubmitError):
-    """The session that was to be used is over, or was never there."""
+    """The session to use is over, or was never there."""
 
     retryable = False
 
 
 class ClusterEnded(SubmitError):
-    """The cluster that was to be used is over, or was never there."""
+    """The cluster to use is over, or was never there."""
 
     retryable = False
 
@@ -103,22 +126,34 @@ class AccountNotEligible(SubmitError):
     retryable = False
 
 
-class RequestRefused(SubmitError):
-    """The service refused the request: a value it does not accept, or a permission that is missing."""
+class InvalidRequest(SubmitError):
+    """The service does not accept a value of the request."""
+
+    retryable = False
+
+
+class AccessDenied(SubmitError):
+    """The caller lacks a right, or a valid token."""
 
     retryable = False
 
 
 class CapacityExceeded(SubmitError):
-    """The service has no room now: a concurrency limit or the account's capacity."""
+    """The service has no capacity now: a concurrency limit, the account's quota, or throttling."""
 
 
 class SubmitOutcomeUnknown(SubmitError):
-    """The answer to the start request was lost; the run may exist."""
+    """The response to the start request was lost; the run may exist."""
 
 
-class StopError(GlueRayError):
+class StopError(ServiceError):
     """The service refused to stop a run."""
+
+
+class ResultMissing(GlueRayError):
+    """The run succeeded, and what it should have left cannot be found."""
+
+    retryable = False
 
 
 class RunFailed(GlueRayError):
@@ -135,6 +170,7 @@ class RunFailed(GlueRayError):
     def __init__(self, outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> None:
         self.outcome = outcome
         snapshot = outcome.snapshot
+        self.run = snapshot.ref
         title = snapshot.ref.title
         lines = [*about, f"{title[0].upper()}{title[1:]} {self.lead} (last state {snapshot.raw_state})."]
         if snapshot.message:

@@ -1,7 +1,8 @@
-"""The order of things while a run is followed, once, for workers, triggerers and sensors alike.
+"""The order of steps while a run is followed, once, for workers, triggerers and sensors alike.
 
-Floor 1: standard library and floor 0. :func:`follow` is a generator that says what to do next and is sent the
-answer. It does no I/O and reads no clock, so a test feeds it by hand. Two dull drivers in ``drive.py`` obey it.
+ :func:`follow` is a generator that says what to do next and is sent the
+answer. It does no I/O and reads no clock, so a test feeds it by hand. The two drivers in ``drivers.py`` carry the steps
+out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from airflow_provider_glueray.core.logs import FAILURE_SOURCES, SCRIPT, LogCurso
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.glueray_step.reports import read_report
 
-#: The most reports that are remembered of one run; they travel through Airflow's database.
+#: The most reports that are kept of one run; they pass through Airflow's database.
 MOST_REPORTS = 100
 
 
@@ -33,7 +34,7 @@ class Waits(NamedTuple):
     :param stop_again: after how long a stop that had no effect is asked for again.
     :param lost: for how long a run must stay unknown to the service before it counts as lost: a list may lag behind a
         start.
-    :param queue_first: the pause after the first refusal for want of room; later ones double.
+    :param queue_first: the pause after the first refusal for want of capacity; later ones double.
     :param queue_longest: the longest of these pauses.
     :param look_again: the pause between two looks for a run whose start had no answer, and before a stop that was
         refused is asked for again.
@@ -57,7 +58,7 @@ class Waits(NamedTuple):
     worker_end: float = 3.0
 
     def to_json(self) -> dict[str, float]:
-        """Return what differs from the defaults: it travels through Airflow's database."""
+        """Return what differs from the defaults: it passes through Airflow's database."""
         return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
 
     @classmethod
@@ -85,7 +86,7 @@ class Waits(NamedTuple):
 
 
 class FollowPolicy(NamedTuple):
-    """How to follow. JSON both ways, so that it travels into a trigger unchanged.
+    """How to follow a run. JSON both ways: it is an argument of the trigger.
 
     :param deadline: epoch seconds at which the run is stopped; absolute, so a resumption does not restart it.
     :param poll_interval: the longest pause between two polls. Young runs are polled more often: the pause is
@@ -147,9 +148,13 @@ class Log(NamedTuple):
 
 
 class EmitLogLines(NamedTuple):
-    """Write the run's own lines to the task log."""
+    """Write the run's own lines to the task log.
+
+    :param cursor: where to go on reading after them; None for lines that nobody goes on from.
+    """
 
     lines: Sequence[LogLine]
+    cursor: LogCursor | None
 
 
 Step = Poll | ReadLogs | Sleep | Stop | Log | EmitLogLines
@@ -226,7 +231,7 @@ def follow(ref: RunRef, policy: FollowPolicy, cursor: LogCursor | None = None) -
         since = LogCursor(since_ms=int((last.started or began) * 1000))
         # The UI shows what stands between these two lines folded.
         yield Log(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
-        yield from _Logs(FAILURE_SOURCES, since).read(to_end=True, most=100)
+        yield from _Logs(FAILURE_SOURCES, since, is_resumed=False).read(to_end=True, most=100)
         yield Log(logging.INFO, "::endgroup::")
     return logs.outcome(last, deadline_passed=stop_asked is not None)
 
@@ -254,11 +259,15 @@ def _pause(age: float, failures: int, policy: FollowPolicy, now: float, stop_ask
 
 
 class _Logs:
-    """Reading, showing and remembering the log of one run."""
+    """Reads, shows and remembers the log of one run.
 
-    def __init__(self, sources: tuple[str, ...], cursor: LogCursor) -> None:
+    :param is_resumed: whether a triggerer that restarts goes on where this one has stopped reading.
+    """
+
+    def __init__(self, sources: tuple[str, ...], cursor: LogCursor, *, is_resumed: bool = True) -> None:
         self._sources = sources
         self._cursor = cursor
+        self._is_resumed = is_resumed
         self._complained = False
         self._was_read = False
         self._tail = LogTail()
@@ -286,10 +295,10 @@ class _Logs:
         self._cursor = page.cursor
         lines = page.lines if most is None else page.lines[-most:]
         self._tail.add(line.text for line in lines)
-        said = (read_report(line.text) for line in lines)
-        self._reports = [*self._reports, *(each for each in said if each is not None)][-MOST_REPORTS:]
+        reports = (read_report(line.text) for line in lines)
+        self._reports = [*self._reports, *(each for each in reports if each is not None)][-MOST_REPORTS:]
         if lines:
-            yield EmitLogLines(lines)
+            yield EmitLogLines(lines, self._cursor if self._is_resumed else None)
         return bool(lines)
 
     def drain(self, lasted: float, waits: Waits) -> Generator[Step, Answer, None]:

@@ -1,8 +1,8 @@
-"""The words for one run: its reference, states, snapshots, logs, usage and outcome.
+"""The words for one run: its backend, reference, states, snapshots, usage and outcome.
 
-Floor 0: standard library only. No Airflow, no AWS, no Ray, no clock and no I/O. The tables of raw states in
-this file are the only ones in the package; a test walks botocore's model and fails when AWS adds a state.
-The records are named tuples, not dataclasses: every DAG parse makes these classes anew, and they are cheaper.
+No clock and no I/O. Each backend translates the service's states to :class:`RunState` beside its other responses
+(``hooks/*/responses.py``, ``hooks/kuberay/status.py``). The records are named tuples, not dataclasses: every DAG parse
+makes these classes anew, and they are cheaper.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 class RunState(StrEnum):
     """What a run is doing, in one vocabulary for every backend."""
 
-    #: Accepted, waiting for room (Glue: WAITING).
+    #: Accepted, waiting for capacity (Glue: WAITING).
     QUEUED = "queued"
     #: The cluster is being made ready; the script has not begun.
     STARTING = "starting"
@@ -58,15 +58,80 @@ def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> R
 #: start of a RayCluster of KubeRay.
 GLUE_JOB, GLUE_SESSION, GLUE_STATEMENT = "glue-job", "glue-session", "glue-statement"
 RAY_JOB, KUBERAY_JOB, KUBERAY_CLUSTER = "ray-job", "kuberay-job", "kuberay-cluster"
-#: How people speak of a run of each.
-_TITLES = {
-    GLUE_JOB: "run {id} of {name}",
-    GLUE_SESSION: "session {id}",
-    GLUE_STATEMENT: "statement {id} of session {name}",
-    RAY_JOB: "Ray job {id} of {name}",
-    KUBERAY_JOB: "RayJob {id}",
-    KUBERAY_CLUSTER: "RayCluster {id}",
+
+
+class Backend(NamedTuple):
+    """All that the package knows of a backend besides its folder in ``hooks/``.
+
+    :param hook: the class path of the hook.
+    :param title: what a sentence calls a run: a template of ``{id}`` and ``{name}``.
+    :param conn_arg: the argument of the hook that takes the connection's id.
+    :param conn_type: the type of the connections that lead jobs there; "" for what is no job.
+    :param override_key: what it reads in ``overrides``; "" for nothing.
+    :param has_client: whether its hook takes ``region_name``, ``verify`` and ``config``, as boto3's do.
+    :param lists_together: whether one call lists the runs of all names, while each log is a call of its own.
+    :param over: the states in which nothing is left to stop; None for all that are terminal.
+    :param has_queue: whether it refuses a run while it has no capacity; one that has not takes it and lets it wait.
+    """
+
+    hook: str
+    title: str
+    conn_arg: str = "conn_id"
+    conn_type: str = ""
+    override_key: str = ""
+    has_client: bool = False
+    lists_together: bool = False
+    over: frozenset[RunState] | None = None
+    has_queue: bool = True
+
+
+_HOOKS = "airflow_provider_glueray.hooks"
+#: One row per backend; a fifth one is a row here and a folder in ``hooks/``.
+BACKENDS: dict[str, Backend] = {
+    GLUE_JOB: Backend(
+        f"{_HOOKS}.glue.jobs.GlueRayJobHook", "run {id} of {name}", "aws_conn_id", "aws", "glue", has_client=True
+    ),
+    GLUE_SESSION: Backend(
+        f"{_HOOKS}.glue.sessions.GlueRaySessionHook",
+        "session {id}",
+        "aws_conn_id",
+        has_client=True,
+        # That it is READY is the success of its start; it is over when it has ended.
+        over=_TERMINAL - {RunState.SUCCEEDED},
+    ),
+    GLUE_STATEMENT: Backend(
+        f"{_HOOKS}.glue.sessions.GlueRaySessionHook",
+        "statement {id} of session {name}",
+        "aws_conn_id",
+        has_client=True,
+    ),
+    RAY_JOB: Backend(
+        f"{_HOOKS}.ray.jobs.RayJobsHook",
+        "Ray job {id} of {name}",
+        "ray_conn_id",
+        "ray",
+        "ray",
+        lists_together=True,
+        has_queue=False,
+    ),
+    KUBERAY_JOB: Backend(
+        f"{_HOOKS}.kuberay.jobs.KubeRayHook",
+        "RayJob {id}",
+        conn_type="kubernetes",
+        override_key="kuberay",
+        lists_together=True,
+    ),
+    KUBERAY_CLUSTER: Backend(
+        f"{_HOOKS}.kuberay.clusters.KubeRayClusterHook",
+        "RayCluster {id}",
+        over=frozenset({RunState.STOPPED, RunState.LOST}),
+    ),
 }
+
+
+def _row(backend: str) -> Backend:
+    """Return the row of a backend; a record of another version of this package may name one that is not here."""
+    return BACKENDS.get(backend, BACKENDS[GLUE_JOB])
 
 
 class RunRef(NamedTuple):
@@ -81,18 +146,18 @@ class RunRef(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What to call the run in a sentence."""
-        return _TITLES.get(self.backend, _TITLES[GLUE_JOB]).format(id=self.id, name=self.name)
+        """What a sentence calls the run."""
+        return _row(self.backend).title.format(id=self.id, name=self.name)
 
     @property
-    def is_in_cluster(self) -> bool:
-        """Whether it is one of a cluster's runs, which are listed by one call, while each log is a call of its own."""
-        return self.backend in (RAY_JOB, KUBERAY_JOB)
+    def is_listed_together(self) -> bool:
+        """Whether one call lists it beside the runs of all names, while each log is a call of its own."""
+        return _row(self.backend).lists_together
 
     @property
     def poll_group(self) -> str:
         """What runs on one connection have in common if one call describes them; Glue lists those of one name."""
-        return self.backend if self.is_in_cluster else self.name
+        return self.backend if self.is_listed_together else self.name
 
     def to_json(self) -> dict[str, str]:
         """Return ``{"backend", "name", "id"}``."""
@@ -142,9 +207,8 @@ class RunSnapshot(NamedTuple):
     @property
     def is_over(self) -> bool:
         """True when nothing of it is left to stop. A session that has started is not over, a RayCluster until gone."""
-        if self.ref.backend == KUBERAY_CLUSTER:
-            return self.state in (RunState.STOPPED, RunState.LOST)
-        return self.state.is_terminal and (self.ref.backend, self.state) != (GLUE_SESSION, RunState.SUCCEEDED)
+        over = _row(self.ref.backend).over
+        return self.state.is_terminal if over is None else self.state in over
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -8,17 +8,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
-from airflow_provider_glueray.core.validation import check_fields, items_of, minutes_of, number, text_of
+from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.validation import check_fields, items_of, number, seconds_of, text_of
 
 #: M-DPU of one Z.2X worker: 8 vCPU, 64 GB, 128 GB disk. Source: dg/ray-jobs-section.
 MDPU_PER_WORKER = 2
-#: Minutes after which an idle session ends by itself, unless another number is given. Long enough for a retry
-#: after Airflow's usual pause of five minutes, short enough for a session that everybody has forgotten.
-IDLE_MINUTES = 30
-#: Minutes after which a session ends in any case: what the service's text gives for Spark (botocore CreateSession).
-SESSION_MINUTES = 2880
+#: After so long an idle session ends by itself, unless a task says otherwise. Long enough for a retry after Airflow's
+#: usual pause of five minutes, short enough for a session that everybody has forgotten.
+IDLE_TIMEOUT = timedelta(minutes=30)
+#: After so long a session ends in any case: what the service's text gives for Spark (botocore CreateSession).
+SESSION_TIMEOUT = timedelta(hours=48)
+
+
+class SourceFile(NamedTuple):
+    """A script that is there as text, such as a function's, and not as a file.
+
+    :param name: what to call the file, with ``.py``.
+    """
+
+    name: str
+    text: str
+
+
+#: What a script may import to report, and what the script of a function or a notebook imports.
+STEP_FOLDER = str(Path(__file__).parent.parent / "glueray_step")
+#: What a spec names and somebody has to upload: a path, or a text.
+LocalFile = str | SourceFile
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,7 @@ class ClusterSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StepSpec(ClusterSpec):
+class StepSpec(ClusterSpec):
     """A cluster that runs a user's code on Glue's terms: its role, its arguments, and its Python environment.
 
     :param role: name or ARN of the IAM role; None where there are no such roles.
@@ -100,13 +118,13 @@ class _StepSpec(ClusterSpec):
             "py_modules": tuple(str(item) for item in items_of(self.py_modules)),
         }
 
-    def local_files(self) -> tuple[str, ...]:
-        """Return the paths that have to be uploaded before the service can see them."""
+    def local_files(self) -> tuple[LocalFile, ...]:
+        """Return what has to be uploaded before the service can see it."""
         named = (*self.py_modules, *([self.working_dir] if self.working_dir else ()))
         return tuple(name for name in named if not name.startswith("s3://"))
 
-    def with_uploads(self, uris: Mapping[str, str]) -> Self:
-        """Return the spec with each local path replaced by the URI it was uploaded to."""
+    def with_uploads(self, uris: Mapping[LocalFile, str]) -> Self:
+        """Return the spec with each local file replaced by the URI it was uploaded to."""
         return replace(
             self,
             py_modules=tuple(uris.get(name, name) for name in self.py_modules),
@@ -115,11 +133,11 @@ class _StepSpec(ClusterSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayJobSpec(_StepSpec):
+class RayJobSpec(StepSpec):
     """One step: what to run, with what, on how many workers. Further fields: those of the classes it stands on.
 
     :param name: the job's name at the service, 1 to 255 characters.
-    :param script: local path or S3 URI of a ``.py`` file; its arguments reach it as environment variables.
+    :param script: local path or S3 URI of a ``.py`` file, or its text; arguments reach it as environment variables.
     :param max_concurrent_runs: how many runs of the job may be active at once; more of them queue.
     :param cluster: the id of a cluster on KubeRay that stays up between runs; None for one of the run's own.
     :param overrides: rarer members of the requests, by backend: ``{"glue": {"job": {…}, "run": {…}}, "ray": {…},
@@ -127,40 +145,52 @@ class RayJobSpec(_StepSpec):
     """
 
     name: str
-    script: str
+    script: str | SourceFile
     runtime: str = "Ray2.4"
     max_concurrent_runs: int = 1
     cluster: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def _as_kept(self) -> dict[str, Any]:
-        return {**super()._as_kept(), "script": str(self.script), "cluster": self.cluster or None}
+        script = self.script if isinstance(self.script, SourceFile) else str(self.script)
+        return {**super()._as_kept(), "script": script, "cluster": self.cluster or None}
 
-    def local_files(self) -> tuple[str, ...]:
-        """Return the paths that have to be uploaded, the script first."""
-        return (*(() if self.script.startswith("s3://") else (self.script,)), *super().local_files())
+    @property
+    def script_uri(self) -> str:
+        """Where the script is, once it has been uploaded.
 
-    def with_uploads(self, uris: Mapping[str, str]) -> Self:
-        """Return the spec with each local path replaced by the URI it was uploaded to."""
+        :raises SpecError: it has not.
+        """
+        if isinstance(self.script, SourceFile):
+            raise SpecError([f"script={self.script.name!r} has not been uploaded"])
+        return self.script
+
+    def local_files(self) -> tuple[LocalFile, ...]:
+        """Return what has to be uploaded, the script first."""
+        is_remote = isinstance(self.script, str) and self.script.startswith("s3://")
+        return (*(() if is_remote else (self.script,)), *super().local_files())
+
+    def with_uploads(self, uris: Mapping[LocalFile, str]) -> Self:
+        """Return the spec with each local file replaced by the URI it was uploaded to."""
         return replace(super().with_uploads(uris), script=uris.get(self.script, self.script))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaySessionSpec(_StepSpec):
+class RaySessionSpec(StepSpec):
     """A cluster of Glue that stays up between statements. Further fields: those of the classes it stands on.
 
     :param role: name or ARN of the IAM role the session assumes; a name is resolved, the service wants an ARN.
-    :param idle_timeout: minutes without a statement after which the session ends by itself.
-    :param session_timeout: minutes after which it ends in any case.
+    :param idle_timeout: the session ends by itself after so long without a statement: a timedelta, or seconds.
+    :param session_timeout: it ends in any case after so long: a timedelta, or seconds.
     """
 
     role: str
-    idle_timeout: int | timedelta = IDLE_MINUTES
-    session_timeout: int | timedelta = SESSION_MINUTES
+    idle_timeout: float | timedelta = IDLE_TIMEOUT
+    session_timeout: float | timedelta = SESSION_TIMEOUT
 
     def _as_kept(self) -> dict[str, Any]:
-        minutes = {name: minutes_of(getattr(self, name)) for name in ("idle_timeout", "session_timeout")}
-        return {**super()._as_kept(), **minutes}
+        seconds = {name: seconds_of(getattr(self, name)) for name in ("idle_timeout", "session_timeout")}
+        return {**super()._as_kept(), **seconds}
 
 
 @dataclass(frozen=True, kw_only=True)

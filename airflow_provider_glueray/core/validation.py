@@ -1,6 +1,6 @@
 """The rules of a spec: what each field may hold, and where that is written.
 
-Floor 0: standard library only, no clock, no I/O. A rule knows the fields it needs, so the same rules serve
+No clock and no I/O. A rule knows the fields it needs, so the same rules serve
 twice: at DAG parse for every value that is not a template, and on the finished spec before any call is made.
 """
 
@@ -20,7 +20,7 @@ from airflow_provider_glueray.core.logs import LOG_SOURCES
 
 #: Regions with Glue for Ray. Source: dg/ray-jobs-section, general/latest/gr/glue.
 RAY_REGIONS = ("us-east-1", "us-east-2", "us-west-2", "ap-northeast-1", "eu-west-1")
-#: Carries our mark on a run, so that a run whose id was lost can be found again (StartJobRun has no token).
+#: Carries the client token of a run, so that a run whose id was lost can be found again (StartJobRun has no token).
 CLIENT_TOKEN_ARGUMENT = "--glueray_client_token"
 #: Arguments of a run that the service itself reads. Source: dg/author-job-ray-job-parameters.
 SERVICE_ARGUMENTS = {
@@ -82,7 +82,7 @@ def check_fields(values: Mapping[str, Any]) -> None:
             if problem:
                 value = values[rule.needs[0]]
                 # A mapping may hold what should not be logged; its rule names the key.
-                shown = "" if isinstance(value, Mapping) else f"={value!r}"
+                shown = "" if isinstance(value, Mapping) else f"={getattr(value, 'name', value)!r}"
                 problems.append(f"{rule.needs[0]}{shown}: {problem} [{rule.source}]")
     if problems:
         raise SpecError(problems)
@@ -97,9 +97,20 @@ def number(value: object) -> int | None:
     return int(value) if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value) else None
 
 
-def minutes_of(value: object) -> int | None:
-    """Read minutes, which the service counts in whole ones: a part of one counts as one."""
-    return math.ceil(value.total_seconds() / 60) if isinstance(value, timedelta) else number(value)
+def seconds_of(value: object) -> float | None:
+    """Read a duration: a timedelta, or a number of seconds, also from the text that a rendered template leaves behind.
+
+    :return: seconds; None for what is no duration.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 @_rule("worker_type", source="aws/aws-cdk#32119")
@@ -155,7 +166,7 @@ def _job_name(value: object) -> str | None:
 
 @_rule("script", source="dg/ray-jobs-section: a Ray job runs one Python script")
 def _python_script(value: object) -> str | None:
-    text = str(value)
+    text = str(getattr(value, "name", value))
     if PurePath(text).suffix != ".py":
         return "must end in .py"
     if "://" in text and not _S3_URI.fullmatch(text):
@@ -189,7 +200,7 @@ def _arguments(value: object) -> str | None:
         if flag in SERVICE_ARGUMENTS:
             return f"{key!r} is read by the service; use the field {SERVICE_ARGUMENTS[flag]!r}"
         if flag == CLIENT_TOKEN_ARGUMENT:
-            return f"{key!r} is reserved: it marks the run so that it is never started twice"
+            return f"{key!r} is reserved: it carries the client token, so that the run is never started twice"
         try:
             text_of(item)
         except TypeError as error:
@@ -326,13 +337,40 @@ _REFUSED_MEMBERS = {
 }
 
 
-def _minutes(value: object) -> str | None:
-    count = minutes_of(value)
-    return None if count is not None and count >= 1 else "must be 1 minute or more, as a whole number or a timedelta"
+_DURATION = "as a timedelta or a number of seconds"
 
 
-_rule("idle_timeout", source="botocore CreateSession: minutes, at least 1")(_minutes)
-_rule("session_timeout", source="botocore CreateSession: minutes, at least 1")(_minutes)
+def _minute_or_more(value: object) -> str | None:
+    # A bare number below is most likely meant as minutes, in which the service counts.
+    seconds = seconds_of(value)
+    return None if seconds is not None and seconds >= 60 else f"must be a minute or more, {_DURATION}"
+
+
+_rule("idle_timeout", source="botocore CreateSession: minutes, at least 1")(_minute_or_more)
+_rule("session_timeout", source="botocore CreateSession: minutes, at least 1")(_minute_or_more)
+
+
+@_rule("poll_interval", source="the pause between two polls")
+def _positive_duration(value: object) -> str | None:
+    seconds = seconds_of(value)
+    return None if seconds is not None and seconds > 0 else f"must be more than 0, {_DURATION}"
+
+
+def _bound(value: object) -> str | None:
+    seconds = seconds_of(value)
+    return (
+        None if value is None or (seconds is not None and seconds > 0) else f"must be more than 0, {_DURATION}, or None"
+    )
+
+
+_rule("run_timeout", source="the operator stops the run itself; Glue has no such bound for Ray")(_bound)
+_rule("max_lifetime", source="Kubernetes: activeDeadlineSeconds of the pods")(_bound)
+
+
+@_rule("queue_timeout", source="how long the operator waits for capacity")
+def _zero_or_more(value: object) -> str | None:
+    seconds = seconds_of(value)
+    return None if seconds is not None and seconds >= 0 else f"must be 0 or more, {_DURATION}"
 
 
 @_rule("session_id", source="botocore CreateSession: 1 to 255 characters; these also fit an address")
@@ -350,17 +388,17 @@ def _cluster(value: object) -> str | None:
     return "must be the id of a cluster, namespace/name: what GlueRayCreateClusterOperator returns"
 
 
-#: The backends that have knobs of their own.
-BACKENDS = ("glue", "ray", "kuberay")
+#: The keys of ``overrides``, one per backend that runs jobs.
+OVERRIDE_KEYS = ("glue", "ray", "kuberay")
 
 
 @_rule("overrides", source="GlueRayJobOperator")
 def _overrides(value: object) -> str | None:
     if not isinstance(value, Mapping) or not all(isinstance(part, Mapping) for part in value.values()):
         return "must be {'glue': {'job': {…}, 'run': {…}}, 'ray': {…}, 'kuberay': {…}}"
-    odd = sorted(set(value) - set(BACKENDS))
+    odd = sorted(set(value) - set(OVERRIDE_KEYS))
     if odd:
-        return f"has {odd[0]!r}; there are {', '.join(BACKENDS)}"
+        return f"has {odd[0]!r}; there are {', '.join(OVERRIDE_KEYS)}"
     glue = value.get("glue", {})
     if set(glue) - {"job", "run"}:
         return "must be {'glue': {'job': {…}, 'run': {…}}}"

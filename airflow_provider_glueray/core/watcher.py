@@ -1,6 +1,6 @@
 """One poll for many runs: whoever waits in the same event loop on the same connection shares its calls.
 
-Floor 1: standard library and floor 0. All waiters of one job on Glue, or of one cluster elsewhere, are answered by one
+ All waiters of one job on Glue, or of one cluster elsewhere, are answered by one
 ``describe``, and their logs are read together; the backend is built once, in a thread, and its blocking calls never
 touch the event loop.
 """
@@ -22,7 +22,7 @@ from airflow_provider_glueray.core.runs import RunRef, RunSnapshot
 
 T = TypeVar("T")
 
-#: Seconds to wait for others who want the same thing at the same moment.
+#: Seconds to wait for others who ask the same at the same moment.
 BATCH_WINDOW_SECONDS = 0.02
 #: Blocking calls under way at once for one connection. More would only run into the service's throttling.
 THREADS = 4
@@ -144,7 +144,7 @@ class Watcher:
             self._reads[key] = (cursors, asyncio.create_task(self._read(key, cursors)))
         cursors, task = self._reads[key]
         if cursors.setdefault(ref, cursor) is not cursor:
-            # Two watch the same run from different places in its log: no sharing then.
+            # Two follow the same run from different positions in its log: no sharing then.
             pages = await self._pages({ref: cursor}, sources)
         else:
             parts = await asyncio.shield(task)
@@ -158,7 +158,7 @@ class Watcher:
         del self._reads[key]
         refs = list(cursors)
         # Where each log is a call of its own, some are read beside others, and a thread is left for polls and stops.
-        count = THREADS - 1 if refs[0].is_in_cluster else 1
+        count = THREADS - 1 if refs[0].is_listed_together else 1
         parts: dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]] = {}
         for part in filter(None, (refs[first::count] for first in range(count))):
             task = asyncio.create_task(self._pages({ref: cursors[ref] for ref in part}, key[1]))

@@ -1,6 +1,6 @@
 """``@task.glue_ray``: a function of the DAG file whose body runs on the Ray cluster.
 
-Floor 3. The function becomes the script of a run (``functions.py``); its arguments and its value pass through a folder
+The function becomes the script of a run (``functions.py``); its arguments and its value pass through a folder
 of that run in the staging area, which the code in ``glueray_step`` reads and writes at the other end.
 """
 
@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
-from airflow_provider_glueray.core.errors import FunctionFailed, GlueRayError, RunFailed, ScriptError, SpecError
+from airflow_provider_glueray.core.errors import (
+    FunctionFailed,
+    GlueRayError,
+    PackagingError,
+    ResultMissing,
+    RunFailed,
+    SpecError,
+)
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, StatementError
-from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.core.spec import SourceFile
 from airflow_provider_glueray.core.validation import check_fields, items_of
 from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
 from airflow_provider_glueray.glueray_step.values import NotSerializableError, decode, encode
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.packaging.function_source import Script, check_function, source_of, to_script
+from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import is_unrendered
-from airflow_provider_glueray.task.record import RunRecord
-from airflow_provider_glueray.task.submission import Start
+from airflow_provider_glueray.task.record import RunRecord, call_uri
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,7 +40,8 @@ if TYPE_CHECKING:
 class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
     """Run a function as a Ray job and return its value; made by :func:`glue_ray_task`.
 
-    :raises ScriptError: while the DAG is parsed, when the function or something that it uses cannot travel.
+    :raises SourceFileError, PackagingError: while the DAG is parsed, when the function or an object that it uses has no
+        source to send.
     :raises SpecError: likewise, for each value that breaks a rule.
     """
 
@@ -84,27 +90,20 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
 
         def start(client_token: str) -> RunRef:
             nonlocal sent
-            folder = self.hook.storage.folder(self._place(client_token))
-            if not sent:  # and not again for each time that the service has had no room
+            folder = self.hook.storage.folder(self._call_uri(client_token))
+            if not sent:  # and not again for each time that the service has had no capacity
                 _send(folder, args, kwargs)
                 sent = True
-            return prepared.start(client_token, self.call_arguments(client_token))
+            return prepared.start(client_token, self._call_arguments(client_token))
 
         return start
 
-    @contextmanager
-    def spec(self, context: Context) -> Iterator[RayJobSpec]:
-        """Build the spec; its script is there for as long as this lasts."""
-        with TemporaryDirectory() as place:
-            path = Path(place, f"{self.python_callable.__name__}.py")
-            path.write_text(to_script(self.python_callable).text, encoding="utf-8")
-            self.script = str(path)
-            with super().spec(context) as spec:
-                yield spec
+    def _script(self) -> SourceFile:
+        return SourceFile(f"{self.python_callable.__name__}.py", to_script(self.python_callable).text)
 
-    def call_arguments(self, client_token: str) -> Mapping[str, str]:
+    def _call_arguments(self, client_token: str) -> Mapping[str, str]:
         """Return where the arguments of the function lie."""
-        return {f"--{CALL}": self._place(client_token)}
+        return {f"--{CALL}": self._call_uri(client_token)}
 
     def _needs_step(self) -> bool:
         return True
@@ -122,7 +121,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         if "error" in result:  # it left the interpreter by itself, with 0
             raise self._failure(outcome, result["error"])
         if "value" not in result:
-            raise ScriptError(
+            raise ResultMissing(
                 f"{self.python_callable.__name__} has run, but it has left no {RESULT} in {self.staging_uri}"
             )
         return decode(result["value"])
@@ -131,7 +130,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         """Return what the run has left in the folder of its call; nothing if it did not come that far."""
         record = RunRecord.load(context)
         assert record is not None, "a run that has ended was recorded"
-        content = self.hook.storage.folder(self._place(record.client_token)).read(RESULT)
+        content = self.hook.storage.folder(self._call_uri(record.client_token)).read(RESULT)
         return json.loads(content) if content else {}
 
     def _error(self, context: Context) -> Mapping[str, str] | None:
@@ -156,8 +155,8 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         asked = (name for name in names[len(self.op_args) :] if name in context and name not in self.op_kwargs)
         return list(self.op_args), {**self.op_kwargs, **{name: context[name] for name in asked}}  # type: ignore[literal-required]
 
-    def _place(self, client_token: str) -> str:
-        return f"{str(self.staging_uri).rstrip('/')}/calls/{self._job_name()}/{client_token}"
+    def _call_uri(self, client_token: str) -> str:
+        return call_uri(self.staging_uri, self._job_name(), client_token)
 
     def _refuse_strays(self, script: Script) -> None:
         """Refuse a module of the user's that nothing sends along."""
@@ -167,7 +166,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
         beside = Path(inspect.getsourcefile(self.python_callable) or ".").parent
         for name in sorted(script.user_modules):
             if not any(_holds(beside / path, name) for path in given):
-                raise ScriptError(
+                raise PackagingError(
                     f"{self.python_callable.__name__} uses the module {name!r}, which is a file of yours that the "
                     f"cluster does not have. Send it along: py_modules=[…]"
                 )
@@ -191,7 +190,7 @@ def _send(folder: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
             "kwargs": {name: encode(value, f"argument {name!r}", folder) for name, value in kwargs.items()},
         }
     except NotSerializableError as error:
-        raise ScriptError(str(error)) from error
+        raise SpecError([str(error)]) from error
     with folder.write(ARGUMENTS) as file:
         file.write(json.dumps(call).encode())
 
@@ -201,7 +200,7 @@ def glue_ray_task(
 ) -> TaskDecorator:
     """Make a function a task whose body runs on a Ray cluster: ``@task.glue_ray(role=…, staging=…)``.
 
-    What the function uses of its file travels with it: imports, plain values, other functions and classes of the file.
+    What the function uses of its file is sent with it: imports, plain values, other functions and classes of the file.
     Arguments and value may be JSON values, dates, paths, tables (pandas, pyarrow, Modin, Ray Dataset), or results of
     other tasks. A table that is returned stays in the staging area as Parquet; the XCom is a small mapping that
     another ``@task.glue_ray`` takes as the table itself, and any other task with ``GlueRayJobHook().load(…)``.
@@ -210,7 +209,7 @@ def glue_ray_task(
     :param multiple_outputs: make each key of a returned mapping an XCom of its own.
     :param kwargs: as for :class:`GlueRayJobOperator` without ``script`` and ``wait_for_completion``: ``role``,
         ``staging_uri``, ``number_of_workers``, ``pip``, ``py_modules``, ``run_timeout`` and so on.
-    :raises ScriptError: while the DAG is parsed, for a lambda, a method, or something that cannot travel.
+    :raises SourceFileError: while the DAG is parsed, for a lambda, a method, or an object that has no source.
     """
 
     def decorated(function: Callable[..., Any]) -> TaskDecorator:

@@ -1,7 +1,7 @@
-"""What is to be seen of a cell's value: its JSON form, and how it looks in a notebook.
+"""The JSON form of a cell's value, and its forms for a notebook.
 
-Its source is also sent with the statements of a session, so a function here stands for itself: Python 3.9, no names
-from outside.
+The source of both functions is also sent with the statements of a session, so they use no other names of this module.
+Python 3.9, standard library.
 """
 
 from __future__ import annotations
@@ -46,3 +46,10 @@ def glueray_describe_value(value: object, explicit: bool) -> dict[str, object]:
                 shown[kind] = base64.b64encode(drawn).decode() if isinstance(drawn, bytes) else drawn
         found["shown"] = shown
     return found
+
+
+def glueray_print_value(tag: str, value: object, explicit: bool) -> None:
+    """Print a value's forms as one line of JSON after a tag."""
+    import json
+
+    print("\n" + tag + json.dumps(glueray_describe_value(value, explicit)))

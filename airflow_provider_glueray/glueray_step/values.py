@@ -1,8 +1,8 @@
-"""Values on their way to a cluster and back: JSON for what is small, Parquet for what is a table. Never pickle.
+"""Serialise values for a cluster and back: small values as JSON, tables as Parquet. Never pickle.
 
-Used on both sides, so it runs on Python 3.9 with the standard library; pandas, pyarrow, Ray and Modin are imported
-only when a value of theirs is met. A document is JSON. What JSON has no form for is written as
-``{"__glueray__": kind, …}``; a table is such a mark with the place of its Parquet file, which is called a reference.
+Both sides use it, so it runs on Python 3.9 with the standard library; pandas, pyarrow, Ray and Modin are imported only
+when a value of theirs is met. A document is JSON. A value that JSON cannot express is written as an object
+``{"__glueray__": kind, …}``; for a table, this object has the URI of its Parquet file and is called a reference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Protocol
 
-#: The key that tells a mark from a mapping of the user's.
+#: The key that tells such an object from a mapping of the user's.
 KIND = "__glueray__"
 #: Values that are kept as Parquet, by the package and the class they come from.
 TABLES = {
@@ -49,14 +49,14 @@ class Folder(Protocol):
 
 
 class NotSerializableError(TypeError):
-    """A value has no form to travel in; the text names it and its type."""
+    """A value cannot be serialised; the text names it and its type."""
 
 
 def encode(value: Any, where: str, folder: Folder) -> Any:
     """Return a document for a value; tables in it are written to the folder.
 
     :param where: names the value in errors, such as ``argument 'rows'``.
-    :raises CannotTravel: names the part that cannot travel, and its type.
+    :raises NotSerializableError: names the part that cannot be serialised, and its type.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -88,8 +88,8 @@ def encode(value: Any, where: str, folder: Folder) -> Any:
         # Such as Airflow's view of what mapped tasks have returned, which fetches each as it is asked for.
         return encode(list(value), where, folder)
     raise NotSerializableError(
-        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel: pass JSON values, "
-        "dates, paths, or a table (pandas, pyarrow, Modin, Ray Dataset)"
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be serialised: pass JSON "
+        "values, dates, paths, or a table (pandas, pyarrow, Modin, Ray Dataset)"
     )
 
 

@@ -1,56 +1,17 @@
-"""The registry: one row per backend says which hook knows its runs.
+"""The registry: from a connection to a backend, and from a backend to its hook.
 
-Floor 3, although it names the hooks of floor 2: it imports one only when it is asked for.
+Its rows are ``core.runs.BACKENDS``. A hook is imported when it is asked for: the dag processor imports this module in
+every parse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.runs import (
-    GLUE_JOB,
-    GLUE_SESSION,
-    GLUE_STATEMENT,
-    KUBERAY_CLUSTER,
-    KUBERAY_JOB,
-    RAY_JOB,
-)
-
-
-class Backend(NamedTuple):
-    """What the package knows of a backend besides its hook.
-
-    :param hook: the class path of the hook.
-    :param conn_arg: the argument of the hook that takes the connection's id.
-    :param conn_type: the type of the connections that lead jobs there; empty for what is no job.
-    :param override: what it reads in ``overrides``.
-    :param has_client: whether its hook takes ``region_name``, ``verify`` and ``config``, as boto3's do.
-    """
-
-    hook: str
-    conn_arg: str = "conn_id"
-    conn_type: str = ""
-    override: str = ""
-    has_client: bool = False
-
-
-def _of_glue(hook: str, **kwargs: str) -> Backend:
-    return Backend(f"airflow_provider_glueray.hooks.{hook}", "aws_conn_id", has_client=True, **kwargs)
-
-
-BACKENDS: dict[str, Backend] = {
-    GLUE_JOB: _of_glue("glue.jobs.GlueRayJobHook", conn_type="aws", override="glue"),
-    GLUE_SESSION: _of_glue("glue.sessions.GlueRaySessionHook"),
-    GLUE_STATEMENT: _of_glue("glue.sessions.GlueRaySessionHook"),
-    RAY_JOB: Backend("airflow_provider_glueray.hooks.ray.jobs.RayJobsHook", "ray_conn_id", "ray", "ray"),
-    KUBERAY_JOB: Backend(
-        "airflow_provider_glueray.hooks.kuberay.jobs.KubeRayHook", conn_type="kubernetes", override="kuberay"
-    ),
-    KUBERAY_CLUSTER: Backend("airflow_provider_glueray.hooks.kuberay.clusters.KubeRayClusterHook"),
-}
+from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB
 
 
 def backend_for_connection(conn_id: str | None) -> str:
@@ -84,7 +45,7 @@ def hook_kwargs(
     verify: bool | str | None,
     config: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the arguments of a backend's hook; the same ones build it in a worker and travel into the trigger."""
+    """Return the arguments of a backend's hook; the same ones build it in a worker and in the triggerer."""
     row = BACKENDS[backend]
     client = {"region_name": region_name, "verify": verify, "config": config} if row.has_client else {}
     return {row.conn_arg: conn_id, **{key: value for key, value in client.items() if value is not None}}
@@ -99,3 +60,17 @@ def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
 def poll_key(backend: str) -> str:
     """Return what the runs of two backends have in common when one poll can answer for both: their hook."""
     return BACKENDS[backend].hook
+
+
+if TYPE_CHECKING:
+    # A type checker sees here that each hook is what its operators expect.
+    from airflow_provider_glueray.core.backend import ClusterBackend, JobBackend, SessionBackend
+    from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
+    from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
+    from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook
+    from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook
+
+    JOB_BACKENDS: tuple[type[JobBackend], ...] = (GlueRayJobHook, RayJobsHook, KubeRayHook)
+    SESSION_BACKENDS: tuple[type[SessionBackend], ...] = (GlueRaySessionHook,)
+    CLUSTER_BACKENDS: tuple[type[ClusterBackend], ...] = (KubeRayClusterHook,)

@@ -1,6 +1,6 @@
 """What a deployment says under ``[glueray]`` in Airflow's configuration.
 
-Floor 2: Airflow's configuration, and no service.
+Airflow's configuration, and no service.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Buttons in the Airflow UI that lead to a run.
 
-Floor 3. The UI reads a link from an XCom that Airflow writes only when the task ends. The operator pushes the
+The UI reads a link from an XCom that Airflow writes only when the task ends. The operator pushes the
 same XCom right after the start, so the button is there while the run is running.
 """
 

@@ -1,6 +1,6 @@
 """A notebook on its way through a session: parameters in, outputs in, text out.
 
-Floor 0 in spirit: text in, text out, no other I/O and no clock; nbformat, the reference reader of the format, is
+Text in, text out, no other I/O and no clock; nbformat, the reference reader of the format, is
 imported where it is needed. Parameters, tags and metadata follow papermill, so that its readers understand the result.
 """
 
@@ -14,7 +14,7 @@ from copy import deepcopy
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_glueray.core.errors import ScriptError, SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.notebooks import magics
 
 if TYPE_CHECKING:
@@ -49,30 +49,30 @@ def read(text: str, name: str) -> NotebookNode:
     """Read a notebook of format 4, and bring it up to 4.5 in memory.
 
     :param name: names the notebook in errors.
-    :raises ScriptError: it is not JSON, of another format, or not what the format's schema allows.
+    :raises SourceFileError: it is not JSON, of another format, or not what the format's schema allows.
     """
     import nbformat
 
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ScriptError(f"{name} is no notebook: it is not JSON ({error})") from error
+        raise SourceFileError(f"{name} is no notebook: it is not JSON ({error})") from error
     if not isinstance(raw, dict) or "nbformat" not in raw:
-        raise ScriptError(f"{name} is no notebook: it is JSON without 'nbformat'")
+        raise SourceFileError(f"{name} is no notebook: it is JSON without 'nbformat'")
     if raw["nbformat"] != 4:
-        raise ScriptError(
+        raise SourceFileError(
             f"{name} has notebook format {raw['nbformat']!r}, and only 4 can be run; "
             "open and save it in a current Jupyter"
         )
     cells, minor = raw.get("cells"), raw.get("nbformat_minor")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells) or type(minor) is not int:
-        raise ScriptError(f"{name} is no valid notebook: it needs a list of cells and a number nbformat_minor")
+        raise SourceFileError(f"{name} is no valid notebook: it needs a list of cells and a number nbformat_minor")
     try:
         if minor >= 5:  # below, the schema allows no ids
             _give_ids(cells)
         nbformat.validate(raw)
     except (nbformat.ValidationError, TypeError) as error:
-        raise ScriptError(f"{name} is no valid notebook: {str(error).strip().partition(chr(10))[0]}") from error
+        raise SourceFileError(f"{name} is no valid notebook: {str(error).strip().partition(chr(10))[0]}") from error
     _give_ids(cells)
     raw["nbformat_minor"] = max(minor, 5)
     return nbformat.reads(json.dumps(raw), as_version=4)  # type: ignore[no-untyped-call, no-any-return]
@@ -81,7 +81,7 @@ def read(text: str, name: str) -> NotebookNode:
 def with_parameters(notebook: NotebookNode, parameters: Mapping[str, Any]) -> NotebookNode:
     """Return a copy whose cell ``injected-parameters`` assigns the parameters, as papermill does it.
 
-    It takes the place of one that is there already; else it stands behind the cell tagged ``parameters``; else above
+    It replaces one that is there already; else it stands behind the cell tagged ``parameters``; else above
     the first cell with code. Without parameters nothing is changed.
 
     :raises SpecError: a name is no name in Python, or a value cannot be written down in Python.
@@ -127,7 +127,7 @@ def cleared(notebook: NotebookNode) -> NotebookNode:
 def cells(notebook: NotebookNode) -> tuple[dict[str, Any], list[Cell]]:
     """Return what the magics set (see :func:`magics.settings`), and all code cells.
 
-    :raises SpecError: with every magic that has no place in a Ray session, comes too late, or contradicts another.
+    :raises SpecError: with every magic that means nothing in a Ray session, comes too late, or contradicts another.
     """
     found: list[magics.Magic] = []
     coded: list[Cell] = []
@@ -141,7 +141,7 @@ def cells(notebook: NotebookNode) -> tuple[dict[str, Any], list[Cell]]:
 
 
 def record(notebook: NotebookNode, cell: Cell, output: StatementOutput, status: str, *, whole_name: str) -> str | None:
-    """Write down, in place, how a cell stands and what came of it.
+    """Record, in place, the status and the output of a cell.
 
     :param status: "pending", "running", "completed" or "failed".
     :param whole_name: the file beside the notebook that gets the whole text when too much was printed to keep.
@@ -180,9 +180,9 @@ def finish(
     ended: float | None,
     exception: bool,
 ) -> None:
-    """Write down, in place, how the run of the whole notebook goes or went.
+    """Record, in place, the status of the whole notebook's run.
 
-    On a failure, a cell that was running has failed, and a line on top leads to the cell that failed. So the places
+    On a failure, a cell that was running has failed, and a line on top leads to the cell that failed. So the indexes
     of :class:`Cell` no longer hold.
 
     :param started, ended: epoch seconds; None while it goes on.

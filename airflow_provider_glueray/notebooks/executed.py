@@ -1,6 +1,6 @@
 """The notebook that a task runs: what there is to run, what has come of it, and where that is written.
 
-Floor 3. It starts nothing and waits for nothing; it is given what the cells have said.
+It starts nothing and waits for nothing; its callers give it the outputs of the cells.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class ExecutedNotebook:
 
     :param text: the notebook, as JSON.
     :param name: of the notebook, in errors and in its metadata.
-    :param place: where the executed notebook is written.
-    :param write: writes a text to a place.
+    :param output_path: where the executed notebook is written.
+    :param write: writes a text to a path.
     :ivar cells: all code cells.
     :ivar settings: what its magics set; see :func:`magics.settings`.
-    :raises ScriptError, SpecError: it cannot be run as it is, wholly or in part.
+    :raises SourceFileError, SpecError: it cannot be run as it is, wholly or in part.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The magics of the old Glue Jupyter kernel, read as the settings of a session.
 
-Floor 0: standard library only, no I/O. The kernel obeyed the magics at the top of a cell and sent what was left to the
+Standard library only, no I/O. The kernel obeyed the magics at the top of a cell and sent what was left to the
 session, which the first code had started (kernel 1.0.5). Here all magics are read before there is a session.
 """
 
@@ -79,7 +79,7 @@ class Magic(NamedTuple):
     late: bool = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Say where it stands and what it is."""
         return f"cell {self.cell}, line {self.line}, {self.written[:80]!r}"
 
@@ -106,27 +106,27 @@ def split(source: str, cell: int) -> tuple[list[Magic], str]:
 def settings(magics: Sequence[Magic]) -> dict[str, Any]:
     """Return what the magics of a notebook set: one flat mapping, with only what was given.
 
-    ``number_of_workers``, ``min_workers``, ``idle_timeout``, ``timeout`` (minutes) and ``object_store_memory_…`` are
-    ints; ``role``, ``region_name``, ``worker_type``, ``glue_version``, ``session_id_prefix``, ``working_dir`` texts;
-    ``pip``, ``py_modules`` lists; ``tags``, ``arguments`` map texts to texts; ``object_spilling_config``,
-    ``logging_configuration``: see the spec.
+    ``number_of_workers``, ``min_workers`` and ``object_store_memory_…`` are ints, ``idle_timeout`` and
+    ``session_timeout`` seconds; ``role``, ``region_name``, ``worker_type``, ``glue_version``, ``session_id_prefix`` and
+    ``working_dir`` texts; ``pip``, ``py_modules`` lists; ``tags``, ``arguments`` map texts to texts;
+    ``object_spilling_config``, ``logging_configuration``: see the spec.
 
-    :raises SpecError: with every magic that has no place in a Ray session, comes too late, or contradicts another.
+    :raises SpecError: with every magic that means nothing in a Ray session, comes too late, or contradicts another.
     """
     given: dict[tuple[str, str | None], tuple[Any, Magic]] = {}
     problems: list[str] = []
     for magic in magics:
         for name, key, value in _read(magic, problems):
-            said = f"{name} {key!r}" if key is not None else name
+            shown = f"{name} {key!r}" if key is not None else name
             if (name, key) not in given:
                 if magic.late:
-                    problems.append(f"{magic.place}: {said} {_LATE}")
+                    problems.append(f"{magic.location}: {shown} {_LATE}")
                 else:
                     given[name, key] = value, magic
             elif given[name, key][0] != value:
                 before, first = given[name, key]
                 problems.append(
-                    f"{magic.place}: {said} is {value!r} here, and {before!r} in {first.place}; take one of them out"
+                    f"{magic.location}: {shown} is {value!r} here, and {before!r} in {first.location}; take one out"
                 )
     if problems:
         raise SpecError(problems)
@@ -174,14 +174,14 @@ def _read(magic: Magic, problems: list[str]) -> Iterator[tuple[str, str | None, 
     try:
         words = _words(magic)
     except ValueError as error:
-        problems.append(f"{magic.place}: {error}")
+        problems.append(f"{magic.location}: {error}")
         return
     for word, raw in words.items():
         try:
             name, value = _setting(word, raw)
         except ValueError as error:
-            place = f"{magic.place}, key {word!r}" if magic.name == "%%configure" else magic.place
-            problems.append(f"{place}: {error}")
+            location = f"{magic.location}, key {word!r}" if magic.name == "%%configure" else magic.location
+            problems.append(f"{location}: {error}")
             continue
         parts = value.items() if name in ("tags", "arguments") else ((None, value),)
         yield from ((name, key, part) for key, part in parts)
@@ -247,6 +247,11 @@ def _whole(raw: Any) -> int:
     return value
 
 
+def _minutes(raw: Any) -> int:
+    """Read minutes, in which the kernel counts; return seconds, in which everything else does."""
+    return _whole(raw) * 60
+
+
 def _list(raw: Any) -> list[str]:
     """Read a list, or the text of one: as in `a,b`, `"a","b"` and `[a, b]`."""
     if not isinstance(raw, (list, tuple)):
@@ -282,8 +287,8 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "min_workers": ("min_workers", _whole),
     "auto_scaling_ray_min_workers": ("min_workers", _whole),
     "worker_type": ("worker_type", _text),
-    "idle_timeout": ("idle_timeout", _whole),
-    "timeout": ("timeout", _whole),
+    "idle_timeout": ("idle_timeout", _minutes),
+    "timeout": ("session_timeout", _minutes),
     "glue_version": ("glue_version", _text),
     "object_memory_head": ("object_store_memory_head", _whole),
     "object_store_memory_head": ("object_store_memory_head", _whole),

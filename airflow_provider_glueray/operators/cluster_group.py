@@ -1,7 +1,4 @@
-"""A shared cluster for a few steps in one line: it is made before them and is gone after them.
-
-Floor 3.
-"""
+"""A shared cluster for a few steps in one line: it is made before them and is gone after them."""
 
 from __future__ import annotations
 
@@ -12,50 +9,31 @@ from typing import Any
 
 from airflow.sdk import TaskGroup
 
+from airflow_provider_glueray.operators._group import GroupTasks, shared_parameters
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
-from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
+from airflow_provider_glueray.task.operator import GlueRayEndOperator
 
-#: What all tasks of a cluster have in common: how to reach it and how to wait for it.
-_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_interval")
 #: The cluster's size is also that of a run which gets a cluster of its own, on AWS Glue.
 _SIZE = ("number_of_workers", "min_workers")
 
 
-class ClusterTasks:
-    """The tasks around one cluster.
+class ClusterTasks(GroupTasks):
+    """The tasks around one cluster; ``@task.glue_ray(cluster=cluster.id, …)`` runs a function in it.
 
-    :ivar group: the task group, for dependencies: ``before >> cluster.group >> after``.
     :ivar create, delete: its setup and its teardown.
     """
 
-    def __init__(
-        self,
-        group: TaskGroup,
-        create: GlueRayCreateClusterOperator,
-        delete: GlueRayDeleteClusterOperator,
-        shared: dict[str, Any],
-    ) -> None:
-        self.group, self.create, self.delete = group, create, delete
-        self._shared = shared
+    parameter = "cluster"
 
     @property
-    def id(self) -> Any:
-        """The cluster's id, known when the setup has run: give it to whatever else shall use the cluster.
-
-        ``@task.glue_ray(cluster=cluster.id, …)`` runs a function in it.
-        """
-        return self.create.output
+    def delete(self) -> GlueRayEndOperator:
+        """The teardown."""
+        return self.end
 
     def script(self, task_id: str, script: str | PurePath, **kwargs: Any) -> GlueRayJobOperator:
         """Add a script that runs in this cluster. Parameters: see :class:`GlueRayJobOperator`."""
-        given = {"cluster": self.id, **self._shared, **kwargs}
-        return GlueRayJobOperator(task_id=task_id, script=str(script), **given)
-
-    def notebook(self, task_id: str, notebook: str | PurePath, **kwargs: Any) -> GlueRayNotebookOperator:
-        """Add a notebook that runs in this cluster. Parameters: see :class:`GlueRayNotebookOperator`."""
-        given = {"cluster": self.id, **self._shared, **kwargs}
-        return GlueRayNotebookOperator(task_id=task_id, notebook=notebook, **given)
+        return GlueRayJobOperator(task_id=task_id, script=str(script), **self._parameters(kwargs))
 
 
 @contextmanager
@@ -80,7 +58,7 @@ def glue_ray_cluster(
 
     Further parameters: those of :class:`GlueRayCreateClusterOperator`; ``conn_id`` and how to wait hold for all tasks.
     """
-    shared = {name: kwargs[name] for name in _SHARED if name in kwargs}
+    shared = shared_parameters(kwargs)
     of_runs = {name: kwargs[name] for name in _SIZE if name in kwargs}
     of_runs |= {name: value for name, value in (("role", role), ("staging_uri", staging_uri)) if value is not None}
     with TaskGroup(group_id) as group:

@@ -1,12 +1,11 @@
 """Run one Ray script as a step of a DAG.
 
-Floor 3. Only what is run is said here; how a run lives is the same for all operators (``task/operator.py``).
+The operator says what runs; the life of a run is the same for all operators (``task/``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -14,26 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.core.backend import Prepared
+from airflow_provider_glueray.core.backend import JobBackend, Prepared
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
-from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef
-from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RayJobSpec, Workers
+from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB, Outcome, RunRef
+from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, STEP_FOLDER, RayJobSpec, SourceFile, Workers
 from airflow_provider_glueray.core.validation import check_fields, items_of
-from airflow_provider_glueray.hooks.registry import BACKENDS, backend_for_connection
-from airflow_provider_glueray.hooks.settings import default_conn_id
+from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.assets import lineage_of, note_reports
+from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
 from airflow_provider_glueray.task.outcome import finish
-from airflow_provider_glueray.task.record import RunRecord
-from airflow_provider_glueray.task.submission import Start
+from airflow_provider_glueray.task.record import RunRecord, owner_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-#: What a script may import to report, and what a function's script imports.
-STEP = Path(__file__).parent.parent / "glueray_step"
 _WORKER_FIELDS = tuple(field.name for field in fields(Workers))
 #: The job's name and description are made by the operator; the versions are those of the only runtime.
 _SPEC_FIELDS = tuple(
@@ -112,12 +108,13 @@ class GlueRayJobOperator(GlueRayRunOperator):
         "conn_id",
         "region_name",
     )
-    template_fields_renderers = {
+    template_fields_renderers = {  # noqa: RUF012
         "arguments": "json",
         "tags": "json",
         "overrides": "json",
         "object_spilling_config": "json",
     }
+    hook: JobBackend
     _ended: Outcome | None = None
 
     def __init__(
@@ -145,11 +142,10 @@ class GlueRayJobOperator(GlueRayRunOperator):
         tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
-        conn_id: str | None = default_conn_id(),
         log_sources: Sequence[str] = (SCRIPT,),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, **kwargs)
+        super().__init__(**kwargs)
         self.script = str(script)
         self.role = role
         self.staging_uri = staging_uri
@@ -189,35 +185,35 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     def _prepare(self, context: Context) -> Start:
         prepared = self._prepare_job(context)
-        return lambda client_token: prepared.start(client_token, self.call_arguments(client_token))
+        return lambda client_token: prepared.start(client_token, self._call_arguments(client_token))
 
     def _prepare_job(self, context: Context) -> Prepared:
         """Upload what is local and define the job, so that a run can be started."""
-        with self.spec(context) as spec:
-            strange = sorted(set(spec.overrides) - {BACKENDS[self.backend].override})
-            if strange:
-                self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
-            if idle := self.ineffective_settings():
-                self.log.info("Runs by %s; no effect: %s", self.backend, ", ".join(idle))
-            prepared: Prepared = self.hook.prepare(spec, self.staging_uri, self.run_timeout)
+        spec = self._spec(context)
+        strange = sorted(set(spec.overrides) - {BACKENDS[self.backend].override_key})
+        if strange:
+            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        if idle := self._ineffective_settings():
+            self.log.info("Runs by %s; no effect: %s", self.backend, ", ".join(idle))
+        prepared = self.hook.prepare(spec, self.staging_uri, self.run_timeout)
         if self.backend == GLUE_JOB and self.check_requirements and prepared.is_new:
             self._warn_of_requirements(spec)
         return prepared
 
-    def call_arguments(self, client_token: str) -> Mapping[str, str]:
-        """Return the arguments that a run with this mark adds to those of the spec."""
+    def _call_arguments(self, client_token: str) -> Mapping[str, str]:
+        """Return the arguments that a run with this client token adds to those of the spec."""
         return {}
 
     def _needs_step(self) -> bool:
         """Tell whether the script may want to report what it has written: then ``glueray_step`` is sent along."""
         return bool(self.outlets)
 
-    def _wait_or_defer(self, record: RunRecord, ref: RunRef, context: Context) -> str:
+    def _wait_or_defer(self, record: RunRecord, ref: RunRef, context: Context) -> Any:
         if not self.wait_for_completion:
             return ref.id
         if self.backend == GLUE_JOB and not self.deferrable and SCRIPT in self.log_sources:
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
-        return super()._wait_or_defer(record, ref, context)  # type: ignore[no-any-return]
+        return super()._wait_or_defer(record, ref, context)
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
         return self._finish_job(outcome, context)
@@ -257,9 +253,8 @@ class GlueRayJobOperator(GlueRayRunOperator):
         given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS)}
         return given | ({"name": self.job_name} if self.job_name else {})
 
-    @contextmanager
-    def spec(self, context: Context) -> Iterator[RayJobSpec]:
-        """Build the spec from the rendered fields; say in it whose run this is.
+    def _spec(self, context: Context) -> RayJobSpec:
+        """Build the spec from the rendered fields; say in it which task runs it.
 
         :param context: of its members ``ti`` is read.
         :raises SpecError: a value breaks a rule.
@@ -268,20 +263,23 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
         ti = context["ti"]
         file = self._relative_to_dag(self.requirements) if self.requirements else None
-        step = [str(STEP)] if self._needs_step() else []
+        step = [STEP_FOLDER] if self._needs_step() else []
         given = self._spec_fields()
         workers = Workers(**{name: given.pop(name) for name in _WORKER_FIELDS})
-        whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id}
         given |= {
             "name": self._job_name(),
-            "script": self._relative_to_dag(self.script),
+            "script": self._script(),
             "pip": resolve_requirements(self.pip, file, RayJobSpec.python_version),
             "py_modules": [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)] + step,
             "working_dir": self._relative_to_dag(self.working_dir) if self.working_dir else None,
-            "tags": {**whose, **self.tags},
-            "arguments": {**whose, "airflow_run_id": ti.run_id, **self.arguments},
+            "tags": {**owner_of(ti), **self.tags},
+            "arguments": {**owner_of(ti), "airflow_run_id": ti.run_id, **self.arguments},
         }
-        yield RayJobSpec(workers=workers, **given)
+        return RayJobSpec(workers=workers, **given)
+
+    def _script(self) -> str | SourceFile:
+        """Return what runs: the path of a script, or its text."""
+        return self._relative_to_dag(self.script)
 
     def _warn_of_requirements(self, spec: RayJobSpec) -> None:
         """Say what is wrong with the requirements as far as it can be known before a cluster is paid for."""

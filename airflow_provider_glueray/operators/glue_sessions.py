@@ -1,6 +1,6 @@
 """Create a session, run statements in it, stop it: one Ray cluster for several steps of a DAG.
 
-Floor 3. How a run lives is the same as for jobs (``task/operator.py``): the start of a session is a run, and so
+How a run lives is the same as for jobs (``task/operator.py``): the start of a session is a run, and so
 is a statement.
 """
 
@@ -13,25 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.drivers import run_sync
-from airflow_provider_glueray.core.errors import SessionEnded, StopError, failure_of
-from airflow_provider_glueray.core.follow import FollowPolicy, follow
+from airflow_provider_glueray.core.backend import SessionBackend
+from airflow_provider_glueray.core.errors import SessionEnded, StopError
 from airflow_provider_glueray.core.runs import (
     GLUE_SESSION,
     GLUE_STATEMENT,
     Outcome,
     RunRef,
 )
-from airflow_provider_glueray.core.spec import IDLE_MINUTES, SESSION_MINUTES, RaySessionSpec, Workers
+from airflow_provider_glueray.core.spec import IDLE_TIMEOUT, SESSION_TIMEOUT, RaySessionSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields, items_of
 from airflow_provider_glueray.hooks.glue.requests import replacement_session_id, session_id_for
 from airflow_provider_glueray.hooks.glue.statements import prepare
-from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
-from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links, push_usage
+from airflow_provider_glueray.task.life import Start
+from airflow_provider_glueray.task.operator import (
+    GlueRayEndOperator,
+    GlueRayRunOperator,
+    GlueRayStartOperator,
+    is_unrendered,
+)
+from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord, new_client_token
 from airflow_provider_glueray.task.sessions import finish_statement, session_capacity, session_spec
-from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,7 +48,7 @@ _SPEC_FIELDS = tuple(
 )
 
 
-class GlueRayCreateSessionOperator(GlueRayRunOperator):
+class GlueRayCreateSessionOperator(GlueRayStartOperator):
     """Create a session and wait until it is READY. Returns its id.
 
     Use it as a setup task with :class:`GlueRayStopSessionOperator` as its teardown, or both at once through
@@ -55,10 +58,9 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
     :param role: name or ARN of the IAM role the session assumes. (templated)
     :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
     :param min_workers: the fewest workers. (templated)
-    :param idle_timeout: the session ends by itself when it has run nothing for so long: minutes, or a timedelta.
-        Default: 30 minutes. (templated)
-    :param session_timeout: the session ends in any case after so long: minutes, or a timedelta. Default: 48 hours.
-        (templated)
+    :param idle_timeout: the session ends by itself when it has run nothing for so long: a timedelta, or seconds; the
+        service counts whole minutes. Default: 30 minutes. (templated)
+    :param session_timeout: the session ends in any case after so long, likewise. Default: 48 hours. (templated)
     :param pip: requirements, with one bound each. (templated)
     :param py_modules: for the import path: local folders, ``.py`` files or archives, or archives in S3. (templated)
     :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
@@ -76,6 +78,7 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
+    hook: SessionBackend
     backend = GLUE_SESSION
     template_fields: Sequence[str] = (
         *_WORKER_FIELDS,
@@ -94,8 +97,8 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
         number_of_workers: int | str = 2,
         min_workers: int | str | None = None,
         worker_type: str = "Z.2X",
-        idle_timeout: timedelta | int | str = IDLE_MINUTES,
-        session_timeout: timedelta | int | str = SESSION_MINUTES,
+        idle_timeout: timedelta | float | str = IDLE_TIMEOUT,
+        session_timeout: timedelta | float | str = SESSION_TIMEOUT,
         pip: Sequence[str] | str = (),
         py_modules: Sequence[str] | str = (),
         working_dir: str | None = None,
@@ -151,14 +154,6 @@ class GlueRayCreateSessionOperator(GlueRayRunOperator):
             },
         )
 
-    def _finish(self, outcome: Outcome, context: Context) -> str:
-        ref = outcome.snapshot.ref
-        failure = failure_of(outcome, self.hook.url(ref))
-        if failure is not None:
-            raise failure
-        self.log.info("%s is READY", ref.title)
-        return ref.id
-
     def _required_capacity(self) -> str:
         return session_capacity(self.number_of_workers)
 
@@ -174,26 +169,29 @@ class GlueRayStatementOperator(GlueRayRunOperator):
     :param session_id: the session, usually ``create.output``. (templated)
     :param code: Python 3.9 code, or the path of a ``.py`` file beside the DAG, whose text is then templated too.
         (templated)
-    :param recreate: if the session has timed out, make it again once, with the same settings. What earlier
+    :param recreate_on_timeout: if the session has timed out, make it again once, with the same settings. What earlier
         statements left in it is gone, so this is for statements that stand alone.
     :param run_timeout: how long the statement may take; then it is cancelled. Default: 48 hours.
 
     Further parameters: see :class:`GlueRayRunOperator`.
 
-    :raises SpecError, ScriptError: while the DAG is parsed, for code that is not a template and is no Python.
+    :raises SpecError, SourceFileError: while the DAG is parsed, for code that is not a template and is no Python.
     """
 
+    hook: SessionBackend
     backend = GLUE_STATEMENT
     template_fields: Sequence[str] = ("session_id", "code", "conn_id", "region_name")
     template_ext: Sequence[str] = (".py",)
     template_fields_renderers = {"code": "python"}  # noqa: RUF012
     ui_color = "#e8daef"
 
-    def __init__(self, *, session_id: str | XComArg, code: str, recreate: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, session_id: str | XComArg, code: str, recreate_on_timeout: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.session_id = session_id
         self.code = code
-        self.recreate = recreate
+        self.recreate_on_timeout = recreate_on_timeout
         if not is_unrendered(code) and not code.endswith(".py"):
             prepare(code, new_client_token(), f"The code of {self.task_id}")
 
@@ -208,17 +206,17 @@ class GlueRayStatementOperator(GlueRayRunOperator):
             sent = prepare(self.code, client_token, f"The code of {self.task_id}")
             session_id = self._usable_session()
             if session_id != self.session_id and (found := self.hook.find_runs(session_id, client_token)):
-                return found[0].ref  # type: ignore[no-any-return]
-            return self.hook.run_statement(session_id, sent, client_token)  # type: ignore[no-any-return]
+                return found[0].ref
+            return self.hook.run_statement(session_id, sent, client_token)
 
         return start
 
     def _usable_session(self) -> str:
-        """Return the session to use: the one that was given, or its successor if that is wanted and needed."""
-        session = self.hook.session(self.session_id) if self.recreate else None
+        """Return the session to use: the one given, or its replacement if that is wanted and needed."""
+        session = self.hook.session(str(self.session_id)) if self.recreate_on_timeout else None
         if session is None or session["Status"] != "TIMEOUT":
             return str(self.session_id)
-        ref = self.hook.recreate(self.session_id)
+        ref = self.hook.recreate(str(self.session_id))
         self.log.warning("Session %s has timed out; using %s, where nothing is left of it", self.session_id, ref.id)
         return str(ref.id)
 
@@ -230,22 +228,22 @@ class GlueRayStatementOperator(GlueRayRunOperator):
         return "A session runs one statement at a time, and those before this one did not end in time"
 
 
-class GlueRayStopSessionOperator(GlueRayRunOperator):
+class GlueRayStopSessionOperator(GlueRayEndOperator):
     """Stop a session and wait until it is over. A session that is over, or was never made, is no error.
 
-    Also stops the successor that ``recreate`` may have made. Pushes ``glueray_usage``: seconds, workers, M-DPU hours
-    and the estimated cost. Returns the session's last state.
+    Also stops the successor that ``recreate_on_timeout`` may have made. Pushes ``glueray_usage``: seconds, workers,
+    M-DPU hours and the estimated cost. Returns the session's last state.
 
     :param session_id: the session, usually ``create.output``. (templated)
-    :param delete: also delete the session, and with it all that its statements have said.
+    :param delete: also delete the session, and with it the outputs of its statements.
     :param run_timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
 
     Further parameters: see :class:`GlueRayRunOperator`.
     """
 
+    hook: SessionBackend
     backend = GLUE_SESSION
     template_fields: Sequence[str] = ("session_id", "conn_id", "region_name")
-    ui_color = "#fadbd8"
 
     def __init__(
         self,
@@ -259,28 +257,11 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
         self.session_id = session_id
         self.delete = delete
 
-    def execute(self, context: Context) -> str | None:
-        """Ask for the stop, and wait until it is done."""
+    def _refs(self) -> tuple[RunRef, ...]:
         if not self.session_id:
-            self.log.info("There is no session to stop")
-            return None
-        with fail_without_retry():
-            names = str(self.session_id), replacement_session_id(str(self.session_id))
-            refs = [RunRef(GLUE_SESSION, name, name) for name in names]
-            self.hook.stop(*refs)
-            ref = refs[0]
-            publish_links(ref, self.hook, context, self.log)
-            snapshot = self.hook.describe([ref])[ref]
-            if snapshot.is_over:
-                return self._finish(Outcome(snapshot), context)
-            record = RunRecord.new(context, new_client_token(), ref.id, clock.now())
-            record.deadline = clock.now() + self.run_timeout if self.run_timeout else None
-            if self.deferrable:
-                self._defer(record, ref)
-            return self._finish(run_sync(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
-
-    def _policy(self, record: RunRecord) -> FollowPolicy:
-        return super()._policy(record)._replace(until_over=True)
+            return ()
+        names = str(self.session_id), replacement_session_id(str(self.session_id))
+        return tuple(RunRef(GLUE_SESSION, name, name) for name in names)
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
         snapshot = outcome.snapshot
@@ -291,6 +272,3 @@ class GlueRayStopSessionOperator(GlueRayRunOperator):
             for name in (snapshot.ref.id, replacement_session_id(snapshot.ref.id)):
                 self.hook.delete(name)
         return snapshot.raw_state
-
-    def on_kill(self) -> None:
-        """Do nothing: the stop has been asked for."""

@@ -1,6 +1,6 @@
 """Run a notebook as a task, and write the executed notebook back: in a session of AWS Glue, or as one Ray job.
 
-Floor 3. Where the connection leads decides which; this is what both have in common.
+Where the connection leads decides which; this is what both have in common.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from airflow.sdk import XComArg
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
-from airflow_provider_glueray.core.runs import GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
 from airflow_provider_glueray.core.validation import check_fields, items_of
-from airflow_provider_glueray.hooks.registry import BACKENDS, backend_for_connection
-from airflow_provider_glueray.hooks.settings import default_conn_id
+from airflow_provider_glueray.hooks.registry import backend_for_connection
+from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
 from airflow_provider_glueray.task.outcome import fail_without_retry
 from airflow_provider_glueray.task.record import SESSION_KEY, STORE_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import session_capacity
-from airflow_provider_glueray.task.submission import Start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
     from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
     from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner
+    from airflow_provider_glueray.notebooks.plan import NotebookPlan
 
 #: Settings of a session or a run that are words of the operator too.
 _OWN_SETTINGS = (
@@ -71,7 +71,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
     :param run_timeout: how long one cell may take, of a job all cells together; then it is stopped and the task fails.
         Default: 48 hours.
 
-    Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
+    Further parameters: see :class:`GlueRayRunOperator`.
 
     :raises StatementFailed: a cell raised an exception; the error names the cell and shows it.
     """
@@ -102,18 +102,17 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         role: str | None = None,
         number_of_workers: int | str | None = None,
         min_workers: int | str | None = None,
-        idle_timeout: timedelta | int | str | None = None,
-        session_timeout: timedelta | int | str | None = None,
+        idle_timeout: timedelta | float | str | None = None,
+        session_timeout: timedelta | float | str | None = None,
         pip: Sequence[str] | str | None = None,
         py_modules: Sequence[str] | str | None = None,
         working_dir: str | None = None,
         tags: Mapping[str, str] | None = None,
         staging_uri: str | None = None,
         overrides: Mapping[str, Any] | None = None,
-        conn_id: str | None = default_conn_id(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, **kwargs)
+        super().__init__(**kwargs)
         self.notebook = str(notebook)
         self.output_notebook = str(output_notebook)
         self.parameters = dict(parameters or {})
@@ -139,19 +138,19 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         backend = backend_for_connection(self.conn_id)
         return GLUE_STATEMENT if backend == GLUE_JOB else backend
 
-    # -- what it says of itself -------------------------------------------------------------------------------
+    # -- the notebook -----------------------------------------------------------------------------------------
 
-    def read(self) -> ExecutedNotebook:
+    def _read(self) -> ExecutedNotebook:
         """Read the notebook, and see that it can be run before anything is started."""
         storage = self.hook.storage
-        notebook = self.parse(storage.read_text(self._relative_to_dag(self.notebook)), storage.write_text)
+        notebook = self._parse(storage.read_text(self._relative_to_dag(self.notebook)), storage.write_text)
         if self._is_in_session and self.region_name is None and "region_name" in notebook.settings:
             self.region_name = notebook.settings["region_name"]
             del self.hook
         return notebook
 
-    def parse(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
-        """Return the notebook of a text with our parameters; ``write`` writes a text to a place."""
+    def _parse(self, text: str, write: Callable[[str, str], None]) -> ExecutedNotebook:
+        """Return the notebook of a text with the task's parameters; ``write`` writes a text to a path."""
         from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
 
         return ExecutedNotebook(
@@ -162,19 +161,28 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             write=write,
         )
 
-    def settings(self, notebook: ExecutedNotebook) -> dict[str, Any]:
-        """Return what the magics say, and the operator's own words, which win."""
+    def _plan(self, notebook: ExecutedNotebook) -> NotebookPlan:
+        """Return where and how the notebook runs; the task's own settings win over those of its magics."""
+        from airflow_provider_glueray.notebooks.plan import NotebookPlan
+
         given = {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
         if "py_modules" in given:
             given["py_modules"] = [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)]
         if "working_dir" in given:
             given["working_dir"] = self._relative_to_dag(given["working_dir"])
-        said = dict(notebook.settings)
-        if "timeout" in said:  # the magic of that name is the session's
-            said["session_timeout"] = said.pop("timeout")
-        return {**said, **given}
+        return NotebookPlan(
+            notebook=notebook,
+            settings={**notebook.settings, **given},
+            job_name=f"{self.dag_id}-{self.task_id}",
+            staging_uri=self.staging_uri,
+            run_timeout=self.run_timeout,
+            session_id=self.session_id,  # type: ignore[arg-type]  # rendered by now
+            cluster=self.cluster,  # type: ignore[arg-type]
+            overrides=self.overrides,
+            ineffective=tuple(self._ineffective_settings()),
+        )
 
-    # -- the life of a notebook: as one job that of every run, in a session one of its own ----------------------
+    # -- its run: as one job like every other, in a session one for the session and one per cell -----------------
 
     def execute(self, context: Context) -> Any:
         """Run the notebook, or go on with it."""
@@ -183,40 +191,39 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         if not self._is_in_session:
             return super().execute(context)
         with fail_without_retry():
-            return self.in_session.go(context, None)
+            return self._in_session.go(context, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over from the trigger: the run, the session's start or a cell has ended."""
         if not self._is_in_session:
             return super().execute_complete(context, event)
         with fail_without_retry():
-            return self.in_session.go(context, Outcome.from_json(event))
+            return self._in_session.go(context, Outcome.from_json(event))
 
     def on_kill(self) -> None:
         """Stop the run, the notebook's own session, or the cell that runs in a session of others."""
-        if self._is_in_session:
-            self.in_session.kill()
-        else:
+        if not self._is_in_session:
             super().on_kill()
-
-    def _was_killed(self) -> bool:
-        return self.in_session.was_killed if self._is_in_session else super()._was_killed()
+        elif "_in_session" in self.__dict__:  # else nothing has been started
+            self._in_session.kill()
 
     def _current_run(self, context: Context) -> RunRef | None:
-        return self.in_session.current_run(context) if self._is_in_session else super()._current_run(context)
+        return self._in_session.current_run(context) if self._is_in_session else super()._current_run(context)
 
     def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
         with fail_without_retry():
-            return self.in_session.go(context, outcome) if self._is_in_session else self.as_job.finish(outcome, context)
+            if self._is_in_session:
+                return self._in_session.go(context, outcome)
+            return self._as_job.finish(outcome, context)
 
     def _name(self, client_token: str, context: Context) -> str:
-        return self.as_job.name
+        return f"{self.dag_id}-{self.task_id}"
 
     def _prepare(self, context: Context) -> Start:
-        return self.as_job.prepare(context)
+        return self._as_job.prepare(context)
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
-        return self.as_job.finish(outcome, context)
+        return self._as_job.finish(outcome, context)
 
     def _policy(self, record: RunRecord) -> FollowPolicy:
         policy = super()._policy(record)
@@ -231,30 +238,30 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         return self.backend == GLUE_STATEMENT
 
     @cached_property
-    def in_session(self) -> SessionNotebookRunner:
-        """The notebook's life where it runs in a session."""
+    def _in_session(self) -> SessionNotebookRunner:
         from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner
 
-        return SessionNotebookRunner(self)
+        plan = self._plan(self._read())
+        defer = self._defer if self.deferrable else None
+        return SessionNotebookRunner(plan, self.hook, self.log, self._make_life, defer)
 
     @cached_property
-    def as_job(self) -> JobNotebookRunner:
-        """The notebook's life where it is one job."""
+    def _as_job(self) -> JobNotebookRunner:
         from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
 
-        return JobNotebookRunner(self)
+        return JobNotebookRunner(self._plan(self._read()), self.hook, self.log)
 
     def _stop_run_of_other_mode(self, context: Context) -> None:
-        """Stop what an earlier try ran the other way: its connection led elsewhere."""
+        """Stop what an earlier try ran in the other mode: its connection led elsewhere."""
         key = STORE_KEY if self._is_in_session else SESSION_KEY
         record = RunRecord.load(context, key)
         if record is not None:
-            self._submission_for(self.backend, key, None).abandon(record)
+            self._make_life(self.backend, key, None).abandon(record)
             context["task_state_store"].set(key, {})
 
     def _check_target(self) -> None:
-        """Refuse a place to run in that the connection does not lead to."""
-        strange = sorted(set(self.overrides) - {BACKENDS[self.backend].override})
+        """Refuse a session or a cluster that the connection does not lead to."""
+        strange = sorted(set(self.overrides) - {BACKENDS[self.backend].override_key})
         if strange:
             self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
         problems = []

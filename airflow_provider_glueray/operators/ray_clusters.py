@@ -1,6 +1,6 @@
 """Create a cluster that runs share, and delete it: one Ray cluster on KubeRay for several steps of a DAG.
 
-Floor 3. The start of a cluster is a run, and lives like one (``task/operator.py``).
+The start of a cluster is a run, and lives like one (``task/operator.py``).
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.drivers import run_sync
-from airflow_provider_glueray.core.errors import StopError, failure_of
-from airflow_provider_glueray.core.follow import FollowPolicy, follow
+from airflow_provider_glueray.core.backend import ClusterBackend
+from airflow_provider_glueray.core.errors import StopError
 from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, Workers
-from airflow_provider_glueray.core.validation import check_fields
+from airflow_provider_glueray.core.validation import check_fields, seconds_of
 from airflow_provider_glueray.hooks.registry import backend_for_connection
-from airflow_provider_glueray.hooks.settings import default_conn_id
-from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered, seconds_of
-from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links, push_usage
-from airflow_provider_glueray.task.record import RunRecord, new_client_token
-from airflow_provider_glueray.task.submission import Start
+from airflow_provider_glueray.task.life import Start
+from airflow_provider_glueray.task.operator import GlueRayEndOperator, GlueRayStartOperator, is_unrendered
+from airflow_provider_glueray.task.outcome import fail_without_retry, push_usage
+from airflow_provider_glueray.task.record import owner_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
 _WORKER_FIELDS = tuple(field.name for field in fields(Workers))
 
 
-class GlueRayCreateClusterOperator(GlueRayRunOperator):
+class GlueRayCreateClusterOperator(GlueRayStartOperator):
     """Create a Ray cluster and wait until its head and the fewest workers are ready. Returns its id, namespace/name.
 
     Give the id to the runs that shall share it as ``cluster``. Use this as a setup task with
@@ -45,7 +42,7 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
 
     :param number_of_workers: the most workers; the head comes on top. (templated)
     :param min_workers: the fewest workers; by default an idle cluster keeps the head alone. (templated)
-    :param worker_type: Z.2X: 8 CPU and 64Gi for each pod, unless the settings say otherwise. (templated)
+    :param worker_type: Z.2X: 7 CPU and 56Gi for each pod, unless the settings say otherwise. (templated)
     :param object_store_memory_head, object_store_memory_worker: percent of a pod's memory. (templated)
     :param object_spilling_config: Ray's object spilling configuration. (templated)
     :param cluster_name: what people recognise it by; by default ``<dag_id>-<task_id>``. (templated)
@@ -55,11 +52,12 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
     :param overrides: ``{"kuberay": {…}}``, as in :class:`GlueRayJobOperator`. (templated)
     :param run_timeout: how long it may take until the cluster is ready; then it is deleted. Default: 30 minutes.
 
-    Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
+    Further parameters: see :class:`GlueRayRunOperator`.
 
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
+    hook: ClusterBackend
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = (
         *_WORKER_FIELDS,
@@ -85,11 +83,10 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
         max_lifetime: timedelta | float | None = timedelta(hours=48),
         tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
-        conn_id: str | None = default_conn_id(),
         run_timeout: timedelta | float | None = timedelta(minutes=30),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, run_timeout=run_timeout, **kwargs)
+        super().__init__(run_timeout=run_timeout, **kwargs)
         self.number_of_workers = number_of_workers
         self.min_workers = min_workers
         self.worker_type = worker_type
@@ -101,10 +98,10 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
         self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
         given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, "object_spilling_config", "tags", "overrides")}
-        given |= {"name": cluster_name} if cluster_name else {}
+        given |= {"max_lifetime": max_lifetime, **({"name": cluster_name} if cluster_name else {})}
         check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
 
-    def execute(self, context: Context) -> str:
+    def execute(self, context: Context) -> Any:
         """Create the cluster or take it up again, and wait for it; where none is made, say why."""
         with fail_without_retry():
             kind = backend_for_connection(self.conn_id)
@@ -112,37 +109,28 @@ class GlueRayCreateClusterOperator(GlueRayRunOperator):
             why = "the cluster is there already" if kind == RAY_JOB else "each run has a cluster of its own"
             self.log.info("No cluster is made: where the connection %r leads, %s", self.conn_id, why)
             return ""
-        return super().execute(context)  # type: ignore[no-any-return]
+        return super().execute(context)
 
     def _name(self, client_token: str, context: Context) -> str:
         return self.cluster_name or f"{self.dag_id}-{self.task_id}"
 
     def _prepare(self, context: Context) -> Start:
         ti = context["ti"]
-        whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id, "airflow_run_id": ti.run_id}
         spec = RayClusterSpec(
             name=self._name("", context),
             workers=Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
             object_spilling_config=self.object_spilling_config,
-            tags={**whose, **self.tags},
+            tags={**owner_of(ti), "airflow_run_id": ti.run_id, **self.tags},
             description=f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}",
             overrides=self.overrides,
         )
-        return self.hook.prepare(spec, self.max_lifetime)  # type: ignore[no-any-return]
-
-    def _finish(self, outcome: Outcome, context: Context) -> str:
-        ref = outcome.snapshot.ref
-        failure = failure_of(outcome, self.hook.url(ref))
-        if failure is not None:
-            raise failure
-        self.log.info("%s is ready", ref.title)
-        return ref.id
+        return self.hook.prepare(spec, self.max_lifetime)
 
     def _required_capacity(self) -> str:
         return f"The cluster asks for a head and {self.number_of_workers} workers"
 
 
-class GlueRayDeleteClusterOperator(GlueRayRunOperator):
+class GlueRayDeleteClusterOperator(GlueRayEndOperator):
     """Delete a cluster and wait until it is gone, pods and all. One that is gone, or was never made, is no error.
 
     Pushes ``glueray_usage``: seconds, workers, M-DPU hours and the estimated cost of the whole cluster; those of its
@@ -151,56 +139,35 @@ class GlueRayDeleteClusterOperator(GlueRayRunOperator):
     :param cluster: its id, usually ``create.output``; nothing is done for an empty one. (templated)
     :param run_timeout: how long it may take; then the task fails, and a retry asks again. Default: 10 minutes.
 
-    Further parameters: see :class:`GlueRayRunOperator`; the default of ``conn_id`` is ``[glueray] conn_id``.
+    Further parameters: see :class:`GlueRayRunOperator`.
     """
 
+    hook: ClusterBackend
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = ("cluster", "conn_id", "region_name")
-    ui_color = "#fadbd8"
 
     def __init__(
         self,
         *,
         cluster: str | XComArg | None,
-        conn_id: str | None = default_conn_id(),
         run_timeout: timedelta | float | None = timedelta(minutes=10),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, run_timeout=run_timeout, **kwargs)
+        super().__init__(run_timeout=run_timeout, **kwargs)
         self.cluster = cluster
         if not is_unrendered(cluster):
             check_fields({"cluster": cluster})
 
-    def execute(self, context: Context) -> None:
-        """Ask for the deletion, and wait until it is done."""
-        if not self.cluster:
-            self.log.info("There is no cluster to delete")
-            return
-        with fail_without_retry():
-            ref = RunRef(KUBERAY_CLUSTER, str(self.cluster), str(self.cluster))
-            self.hook.stop(ref)
-            publish_links(ref, self.hook, context, self.log)
-            snapshot = self.hook.describe([ref])[ref]
-            if snapshot.usage is not None:
-                # Known now: who sees it gone may not have seen it before.
-                push_usage(snapshot._replace(raw_state="by deletion"), context, self.log)
-            if snapshot.is_over:
-                self._finish(Outcome(snapshot), context)
-                return
-            record = RunRecord.new(context, new_client_token(), ref.id, clock.now())
-            record.deadline = clock.now() + self.run_timeout if self.run_timeout else None
-            if self.deferrable:
-                self._defer(record, ref)
-            self._finish(run_sync(follow(ref, self._policy(record)), self.hook, ref, self.log), context)
+    def _refs(self) -> tuple[RunRef, ...]:
+        return (RunRef(KUBERAY_CLUSTER, str(self.cluster), str(self.cluster)),) if self.cluster else ()
 
-    def _policy(self, record: RunRecord) -> FollowPolicy:
-        return super()._policy(record)._replace(until_over=True)
+    def _begin(self, outcome: Outcome, context: Context) -> None:
+        if outcome.snapshot.usage is not None:
+            # Known now: who sees it gone may not have seen it before.
+            push_usage(outcome.snapshot._replace(raw_state="by deletion"), context, self.log)
 
     def _finish(self, outcome: Outcome, context: Context) -> None:
         snapshot = outcome.snapshot
         if not snapshot.is_over:
             raise StopError(f"{snapshot.ref.title} was to be deleted and is still there, {snapshot.raw_state}")
         self.log.info("%s is gone", snapshot.ref.title)
-
-    def on_kill(self) -> None:
-        """Do nothing: the deletion has been asked for."""

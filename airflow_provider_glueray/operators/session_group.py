@@ -1,7 +1,4 @@
-"""A session for a few steps in one line: the cluster is made before them and is gone after them.
-
-Floor 3.
-"""
+"""A session for a few steps in one line: it is made before them and is gone after them."""
 
 from __future__ import annotations
 
@@ -11,54 +8,38 @@ from typing import Any
 
 from airflow.sdk import TaskGroup
 
+from airflow_provider_glueray.operators._group import GroupTasks, shared_parameters
 from airflow_provider_glueray.operators.glue_sessions import (
     GlueRayCreateSessionOperator,
     GlueRayStatementOperator,
     GlueRayStopSessionOperator,
 )
-from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
-
-#: What all tasks of a session have in common: how to reach it and how to wait for it.
-_SHARED = ("conn_id", "region_name", "verify", "botocore_config", "deferrable", "poll_interval")
+from airflow_provider_glueray.task.operator import GlueRayEndOperator
 
 
-class SessionTasks:
+class SessionTasks(GroupTasks):
     """The tasks around one session.
 
-    :ivar group: the task group, for dependencies: ``before >> session.group >> after``.
     :ivar create, stop: its setup and its teardown.
     """
 
-    def __init__(
-        self,
-        group: TaskGroup,
-        create: GlueRayCreateSessionOperator,
-        stop: GlueRayStopSessionOperator,
-        shared: dict[str, Any],
-        recreate: bool,
-    ) -> None:
-        self.group, self.create, self.stop = group, create, stop
-        self._shared, self._recreate = shared, recreate
+    parameter = "session_id"
+    recreate_on_timeout = False
 
     @property
-    def id(self) -> Any:
-        """The session's id, known when the setup has run: give it to whatever else shall use the session."""
-        return self.create.output
+    def stop(self) -> GlueRayEndOperator:
+        """The teardown."""
+        return self.end
 
     def statement(self, task_id: str, code: str, **kwargs: Any) -> GlueRayStatementOperator:
         """Add a statement. Parameters: see :class:`GlueRayStatementOperator`."""
-        given = {"session_id": self.id, "recreate": self._recreate, **self._shared, **kwargs}
+        given = {"recreate_on_timeout": self.recreate_on_timeout, **self._parameters(kwargs)}
         return GlueRayStatementOperator(task_id=task_id, code=code, **given)
-
-    def notebook(self, task_id: str, notebook: str, **kwargs: Any) -> GlueRayNotebookOperator:
-        """Add a notebook that runs in this session. Parameters: see :class:`GlueRayNotebookOperator`."""
-        given = {"session_id": self.id, **self._shared, **kwargs}
-        return GlueRayNotebookOperator(task_id=task_id, notebook=notebook, **given)
 
 
 @contextmanager
 def glue_ray_session(
-    group_id: str = "session", *, recreate: bool = False, delete: bool = False, **kwargs: Any
+    group_id: str = "session", *, recreate_on_timeout: bool = False, delete: bool = False, **kwargs: Any
 ) -> Iterator[SessionTasks]:
     """Make a task group whose tasks share one session; its setup creates the session, its teardown always stops it.
 
@@ -70,14 +51,16 @@ def glue_ray_session(
             load >> save
 
     :param group_id: of the task group.
-    :param recreate: see :class:`GlueRayStatementOperator`; for all statements of the group.
+    :param recreate_on_timeout: see :class:`GlueRayStatementOperator`; for all statements of the group.
     :param delete: see :class:`GlueRayStopSessionOperator`.
 
     Further parameters: those of :class:`GlueRayCreateSessionOperator`; ``conn_id`` and how to wait hold for all tasks.
     """
-    shared = {name: kwargs[name] for name in _SHARED if name in kwargs}
+    shared = shared_parameters(kwargs)
     with TaskGroup(group_id) as group:
         create = GlueRayCreateSessionOperator(task_id="create", **kwargs)
         stop = GlueRayStopSessionOperator(task_id="stop", session_id=create.output, delete=delete, **shared)
         with stop.as_teardown(setups=create):
-            yield SessionTasks(group, create, stop, shared, recreate)
+            session = SessionTasks(group, create, stop, shared)
+            session.recreate_on_timeout = recreate_on_timeout
+            yield session

@@ -1,6 +1,6 @@
 """A folder or a module as the one zip archive that Glue takes, and a look into archives that are given.
 
-Floor 2: reads local files, talks to nobody. The same files make the same digest wherever and whenever they are packed,
+Reads local files, talks to nobody. The same files make the same digest wherever and whenever they are packed,
 so a folder that has not changed is not uploaded again.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_glueray.core.errors import ScriptError
+from airflow_provider_glueray.core.errors import PackagingError
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -56,15 +56,15 @@ def zip_folder(folder: Path, *, module: bool) -> Archive:
     """Zip a folder with exactly one folder at its root, which is what Glue takes; what git ignores stays out.
 
     :param module: whether it goes on the import path: then a folder that is a package itself is importable by its name.
-    :raises ScriptError: nothing is in it, too much is, or a link leads to another folder.
+    :raises PackagingError: nothing is in it, too much is, or a link leads to another folder.
     """
     files = dict(_files(folder))
     if not files:
-        raise ScriptError(f"{folder} has no files to send")
+        raise PackagingError(f"{folder} has no files to send")
     sizes = {name: path.stat().st_size for name, path in files.items()}
     if sum(sizes.values()) > MOST_BYTES:
         largest = ", ".join(f"{name} ({sizes[name]:,})" for name in sorted(sizes, key=sizes.__getitem__)[:-4:-1])
-        raise ScriptError(
+        raise PackagingError(
             f"{folder} has {len(files)} files of {sum(sizes.values()):,} bytes, more than {MOST_BYTES:,}. The largest: "
             f"{largest}. Leave data in S3, or name in .gitignore what is not needed"
         )
@@ -80,10 +80,10 @@ def zip_folder(folder: Path, *, module: bool) -> Archive:
 def zip_module(path: Path, content: bytes) -> Archive:
     """Zip a module that is a single file, in a folder of its name.
 
-    :raises ScriptError: no import statement could name it.
+    :raises PackagingError: no import statement could name it.
     """
     if not path.stem.isidentifier() or path.stem == "__init__":
-        raise ScriptError(f"{path} cannot be imported under its name; give the folder of a package, or another name")
+        raise PackagingError(f"{path} cannot be imported under its name; give the folder of a package, or another name")
     return _zipped(path.stem, path.stem, [(path.name, content, False)])
 
 
@@ -104,19 +104,19 @@ def _zipped(name: str, root: str, files: Iterable[tuple[str, bytes, bool]]) -> A
 def inspect_archive(path: str, content: bytes) -> Archive:
     """Look into an archive that is there already.
 
-    :raises ScriptError: it is no zip, does not have exactly one folder at its root, or would write outside of it.
+    :raises PackagingError: it is no zip, does not have exactly one folder at its root, or would write outside of it.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise ScriptError(f"{path} is no zip archive: {error}") from error
+        raise PackagingError(f"{path} is no zip archive: {error}") from error
     outside = [name for name in names if name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts]
     if outside:
-        raise ScriptError(f"{path} would write outside of its folder: {outside[0]}")
+        raise PackagingError(f"{path} would write outside of its folder: {outside[0]}")
     roots = sorted({PurePosixPath(name).parts[0] + ("/" if "/" in name else "") for name in names})
     if len(roots) != 1 or not roots[0].endswith("/"):
-        raise ScriptError(
+        raise PackagingError(
             f"{path} must have exactly one folder at its root and nothing beside it (dg/edit-script-ray-env-"
             f"dependencies); it has {', '.join(roots[:5]) or 'nothing'}"
         )
@@ -134,15 +134,17 @@ def _importable(names: Iterable[str]) -> frozenset[str]:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of a folder that are to be sent, by their names within it."""
     rules = list(_ignored_above(folder.resolve()))
-    if any(_is_ignored(place, rules, is_folder=True) for place in (folder.resolve(), *folder.resolve().parents)):
+    if any(
+        _is_ignored(folder_path, rules, is_folder=True) for folder_path in (folder.resolve(), *folder.resolve().parents)
+    ):
         # Whoever names a folder wants it, though git does not: a build, or what is installed in a .venv.
         rules = []
-    for place, directories, names in os.walk(folder):
-        here = Path(place)
+    for folder_path, directories, names in os.walk(folder):
+        here = Path(folder_path)
         rules += _ignored_in(here.resolve())
         for name in directories:
             if (here / name).is_symlink() and not _is_ignored(here.resolve() / name, rules, is_folder=True):
-                raise ScriptError(f"{here / name} is a link to a folder; copy it, or name it in .gitignore")
+                raise PackagingError(f"{here / name} is a link to a folder; copy it, or name it in .gitignore")
         directories[:] = sorted(
             name for name in directories if not _is_ignored(here.resolve() / name, rules, is_folder=True)
         )
@@ -157,22 +159,22 @@ def _is_ignored(path: Path, rules: list[tuple[Path, GitIgnoreSpec]], *, is_folde
     ignored = False
     for base, spec in rules:
         if base in path.parents:
-            said = spec.check_file(path.relative_to(base).as_posix() + ("/" if is_folder else "")).include
-            ignored = ignored if said is None else said
+            verdict = spec.check_file(path.relative_to(base).as_posix() + ("/" if is_folder else "")).include
+            ignored = ignored if verdict is None else verdict
     return ignored
 
 
 def _ignored_above(folder: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:
     """Yield the rules of the git repository that a folder is in, from its root down to the folder's parent."""
     above = list(folder.parents)
-    root = next((at for at, place in enumerate(above) if (place / ".git").exists()), -1)
-    for place in reversed(above[: root + 1]):
-        yield from _ignored_in(place)
+    root = next((at for at, folder_path in enumerate(above) if (folder_path / ".git").exists()), -1)
+    for folder_path in reversed(above[: root + 1]):
+        yield from _ignored_in(folder_path)
 
 
-def _ignored_in(place: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:
+def _ignored_in(folder_path: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:
     from pathspec import GitIgnoreSpec
 
-    file = place / ".gitignore"
+    file = folder_path / ".gitignore"
     if file.is_file():
-        yield place, GitIgnoreSpec.from_lines(file.read_text(errors="replace").splitlines())
+        yield folder_path, GitIgnoreSpec.from_lines(file.read_text(errors="replace").splitlines())

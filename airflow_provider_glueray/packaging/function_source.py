@@ -1,8 +1,8 @@
 """A function of a DAG file on its way to a cluster: its source, and what else of the file it stands on.
 
-Floor 0: standard library only. Only source text travels, no pickle: what the function needs beside its arguments is
-looked up by name in the file, at parse time, so that what cannot travel is refused there and not at night. Travel do
-imports, plain values, and the file's own functions and classes, with what these need in turn.
+Source text is sent, never a pickle. The names that a function uses are looked up in its file at parse time, so that an
+object which has no source is refused there and not at night. Imports, plain values, and the file's own functions and
+classes are sent, with the names that these use in turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
-from airflow_provider_glueray.core.errors import ScriptError
+from airflow_provider_glueray.core.errors import SourceFileError
 
 #: Decorators that make a task and mean nothing on a cluster; any ``task.…`` as well.
 _TASK_DECORATORS = {"setup", "teardown", "task"}
@@ -43,10 +43,10 @@ class Script(NamedTuple):
 def check_function(function: object) -> None:
     """Refuse what has no name and source of its own.
 
-    :raises ScriptError: it is a lambda, a method, a coroutine function, a generator, or no function at all.
+    :raises SourceFileError: it is a lambda, a method, a coroutine function, a generator, or no function at all.
     """
     if inspect.ismethod(function):
-        _refuse(f"{function.__qualname__} is a bound method, and its object cannot travel")
+        _refuse(f"{function.__qualname__} is a bound method, and its object has no source")
     if not isinstance(function, FunctionType):
         _refuse(f"{function!r} is a {type(function).__name__}, not a function")
     if function.__name__ == "<lambda>":
@@ -65,7 +65,7 @@ def source_of(function: Callable[..., Any]) -> str:
     try:
         lines = inspect.getsource(function).splitlines()
     except (OSError, TypeError) as error:
-        raise ScriptError(f"The source of {function.__name__} is not to be found: {error}") from error
+        raise SourceFileError(f"The source of {function.__name__} is not to be found: {error}") from error
     indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
     # Below an ``if``, an indented function is whole Python, and its lines are counted from 2.
     tree = ast.parse("\n".join(["if 1:", *lines] if indent else ["", *lines]))
@@ -81,7 +81,7 @@ def to_script(function: Callable[..., Any], python_version: str = "3.9") -> Scri
     """Return the script that runs a function on the cluster.
 
     :param python_version: of the cluster; newer syntax is refused.
-    :raises ScriptError: it, or something that it uses by name, cannot travel.
+    :raises SourceFileError: it, or an object that it uses by name, has no source.
     """
     check_function(function)
     slice_ = _DependencyCollector(function)
@@ -100,7 +100,7 @@ def to_script(function: Callable[..., Any], python_version: str = "3.9") -> Scri
     try:
         ast.parse(text, feature_version=(major, minor))
     except SyntaxError as error:
-        raise ScriptError(f"{name} is not Python {python_version}: {error}") from error
+        raise SourceFileError(f"{name} is not Python {python_version}: {error}") from error
     return Script(text, frozenset(slice_.user_modules))
 
 
@@ -180,7 +180,7 @@ class _DependencyCollector:
             self.imports.append(f"from {home} import {value.__name__} as {name}")
         else:
             _refuse(
-                f"{self._title} uses {name}, a {type(value).__name__}, which cannot travel to the cluster. Pass what "
+                f"{self._title} uses {name}, a {type(value).__name__}, which has no source to send. Pass what "
                 "is needed of it as an argument, or make it inside the function"
             )
 
@@ -212,7 +212,7 @@ def _bindings(tree: ast.Module) -> dict[str, list[ast.stmt]]:
 
 
 def _is_importable_from(home: str, value: Any) -> bool:
-    """Tell whether a function, class or other named thing can be imported from where it says it is."""
+    """Tell whether a function, class or other named object can be imported from where it says it is."""
     module = sys.modules.get(home)
     return module is not None and getattr(module, getattr(value, "__name__", ""), None) is value
 
@@ -274,12 +274,12 @@ def _canonical(value: Any) -> str:
 
 def _is_own(module: ModuleType) -> bool:
     """Tell whether a module is a file of the user: neither built in, nor of the standard library, nor installed."""
-    place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if place is None:
+    location = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if location is None:
         return False
-    above = Path(place).parents
+    above = Path(location).parents
     return (
-        not {"site-packages", "dist-packages"} & set(Path(place).parts)
+        not {"site-packages", "dist-packages"} & set(Path(location).parts)
         and Path(sysconfig.get_path("stdlib")) not in above
     )
 
@@ -291,4 +291,4 @@ def _makes_a_task(decorator: ast.expr) -> bool:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise ScriptError(f"{what}. Only what can be written down travels (docs/functions.md)")
+    raise SourceFileError(f"{what}. See docs/functions.md for what is sent with a function")

@@ -1,7 +1,4 @@
-"""Wait for a run of a job that was started elsewhere.
-
-Floor 3.
-"""
+"""Wait for a run of a job that was started elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray.core.runs import Outcome, RunRef
 from airflow_provider_glueray.hooks.registry import backend_for_connection
-from airflow_provider_glueray.hooks.settings import default_conn_id
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.sensor import GlueRayRunSensor
 
@@ -38,10 +34,9 @@ class GlueRayJobSensor(GlueRayRunSensor):
         *,
         job_name: str,
         run_id: str | None = None,
-        conn_id: str | None = default_conn_id(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(conn_id=conn_id, **kwargs)
+        super().__init__(**kwargs)
         self.job_name = job_name
         self.run_id = run_id
 

@@ -1,7 +1,4 @@
-"""Wait for a session or a statement that was started elsewhere.
-
-Floor 3.
-"""
+"""Wait for a session or a statement that was started elsewhere."""
 
 from __future__ import annotations
 

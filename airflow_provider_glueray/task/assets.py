@@ -1,6 +1,6 @@
 """What a run has reported of its outputs: into Airflow's asset events, and into OpenLineage where that is installed.
 
-Floor 3. The reports are lines of the run's log (``glueray_step/reports.py``), so they arrive in the same way from every
+The reports are lines of the run's log (``glueray_step/reports.py``), so they arrive in the same way from every
 backend; a report that is lost with a log costs numbers, never a task.
 """
 
@@ -35,10 +35,10 @@ def by_outlet(
         if not at or isinstance(outlets[at[0]], AssetAlias):
             strays.append(report)
             continue
-        told = found.setdefault(at[0], {})
+        figures = found.setdefault(at[0], {})
         for key, value in report.items():
             is_sum = key in ("rows", "bytes") and isinstance(value, (int, float))
-            told[key] = told.get(key, 0) + value if is_sum else value
+            figures[key] = figures.get(key, 0) + value if is_sum else value
     return found, strays
 
 
@@ -47,8 +47,8 @@ def note_reports(outcome: Outcome, outlets: Sequence[Any], context: Context, log
     found, strays = by_outlet(outcome.reports, outlets)
     events = context["outlet_events"]
     run = {"glueray_run": outcome.snapshot.ref.id}
-    for at, told in found.items():
-        events[outlets[at]].extra.update({**{key: value for key, value in told.items() if key != "asset"}, **run})
+    for at, figures in found.items():
+        events[outlets[at]].extra.update({**{key: value for key, value in figures.items() if key != "asset"}, **run})
     aliases = [each for each in outlets if isinstance(each, AssetAlias)]
     for report in strays:
         name = str(report.get("asset", ""))
@@ -80,11 +80,11 @@ def lineage_of(outcome: Outcome, inlets: Sequence[Any], outlets: Sequence[Any]) 
     outputs = []
     for at, dataset in ((at, convert(outlet)) for at, outlet in enumerate(outlets)):
         if dataset is not None:
-            told = found.get(at, {})
+            figures = found.get(at, {})
             statistics: OutputDatasetFacet = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-                rowCount=told.get("rows"), size=told.get("bytes")
+                rowCount=figures.get("rows"), size=figures.get("bytes")
             )
-            facets = {"outputStatistics": statistics} if told else {}
+            facets = {"outputStatistics": statistics} if figures else {}
             outputs.append(OutputDataset(dataset.namespace, dataset.name, outputFacets=facets))
     read = (convert(inlet) for inlet in inlets)
     ref = outcome.snapshot.ref

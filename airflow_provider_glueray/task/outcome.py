@@ -1,6 +1,6 @@
 """What operators and sensors do alike: announce a run, and leave with its outcome.
 
-Floor 3. There is one exit, so both modes of both give the same verdict, XComs and closing line.
+There is one exit, so both modes of both give the same verdict, XComs and closing line.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def publish_links(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) ->
     url = hook.url(ref)
     for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
         context["ti"].xcom_push(key=link.xcom_key, value=target)
-    log.info("This is %s", ref.title)
-    log.info("%s", url)
+    log.info("The page of %s: %s", ref.title, url)
 
 
 def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> str:

@@ -1,6 +1,6 @@
 """What every sensor has in common: wait for a run that was started elsewhere.
 
-Floor 3. The same snapshots, trigger and verdict as the operators; only it never stops a run: it is not its own.
+The same snapshots, trigger and verdict as the operators; only it never stops a run: it is not its own.
 """
 
 from __future__ import annotations
@@ -21,22 +21,26 @@ from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
-from airflow_provider_glueray.task.record import RunRecord, first_try_of, new_client_token
+from airflow_provider_glueray.task.record import RunRecord, first_try_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+#: Seconds between two looks, unless a sensor says otherwise.
+POKE_INTERVAL = 10.0
+
+
 class GlueRayRunSensor(BaseSensorOperator):
     """Wait until a run has succeeded; fail when it failed. For which run, the sensors built on this one say.
 
-    :param conn_id: an ``aws`` connection; None for boto3's own credentials.
+    :param conn_id: an Airflow connection, by default ``[glueray] conn_id``; None for boto3's own credentials.
     :param region_name, verify, botocore_config: as in the amazon provider.
     :param deferrable: wait in the triggerer, where sensors and operators of one job share their polls.
-    :param poll_interval: the longest pause between two polls.
+    :param poke_interval: the longest pause between two polls, in every mode: a timedelta, or seconds.
 
-    ``timeout``, ``soft_fail``, ``mode`` and the rest are Airflow's own. A failed run fails the sensor for good:
-    waiting again cannot change it.
+    ``timeout``, ``soft_fail``, ``mode`` and the rest are Airflow's own. A failed run fails the sensor for good: waiting
+    again cannot change it.
     """
 
     operator_extra_links = LINKS
@@ -45,21 +49,20 @@ class GlueRayRunSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        conn_id: str | None = "aws_default",
+        conn_id: str | None = settings.default_conn_id(),
         region_name: str | None = None,
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 10.0,
+        poke_interval: timedelta | float = POKE_INTERVAL,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"poke_interval": poll_interval, **kwargs})
+        super().__init__(poke_interval=poke_interval, **kwargs)
         self.conn_id = conn_id
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
         self.deferrable = deferrable
-        self.poll_interval = poll_interval
         self._published = False
 
     # -- what a sensor says of its run --------------------------------------------------------------------------
@@ -89,13 +92,13 @@ class GlueRayRunSensor(BaseSensorOperator):
             from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
             self.log.info("Nothing to wait for yet")
-            pause = TimeDeltaTrigger(timedelta(seconds=self.poll_interval))
+            pause = TimeDeltaTrigger(timedelta(seconds=self.poke_interval))
             return self.defer(trigger=pause, method_name=self.execute.__name__, timeout=self._left(context))
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
         waits = settings.waits()
         policy = FollowPolicy(
-            poll_interval=self.poll_interval,
+            poll_interval=self.poke_interval,
             owns_run=False,
             sources=(),
             min_poll_interval=waits.least_poll,
@@ -141,13 +144,13 @@ class GlueRayRunSensor(BaseSensorOperator):
         """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
         record = RunRecord.load(context)
         if record is None or record.first_try < first_try_of(context):
-            record = RunRecord.new(context, new_client_token(), "", clock.now())
+            record = RunRecord.new(context, self._backend, "")
         if record.run_id is None:
             found = self._look()
             if found is not None:
                 record.name, record.run_id = found.name, found.id
             record.save(context)
-        ref = record.ref(self._backend)
+        ref = record.ref
         if ref and not self._published:
             publish_links(ref, self.hook, context, self.log)
             self._published = True
@@ -171,7 +174,7 @@ class GlueRayRunSensor(BaseSensorOperator):
 
     @cached_property
     def hook(self) -> Any:
-        """The door to the service."""
+        """The hook of the backend."""
         return make_hook(self._backend, self._hook_kwargs())
 
     def _hook_kwargs(self) -> dict[str, Any]:

@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider_glueray.core.backend import SessionBackend
+from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import RunFailed, StatementFailed, failure_of
 from airflow_provider_glueray.core.runs import Outcome, RunSnapshot, StatementOutput
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec, Workers
 from airflow_provider_glueray.task.outcome import log_output
+from airflow_provider_glueray.task.record import owner_of
 
 
-def session_spec(ti: Any, workers: Workers, given: Mapping[str, Any]) -> RaySessionSpec:
-    """Build the spec of a session that a task makes; say in it whose it is."""
-    whose = {"airflow_dag_id": ti.dag_id, "airflow_task_id": ti.task_id, "airflow_run_id": ti.run_id}
+def session_spec(ti: Any, workers: Workers, fields: Mapping[str, Any]) -> RaySessionSpec:
+    """Return the spec of a session that a task makes, with tags that say which task it is.
+
+    :param fields: of the spec.
+    """
+    tags = {**owner_of(ti), "airflow_run_id": ti.run_id, **fields.get("tags", {})}
     description = f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}"
-    return RaySessionSpec(
-        workers=workers, **{**given, "tags": {**whose, **given.get("tags", {})}, "description": description}
-    )
+    return RaySessionSpec(workers=workers, **{**fields, "tags": tags, "description": description})
 
 
 def session_capacity(number_of_workers: int | str) -> str:
-    """Say what room a session needs."""
+    """Say what capacity a session needs."""
     needed = int(number_of_workers) * MDPU_PER_WORKER
     return f"The session needs {needed} M-DPU; an account has 50 per region for sessions and jobs, not adjustable"
 
 
-def finish_statement(outcome: Outcome, hook: Any, client_token: str, log: Any) -> Any:
-    """Leave a statement: show what it printed, and return its value or raise its failure.
+def finish_statement(outcome: Outcome, hook: SessionBackend, client_token: str, log: TaskLog) -> Any:
+    """Leave a statement: log what it printed, and return its value or raise its failure.
 
     :raises StatementFailed: the code raised an exception.
     :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
@@ -41,15 +45,15 @@ def finish_statement(outcome: Outcome, hook: Any, client_token: str, log: Any) -
     return output.value if output is not None else None
 
 
-def output_of(outcome: Outcome, hook: Any, client_token: str) -> StatementOutput | None:
-    """Fetch what a statement has said; None when it did not get as far as that."""
+def output_of(outcome: Outcome, hook: SessionBackend, client_token: str) -> StatementOutput | None:
+    """Return the output of a statement that has ended; None when it never ran."""
     if outcome.snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
         return None
-    return hook.output(outcome.snapshot.ref, client_token)  # type: ignore[no-any-return]
+    return hook.output(outcome.snapshot.ref, client_token)
 
 
-def show_output(output: StatementOutput, snapshot: RunSnapshot, log: Any) -> None:
-    """Write what a statement has said to the task log."""
+def show_output(output: StatementOutput, snapshot: RunSnapshot, log: TaskLog) -> None:
+    """Write the output of a statement to the task log."""
     log_output(output.printed, log)
     if "text/plain" in output.shown:
         log.info("The value is %s", output.shown["text/plain"][:1000])

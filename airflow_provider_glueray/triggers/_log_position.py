@@ -1,6 +1,6 @@
 """How far the log of a deferred run was shown, kept where a restarted triggerer finds it again.
 
-Floor 3. A triggerer can reach XCom but not the task state store, so the place is an XCom of the task; the task
+A triggerer can reach XCom but not the task state store, so the position is an XCom of the task; the task
 deletes it when it resumes. Without it, every restart would show the whole log once more.
 """
 
@@ -23,7 +23,7 @@ YOUNG_SECONDS = 65.0
 
 
 class LogPosition:
-    """The place in the log of one task's run.
+    """The position in the log of one task's run.
 
     :param task_instance: what Airflow gave the trigger; None outside a triggerer, where nothing is kept.
     """
@@ -43,10 +43,10 @@ class LogPosition:
         return self._saved is not None
 
     async def load(self, begin: LogCursor) -> LogCursor:
-        """Return where to go on: the place noted for this run, else ``begin``."""
+        """Return where to go on: the position saved for this run, else ``begin``."""
         found = None
         # Right after the start of its run a trigger cannot have been restarted, and a note that is not there is
-        # an error in the triggerer's log. A place that cannot be read costs repeated lines, and no more.
+        # an error in the triggerer's log. A position that cannot be read costs repeated lines, and no more.
         if self._xcom and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
             with suppress(Exception):
                 found = await XCom.aget_one(**self._xcom)
@@ -57,13 +57,13 @@ class LogPosition:
         return begin
 
     async def advance(self, cursor: LogCursor) -> None:
-        """Remember a place, and note it if the last note is old enough."""
+        """Keep a position, and save it if the last save is old enough."""
         self._cursor = cursor
         if time.monotonic() - self._saved_at >= SAVE_SECONDS:
             await self.save()
 
     async def save(self) -> None:
-        """Write the place down, if it is another one than was written last."""
+        """Save the position, if it is another one than was saved last."""
         self._saved_at = time.monotonic()
         if self._xcom and self._cursor and self._cursor != self._saved:
             with suppress(Exception):

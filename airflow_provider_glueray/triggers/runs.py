@@ -1,6 +1,6 @@
 """The one trigger: it drives `follow` in the triggerer, for operators and sensors alike.
 
-Floor 3. Everything it needs travels in its arguments, so a triggerer that restarts takes up where it was.
+Its arguments hold all that it needs, so a triggerer that restarts goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_provider_glueray.core.watcher import watching
 from airflow_provider_glueray.hooks.registry import make_hook, poll_key
 from airflow_provider_glueray.triggers._log_position import LogPosition
 
-#: How long the last note of the place in the log may take.
+#: How long saving the log position may take when the triggerer goes away.
 LAST_SAVE_SECONDS = 1.0
 
 
@@ -84,7 +84,7 @@ class GlueRayRunTrigger(BaseTrigger):
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def cleanup(self) -> None:
-        """Note the place in the log: the triggerer is going away before the run has ended."""
+        """Save the log position: the triggerer is going away before the run has ended."""
         if self._log_position is not None:
             # A triggerer that stops still hears us but no longer answers; waiting on would make it hang.
             with suppress(TimeoutError):
@@ -92,7 +92,7 @@ class GlueRayRunTrigger(BaseTrigger):
                     await self._log_position.save()
 
     async def on_kill(self) -> None:
-        """Stop what is to be stopped: a user marked the deferred task, or cleared it. Not called on a restart."""
+        """Stop the run: a user set the state of the deferred task, or cleared it. Not called on a restart."""
         if self.kill is None:
             return
         ref = RunRef.from_json(self.kill)

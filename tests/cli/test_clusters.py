@@ -16,8 +16,9 @@ from tests.hooks.kuberay import kubernetes_api
 
 @pytest.fixture
 def cluster(monkeypatch) -> Iterator[Any]:
-    """Return a Kubernetes cluster with KubeRay in it, where the connection `kubernetes_default` leads."""
+    """Return a Kubernetes cluster with KubeRay in it, and `[glueray] conn_id` leads there."""
     with kubernetes_api.serving() as running:
+        monkeypatch.setenv("AIRFLOW__GLUERAY__CONN_ID", "kubernetes_default")
         monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(running.config(kuberay={"image": "i"})))
         yield running
 
@@ -36,7 +37,7 @@ def left_over(cluster) -> list[str]:
     return ids
 
 
-def said(capsys, *arguments: str) -> tuple[int, str, str]:
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
     code = main(["clusters", *arguments])
     shown = capsys.readouterr()
     return code, shown.out, shown.err
@@ -50,7 +51,7 @@ def deleted(cluster: Any) -> set[str]:
 def test_list(left_over, capsys):
     """By DAG or by tag or by age; as a table and as JSON."""
     one, two, other = left_over
-    code, table, _ = said(capsys, "list", "--dag", "night")
+    code, table, _ = run(capsys, "list", "--dag", "night")
     assert code == 0
     assert {line.split()[0] for line in table.splitlines()[1:]} == {one, two}
     assert "Airflow: night.step" in table
@@ -61,35 +62,73 @@ def test_list(left_over, capsys):
         (["--older-than", "2h"], {two}),
         (["--dag", "nobody"], set()),
     ):
-        found = json.loads(said(capsys, "list", "--json", *arguments)[1])
+        found = json.loads(run(capsys, "list", "--json", *arguments)[1])
         assert {row["id"] for row in found} == ids
-    assert said(capsys, "list", "--dag", "nobody")[1] == "no clusters\n"
+    assert run(capsys, "list", "--dag", "nobody")[1] == "no clusters\n"
 
 
 def test_delete(cluster, left_over, capsys):
-    """What was named, and nothing without a word which."""
+    """The clusters that are named, and none without an option that chooses."""
     one, two, other = left_over
-    assert said(capsys, "delete")[0] == 1
-    assert "would delete" in said(capsys, "delete", "--all", "--dry-run")[1]
+    assert run(capsys, "delete")[0] == 1
+    assert "would delete" in run(capsys, "delete", "--all", "--dry-run")[1]
     assert deleted(cluster) == set()
 
-    code, out, err = said(capsys, "delete", two, "etl/unknown")
+    code, out, err = run(capsys, "delete", two, "etl/unknown")
     assert (code, f"deleting {two} (" in out) == (0, True)
     assert "etl/unknown is not there" in err
     assert deleted(cluster) == {two}
 
-    assert said(capsys, "delete", "--all")[0] == 0
+    assert run(capsys, "delete", "--all")[0] == 0
     assert deleted(cluster) == {one, other}
     assert ("etl", "stranger") in cluster.rayclusters
 
 
 def test_what_goes_wrong(cluster, left_over, capsys):
     cluster.denied.add(("delete", "rayclusters"))
-    code, _, err = said(capsys, "delete", "--all")
+    code, _, err = run(capsys, "delete", "--all")
     assert code == 1
     assert 'cannot delete resource "rayclusters"' in err
 
     cluster.has_kuberay = False
-    code, _, err = said(capsys, "list")
+    code, _, err = run(capsys, "list")
     assert code == 1
     assert "is the KubeRay operator installed" in err
+
+
+class TestTheConnection:
+    """`--conn-id`, and without it `[glueray] conn_id`."""
+
+    def test_that_of_the_configuration(self, cluster, left_over, capsys, monkeypatch):
+        monkeypatch.setenv("AIRFLOW__GLUERAY__CONN_ID", "ours")
+        monkeypatch.setenv("AIRFLOW_CONN_OURS", json.dumps(cluster.config(kuberay={"image": "i"})))
+        monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
+        code, listed, _ = run(capsys, "list", "--json")
+
+        assert (code, {row["id"] for row in json.loads(listed)}) == (0, set(left_over))
+
+    def test_another(self, left_over, capsys, monkeypatch):
+        monkeypatch.setenv("AIRFLOW__GLUERAY__CONN_ID", "nowhere")
+        code, listed, _ = run(capsys, "list", "--json", "--conn-id", "kubernetes_default")
+
+        assert (code, {row["id"] for row in json.loads(listed)}) == (0, set(left_over))
+
+    @pytest.mark.parametrize(
+        ("name", "connection", "words"),
+        [
+            ("ours", None, "There is no connection 'ours'"),
+            ("aws_default", None, "There is no connection 'aws_default'"),
+            ("ours", {"conn_type": "aws"}, "The connection 'ours' is of type 'aws'"),
+        ],
+    )
+    def test_one_that_will_not_do(self, capsys, monkeypatch, name, connection, words):
+        """The error names the connection and the option that names another."""
+        monkeypatch.delenv("AIRFLOW_CONN_AWS_DEFAULT", raising=False)
+        monkeypatch.setenv("AIRFLOW__GLUERAY__CONN_ID", name)
+        if connection:
+            monkeypatch.setenv("AIRFLOW_CONN_OURS", json.dumps(connection))
+        code, listed, complaint = run(capsys, "list")
+
+        assert (code, listed) == (1, "")
+        assert f"glueray clusters: {words}" in complaint
+        assert "--conn-id" in complaint

@@ -1,8 +1,8 @@
 """Where the contract holds: one name for each kind of place that a connection can lead to.
 
 The local ones are always there. A real one is there when its environment variable holds an Airflow connection as JSON:
-``GLUERAY_TEST_AWS`` (with ``role`` and ``staging`` in its extra), ``GLUERAY_TEST_RAY``, ``GLUERAY_TEST_KUBERAY`` (with
-``staging``; S3 by their ``aws_conn_id``). Runs are paid for there.
+``GLUERAY_TEST_AWS`` (with ``role`` and ``staging_uri`` in its extra), ``GLUERAY_TEST_RAY``, ``GLUERAY_TEST_KUBERAY``
+(with ``staging_uri``; S3 by their ``aws_conn_id``). Runs are paid for there.
 """
 
 from __future__ import annotations

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from airflow_provider_glueray.core.backend import Prepared
 from airflow_provider_glueray.core.errors import CapacityExceeded, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
-from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState, Usage
+from airflow_provider_glueray.core.runs import Backend, RunRef, RunSnapshot, RunState, Usage
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.glue.responses import GLUE_JOB_STATE
-from airflow_provider_glueray.hooks.registry import Backend
 from tests.contract.scripts import Clock, Files, Script
 
 BACKEND, CONN_TYPE = "scripted-job", "scripted"
-ROW = Backend("tests.contract.scripted.ScriptedHook", conn_type=CONN_TYPE, override="scripted")
+ROW = Backend(
+    "tests.contract.scripted.ScriptedHook", "run {id} of {name}", conn_type=CONN_TYPE, override_key="scripted"
+)
 
 
 @dataclass

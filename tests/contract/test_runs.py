@@ -308,4 +308,4 @@ def test_it_reports_usage(bench):
 def test_a_real_place(name):
     """This suite is played there as well, where the variable holds an Airflow connection as JSON."""
     if name not in os.environ:
-        pytest.skip(f"{name} names no real place: an Airflow connection as JSON, with `staging` in its extra")
+        pytest.skip(f"{name} names no real place: an Airflow connection as JSON, with `staging_uri` in its extra")

@@ -16,7 +16,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
-from airflow_provider_glueray.core.errors import FunctionFailed, ScriptError, SpecError
+from airflow_provider_glueray.core.errors import FunctionFailed, SourceFileError, SpecError
 from airflow_provider_glueray.decorators import glue_ray
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
@@ -144,7 +144,7 @@ def test_what_one_returns_the_next_one_takes(connected, make_step, make_task):
     assert first.state == "success", first.error
     references = first.xcoms["return_value"]
     assert (references["dataset"]["rows"], references["dataset"]["columns"]) == (100, {"id": "int64"})
-    with pytest.raises(ScriptError, match="needs a cluster"):
+    with pytest.raises(SourceFileError, match="needs a cluster"):
         GlueRayJobHook().load(references["dataset"])
 
     second = make_task(make_step(taken, references)).run()
@@ -261,7 +261,7 @@ def test_modules_of_ones_own(connected, dag, make_task, tmp_path, monkeypatch):
     import own_dag
 
     settings = {"role": "GlueRayRole", "staging_uri": STAGING, "dag": dag}
-    with pytest.raises(ScriptError, match="uses the module 'house_rules', which is a file of yours"):
+    with pytest.raises(SourceFileError, match="uses the module 'house_rules', which is a file of yours"):
         task.glue_ray(**settings)(own_dag.counted)(1)
     dag.fileloc = str(tmp_path / "own_dag.py")
     step = task.glue_ray(py_modules=["house_rules.py"], **settings)(own_dag.counted)(1).operator
@@ -294,11 +294,11 @@ def test_mapped_tasks_are_checked_while_the_dag_is_parsed(dag):
         return one
 
     settings = {"role": "GlueRayRole", "staging_uri": STAGING, "dag": dag}
-    with pytest.raises(ScriptError, match="uses lock, a lock, which cannot travel"):
+    with pytest.raises(SourceFileError, match="uses lock, a lock, which has no source to send"):
         task.glue_ray(**settings)(locked).expand(one=[1])
     with pytest.raises(SpecError, match="workers only"):
         task.glue_ray(**settings, worker_type="G.1X")(plain).expand(one=[1])
-    with pytest.raises(ScriptError, match="A lambda has no source"):
+    with pytest.raises(SourceFileError, match="A lambda has no source"):
         task.glue_ray(**settings)(lambda one: one)
 
 

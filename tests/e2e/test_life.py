@@ -149,7 +149,7 @@ def _is_taken_up(step: Step, run: str) -> None:
     assert step.states() == ["RUNNING"]
     step.open_gate()
     step.wait("success")
-    assert f"Taking up run {run} of e2e_retried-step of an earlier try" in step.log(2)
+    assert f"Reattaching to run {run} of e2e_retried-step of an earlier try" in step.log(2)
     assert step.xcom() == run
     assert step.states() == ["SUCCEEDED"]
 
@@ -218,7 +218,7 @@ def test_full_is_not_failed(house: House) -> None:
     for step in steps:
         step.wait("deferred")
     assert sorted(len(step.runs()) for step in steps) == [0, 1]
-    until(lambda: sum("No room yet" in step.log() for step in steps), lambda count: count == 1)
+    until(lambda: sum("Waiting for capacity" in step.log() for step in steps), lambda count: count == 1)
     for step in steps:
         step.open_gate()
     for step in steps:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_glueray.core.errors import ScriptError, SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.runs import StatementOutput
 from airflow_provider_glueray.hooks.glue.statements import StatementError, prepare
 from airflow_provider_glueray.notebooks.document import (
@@ -106,7 +106,7 @@ def test_ids_are_kept_and_made_unique():
 )
 def test_what_is_no_notebook_is_refused_in_one_line(content, words):
     """With its name and the first reason."""
-    with pytest.raises(ScriptError) as caught:
+    with pytest.raises(SourceFileError) as caught:
         read(content, "n.ipynb")
 
     assert str(caught.value).startswith("n.ipynb ")
@@ -211,7 +211,7 @@ def test_cells_are_numbered_as_people_see_them():
     notebook = read(text("# T", code("%glue_ray\n%timeout 9"), "text", code("%%time\nx = 1")), "n.ipynb")
     settings, coded = cells(notebook)
 
-    assert settings == {"timeout": 9}
+    assert settings == {"session_timeout": 540}
     assert [(cell.index, cell.number, cell.code) for cell in coded] == [(1, 1, ""), (3, 2, "\nx = 1")]
     assert coded[1].source == "%%time\nx = 1"
 
@@ -219,19 +219,19 @@ def test_cells_are_numbered_as_people_see_them():
 def test_a_setting_below_the_first_code_is_refused_unless_it_repeats_one():
     """In the old kernel the session existed by then."""
     said_before = [code("%timeout 9"), code("x = 1"), code("%timeout 9\n%status")]
-    assert cells(read(text(*said_before), "n.ipynb"))[0] == {"timeout": 9}
+    assert cells(read(text(*said_before), "n.ipynb"))[0] == {"session_timeout": 540}
 
     with pytest.raises(SpecError) as caught:
         cells(read(text(code("%glue_ray\nx = 1"), code("y = 1"), code("%timeout 9\nz = 1")), "n.ipynb"))
     (problem,) = caught.value.problems
-    assert problem.startswith("cell 3, line 1, '%timeout 9': timeout comes after code")
+    assert problem.startswith("cell 3, line 1, '%timeout 9': session_timeout comes after code")
 
 
 def test_injected_parameters_make_no_magic_late():
     """They may come to stand above the magics of the first cell that has code."""
     notebook = with_parameters(read(text(code("%timeout 9\nx = a")), "n.ipynb"), {"a": 1})
 
-    assert cells(notebook)[0] == {"timeout": 9}
+    assert cells(notebook)[0] == {"session_timeout": 540}
     assert [cell.code for cell in cells(notebook)[1]] == ["# Parameters\na = 1", "\nx = a"]
 
 
@@ -398,7 +398,7 @@ def test_the_example_notebook_can_be_run():
     notebook = with_parameters(read(EXAMPLE.read_text(), EXAMPLE.name), {"source": "s3://b/in", "target": "s3://b/out"})
     settings, coded = cells(notebook)
 
-    assert settings == {"glue_version": "4.0", "worker_type": "Z.2X", "number_of_workers": 2, "idle_timeout": 60}
+    assert settings == {"glue_version": "4.0", "worker_type": "Z.2X", "number_of_workers": 2, "idle_timeout": 3600}
     assert [cell.number for cell in coded if not cell.code] == [1]
     for cell in coded[1:]:
         prepare(cell.code, "mark", f"cell {cell.number}")

@@ -34,9 +34,9 @@ def refusal(*sources: str) -> SpecError:
         ("%worker_type Z.2X", {"worker_type": "Z.2X"}),
         ('%worker_type "Z.2X"', {"worker_type": "Z.2X"}),
         ("%worker_type 'Z.2X'", {"worker_type": "Z.2X"}),
-        ("%idle_timeout 60", {"idle_timeout": 60}),
-        ("%idle_timeout\t'60'", {"idle_timeout": 60}),
-        ("%timeout 120", {"timeout": 120}),
+        ("%idle_timeout 60", {"idle_timeout": 3600}),
+        ("%idle_timeout\t'60'", {"idle_timeout": 3600}),
+        ("%timeout 120", {"session_timeout": 7200}),
         ("%glue_version 4.0", {"glue_version": "4.0"}),
         ("%object_memory_head 40", {"object_store_memory_head": 40}),
         ("%object_memory_worker 50", {"object_store_memory_worker": 50}),
@@ -47,8 +47,8 @@ def refusal(*sources: str) -> SpecError:
         ("%additional_python_modules [a, b]", {"pip": ["a", "b"]}),
         ("%additional_python_modules awswrangler[modin]", {"pip": ["awswrangler[modin]"]}),
         ('%%tags\n{"team": "etl", "year": 2026}', {"tags": {"team": "etl", "year": "2026"}}),
-        ("   %idle_timeout 60", {"idle_timeout": 60}),
-        ("%idle_timeout 60\r\n%timeout 9\r\n", {"idle_timeout": 60, "timeout": 9}),
+        ("   %idle_timeout 60", {"idle_timeout": 3600}),
+        ("%idle_timeout 60\r\n%timeout 9\r\n", {"idle_timeout": 3600, "session_timeout": 540}),
     ],
 )
 def test_each_magic_becomes_its_setting(source, setting):
@@ -77,7 +77,7 @@ def test_what_says_nothing_of_the_session_is_dropped(source):
         ('{"number_of_workers": 5}', {"number_of_workers": 5}),
         ('{"number_of_workers": "5"}', {"number_of_workers": 5}),
         ('{"worker_type": "Z.2X"}', {"worker_type": "Z.2X"}),
-        ('{"idle_timeout": 60, "timeout": "120"}', {"idle_timeout": 60, "timeout": 120}),
+        ('{"idle_timeout": 60, "timeout": "120"}', {"idle_timeout": 3600, "session_timeout": 7200}),
         ('{"glue_version": "4.0"}', {"glue_version": "4.0"}),
         ('{"tags": {"a": "b"}}', {"tags": {"a": "b"}}),
         ('{"min_workers": 1}', {"min_workers": 1}),
@@ -96,7 +96,7 @@ def test_what_says_nothing_of_the_session_is_dropped(source):
         ('{"logging_configuration": {"S3": {"IS_ENABLED": "False"}}}', {"logging_configuration": {"S3": False}}),
         ("""{"--logging_configuration": '{"S3": {"IS_ENABLED": "True"}}'}""", {"logging_configuration": {"S3": True}}),
         ('{"own": 1, "--other": true}', {"arguments": {"own": "1", "other": "True"}}),
-        ("{'own': None, # why\n 'idle_timeout': 60}", {"arguments": {"own": "None"}, "idle_timeout": 60}),
+        ("{'own': None, # why\n 'idle_timeout': 60}", {"arguments": {"own": "None"}, "idle_timeout": 3600}),
         ("{}", {}),
     ],
 )
@@ -201,7 +201,7 @@ def test_saying_the_same_twice_is_no_contradiction():
     """Tags and arguments of several cells come together."""
     sources = ["%idle_timeout 60", '%%configure\n{"idle_timeout": "60", "a": 1}', '%%configure\n{"--a": "1", "b": 2}']
 
-    assert read(*sources) == {"idle_timeout": 60, "arguments": {"a": "1", "b": "2"}}
+    assert read(*sources) == {"idle_timeout": 3600, "arguments": {"a": "1", "b": "2"}}
 
 
 def test_the_code_keeps_its_lines():
@@ -246,7 +246,7 @@ def test_magics_below_code_are_found_and_nothing_else(source, code):
         ("x = 1\n!ls", "line 2, '!ls': a Glue session"),
         ("for x in y:\n    %pip install z", "line 2, '%pip install z': a Glue session is no IPython"),
         ("x = 1\n%idle_timeout 60", "line 2, '%idle_timeout 60': idle_timeout comes after code"),
-        ('x = 1\n%%configure\n{"timeout": 60}', "line 2, '%%configure': timeout comes after code"),
+        ('x = 1\n%%configure\n{"timeout": 60}', "line 2, '%%configure': session_timeout comes after code"),
     ],
 )
 def test_magics_below_code_are_refused_where_they_would_do_harm(source, words):

@@ -14,7 +14,7 @@ from airflow_provider_glueray.core.errors import (
     CapacityExceeded,
     RunStopped,
     RunTimedOut,
-    ScriptError,
+    SourceFileError,
     SpecError,
     StatementFailed,
 )
@@ -279,7 +279,7 @@ class TestStatement:
 
     def test_a_session_that_has_ended(self, hook, make, make_task, connected, monkeypatch):
         """Reported as such; made again once if that is wanted, for all who come after, and stopped with the first."""
-        session = make_task(make_create(make, idle_timeout=1)).run().xcoms["return_value"]
+        session = make_task(make_create(make, idle_timeout=60)).run().xcoms["return_value"]
         connected.faults(minute_seconds=0.1)
         assert until_ended(hook, session) == "TIMEOUT"
         connected.reset_faults()
@@ -288,19 +288,21 @@ class TestStatement:
         assert "SessionEnded" in str(plain.error)
         assert "idle_timeout of 1 minutes" in str(plain.error)
 
-        again = [make_task(make_statement(make, session, f"{n}", recreate=True)).run() for n in (1, 2)]
+        again = [make_task(make_statement(make, session, f"{n}", recreate_on_timeout=True)).run() for n in (1, 2)]
         assert [result.xcoms["return_value"] for result in again] == [1, 2]
         assert {result.xcoms["glueray_run"]["name"] for result in again} == {f"{session}-again"}
 
         connected.faults(minute_seconds=0.1)
         assert until_ended(hook, f"{session}-again") == "TIMEOUT"
         connected.reset_faults()
-        twice = make_task(make_statement(make, session, "3", recreate=True)).run()
+        twice = make_task(make_statement(make, session, "3", recreate_on_timeout=True)).run()
         assert "SessionEnded" in str(twice.error)
         stop = make_task(make(GlueRayStopSessionOperator, session_id=session)).run()
         assert (stop.state, stop.xcoms["return_value"]) == ("success", "TIMEOUT")
 
-    @pytest.mark.parametrize(("code", "kind"), [("x = = 1", ScriptError), ("", ScriptError), ("#" * 70_000, SpecError)])
+    @pytest.mark.parametrize(
+        ("code", "kind"), [("x = = 1", SourceFileError), ("", SourceFileError), ("#" * 70_000, SpecError)]
+    )
     def test_while_the_dag_is_parsed(self, make, code, kind):
         with pytest.raises(kind):
             make_statement(make, "s", code)
@@ -319,7 +321,12 @@ class TestStop:
 
 def test_a_group(dag):
     """The setup makes the session, all tasks share it and how it is reached, the teardown follows all of them."""
-    with dag, glue_ray_session("etl", role="GlueRayRole", conn_id="mine", deferrable=True, recreate=True) as session:
+    with (
+        dag,
+        glue_ray_session(
+            "etl", role="GlueRayRole", conn_id="mine", deferrable=True, recreate_on_timeout=True
+        ) as session,
+    ):
         load = session.statement("load", "1")
         walk = session.notebook("walk", "walk.ipynb", output_notebook="s3://b/walk.ipynb", deferrable=False)
         load >> walk
@@ -331,7 +338,7 @@ def test_a_group(dag):
     assert session.stop.upstream_task_ids == {"etl.create", "etl.walk"}
     assert {task.conn_id for task in dag.tasks} == {"mine"}
     assert [task.deferrable for task in (session.create, load, walk, session.stop)] == [True, True, False, True]
-    assert load.recreate
+    assert load.recreate_on_timeout
     assert load.session_id == walk.session_id == session.stop.session_id == session.id
 
 

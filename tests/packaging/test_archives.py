@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_glueray.core.errors import ScriptError
+from airflow_provider_glueray.core.errors import PackagingError, SourceFileError
 from airflow_provider_glueray.packaging import archives
 from airflow_provider_glueray.packaging.archives import inspect_archive, zip_folder
 from airflow_provider_glueray.packaging.upload import read_local
@@ -94,7 +94,7 @@ def test_a_module_that_is_one_file(tmp_path):
 )
 def test_modules_that_would_not_be_imported(tmp_path, name, text, words):
     write(tmp_path, {name: text})
-    with pytest.raises(ScriptError, match=words):
+    with pytest.raises((PackagingError, SourceFileError), match=words):
         read_local(str(tmp_path / name), "3.9", module=True)
 
 
@@ -131,11 +131,11 @@ def test_what_is_named_itself_is_not_ignored(tmp_path):
 
 def test_too_much_and_too_little(tmp_path, monkeypatch):
     """The size that counts, and the files that make it."""
-    with pytest.raises(ScriptError, match="no files"):
+    with pytest.raises(PackagingError, match="no files"):
         zip_folder(write(tmp_path / "empty", {".git/config": ""}), module=True)
     monkeypatch.setattr(archives, "MOST_BYTES", 10)
     big = write(tmp_path / "big", {"a.py": "12345", "data.bin": "1234567"})
-    with pytest.raises(ScriptError, match=r"2 files of 12 bytes, more than 10.*data.bin \(7\), a.py \(5\)"):
+    with pytest.raises(PackagingError, match=r"2 files of 12 bytes, more than 10.*data.bin \(7\), a.py \(5\)"):
         zip_folder(big, module=True)
 
 
@@ -145,7 +145,7 @@ def test_links(tmp_path):
     (libs / "b.py").symlink_to(libs / "a.py")
     assert names(zip_folder(libs, module=True).content) == ["libs/a.py", "libs/b.py"]
     (libs / "loop").symlink_to(libs)
-    with pytest.raises(ScriptError, match="loop is a link to a folder"):
+    with pytest.raises(PackagingError, match="loop is a link to a folder"):
         zip_folder(libs, module=True)
 
 
@@ -162,5 +162,5 @@ def test_links(tmp_path):
     ],
 )
 def test_archives_that_glue_would_not_take(content, words):
-    with pytest.raises(ScriptError, match=words):
+    with pytest.raises(PackagingError, match=words):
         inspect_archive("lib.zip", content)

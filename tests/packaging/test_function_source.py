@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from airflow_provider_glueray.core.errors import ScriptError
+from airflow_provider_glueray.core.errors import SourceFileError
 from airflow_provider_glueray.packaging.function_source import check_function, source_of, to_script
 
 NUMBERS = itertools.count()
@@ -188,10 +188,10 @@ if True:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("import threading\nLOCK = threading.Lock()\ndef step():\n    return LOCK", "uses LOCK, a lock, which cannot"),
+        ("import threading\nLOCK = threading.Lock()\ndef step():\n    return LOCK", "uses LOCK, a lock, which has no"),
         ("CONN = object()\ndef step():\n    return helper()\ndef helper():\n    return CONN", "uses CONN, a object"),
         ("from airflow.sdk import Variable\ndef step():\n    return Variable.get('x')", "there is no Airflow on the"),
-        ("BIG = list(range(50_000))\ndef step():\n    return BIG", "uses BIG, a list, which cannot travel"),
+        ("BIG = list(range(50_000))\ndef step():\n    return BIG", "uses BIG, a list, which has no source to send"),
         ("def step(x):\n    match x:\n        case 1:\n            return 2", "is not Python 3.9"),
         ("async def step():\n    pass", "is a coroutine"),
         ("def step():\n    yield 1", "is a generator; return a list"),
@@ -199,13 +199,13 @@ if True:
         ("class A:\n    def b(self):\n        pass\nstep = A().b", "A.b is a bound method"),
         ("import functools\nstep = functools.partial(print)", "a partial, not a function"),
         ("def around():\n    lock = object()\n    def step():\n        return lock\n    return step\nstep = around()",
-         "uses lock, a object, which cannot travel"),
+         "uses lock, a object, which has no source to send"),
         ("exec('def step():\\n    return 1')", "The source of step is not to be found"),
-        ("x = float('nan')\ndef step():\n    return x", "uses x, a float, which cannot travel"),
+        ("x = float('nan')\ndef step():\n    return x", "uses x, a float, which has no source to send"),
     ],
 )  # fmt: skip
 def test_what_cannot_travel_is_refused_at_parse(load, text, words):
-    with pytest.raises(ScriptError, match=words):
+    with pytest.raises(SourceFileError, match=words):
         to_script(load(text).step)
 
 
@@ -213,7 +213,7 @@ def test_a_task_is_no_function_of_the_file(load):
     """A task called inside of a task would be a task there, too; Airflow is not there."""
     module = load("from airflow.sdk import task\n@task\ndef other():\n    return 1\ndef step():\n    return other()\n")
 
-    with pytest.raises(ScriptError, match="uses other, a _TaskDecorator"):
+    with pytest.raises(SourceFileError, match="uses other, a _TaskDecorator"):
         to_script(module.step)
 
 

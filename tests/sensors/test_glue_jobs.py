@@ -53,7 +53,7 @@ def test_every_end(connected, hook, dag, make_task, raw):
 def test_the_latest_run(connected, hook, dag, make_task):
     """Without a run id it is the newest run; a job that has none yet is waited for."""
     define(hook, "latest")
-    sensor = GlueRayJobSensor(task_id="wait", job_name="latest", deferrable=True, poll_interval=0.2, dag=dag)
+    sensor = GlueRayJobSensor(task_id="wait", job_name="latest", deferrable=True, poke_interval=0.2, dag=dag)
     task = make_task(sensor)
     first = task.run()
     assert "DateTimeTrigger" in first.message.classpath
@@ -67,7 +67,7 @@ def test_a_run_that_is_gone(connected, hook, dag, make_task, set_waits):
     """A run the service does not know is a failure with words, after a little patience, not an endless wait."""
     set_waits(lost=1)
     define(hook, "gone")
-    sensor = GlueRayJobSensor(task_id="wait", job_name="gone", run_id="jr_" + "0" * 64, poll_interval=0.2, dag=dag)
+    sensor = GlueRayJobSensor(task_id="wait", job_name="gone", run_id="jr_" + "0" * 64, poke_interval=0.2, dag=dag)
     result = make_task(sensor).run()
 
     assert "is gone" in str(result.error)

@@ -156,7 +156,8 @@ def life_of(
         service = Service(ticking, script or Script())
         connect("scripted", service)
         make_operator = _MAKERS[way.partition(",")[0]]
-        given = {"task_id": "step", "conn_id": "scripted", "deferrable": way.endswith("deferred"), "poll_interval": 2}
+        interval = "poke_interval" if way.startswith("sensor") else "poll_interval"
+        given = {"task_id": "step", "conn_id": "scripted", "deferrable": way.endswith("deferred"), interval: 2}
         dag = DAG("walk", schedule=None, start_date=START, default_args={"retries": 0})
         dag.fileloc = str(tmp_path / "dag.py")
         operator = make_operator(service, tmp_path, {**given, "dag": dag, **kwargs})

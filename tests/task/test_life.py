@@ -56,6 +56,7 @@ there_is_no_room_in_time                               xd      xd      xd       
 a_retry_queues_anew                                    xd      xd      xd        xd        -
 a_kill_stops_it                                        x       x       x         x         -
 a_kill_of_the_deferred_task_stops_it                   d       d       d         d         -
+a_kill_stops_nothing_if_the_task_says_so               xd      xd      xd        xd        -
 a_restart_of_the_triggerer_stops_nothing               d       d       d         d         d
 a_kill_while_there_is_no_room_starts_nothing           x       x       x         x         -
 a_kill_before_the_answer_stops_it                      xd      xd      xd        xd        -
@@ -254,7 +255,7 @@ def test_a_retry_takes_up_the_run_of_a_dead_worker(life):
 
     assert result.state == "success", result.error
     assert one.states() == ["SUCCEEDED"]
-    assert "Taking up" in one.said()
+    assert "Reattaching to" in one.said()
 
 
 def test_a_retry_takes_up_what_the_triggerer_lost(life):
@@ -386,7 +387,7 @@ def test_there_is_no_room_in_time(life):
     result = one.run()
 
     assert isinstance(result.error, CapacityExceeded)
-    assert "of 100 s (queue_timeout) for room" in str(result.error)
+    assert "of 100 s (queue_timeout) for capacity" in str(result.error)
     assert "workers" in str(result.error)
     assert one.states() == []
 
@@ -417,6 +418,22 @@ def test_a_kill_of_the_deferred_task_stops_it(life):
     one.on_kill_of(one.task.run())
 
     assert one.states() == ["STOPPED"]
+
+
+def test_a_kill_stops_nothing_if_the_task_says_so(life):
+    """With ``stop_on_kill=False`` the run goes on; a clear stops it all the same."""
+    one = life(RUNNING, retries=1, stop_on_kill=False)
+    if one.is_deferred:
+        one.on_kill_of(one.task.run())
+    else:
+        one.killed_after(30)
+        one.dies_after(35)
+        one.run()
+    assert one.states() == ["RUNNING"]
+    one.service.script = Script()
+    result = one.clear()
+
+    assert (result.state, one.states()) == ("success", ["STOPPED", "SUCCEEDED"])
 
 
 def test_a_restart_of_the_triggerer_stops_nothing(life):

@@ -1,30 +1,25 @@
-"""A connection to AWS Glue and what goes with it: clients made once, uploads, places to look.
+"""A connection to AWS Glue: clients made once, starts that are sent once, and the console's address.
 
-Floor 2. The hooks for jobs and for sessions stand on it; it knows neither.
+The hooks for jobs and for sessions stand on it; it knows neither.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import PurePath
 from threading import RLock
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, HTTPClientError
 
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.errors import ConnectionConfigError, ScriptError, SpecError, SubmitOutcomeUnknown
+from airflow_provider_glueray.core.errors import SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot
 from airflow_provider_glueray.core.validation import RAY_REGIONS
-from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, decode, table_of
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.glue.errors import aws_errors, error_code
-from airflow_provider_glueray.packaging import upload
+from airflow_provider_glueray.packaging.s3 import AwsConnection, S3Store
 
 #: Errors after which a run may have been started all the same.
 UNCERTAIN = ("InternalServiceException", "OperationTimeoutException")
@@ -32,21 +27,7 @@ UNCERTAIN = ("InternalServiceException", "OperationTimeoutException")
 LOOKS = 5
 
 
-class _Staged(Protocol):
-    """A spec that may name local files."""
-
-    @property
-    def python_version(self) -> str: ...
-    @property
-    def py_modules(self) -> Sequence[str]: ...
-    def local_files(self) -> tuple[str, ...]: ...
-    def with_uploads(self, uris: Mapping[str, str], /) -> Self: ...
-
-
-SpecT = TypeVar("SpecT", bound=_Staged)
-
-
-class GlueConnectionHook(AwsBaseHook):
+class GlueConnectionHook(AwsConnection):
     """Hold a connection to AWS Glue.
 
     :param aws_conn_id: an ``aws`` connection; None for boto3's own credentials. A connection that is named
@@ -61,76 +42,14 @@ class GlueConnectionHook(AwsBaseHook):
         # Reentrant: `on_kill` runs in the thread that may be making a client.
         self._lock = RLock()
 
-    @property
-    def storage(self) -> Self:
-        """The way to S3: on AWS, the hook itself."""
-        return self
-
-    def stage(self, spec: SpecT, staging_uri: str | None) -> SpecT:
-        """Upload the spec's local files under content-hashed keys; return the spec with their URIs.
-
-        :param staging_uri: ``s3://bucket/prefix``; may be None when nothing is local.
-        :raises ScriptError: a file is missing, unreadable or not Python.
-        :raises StagingError: the bucket is missing or denied.
-        """
-        paths = spec.local_files()
-        archives = {
-            path: upload.read_local(path, spec.python_version, module=path in spec.py_modules) for path in paths
-        }
-        if archives and not staging_uri:
-            raise SpecError([f"staging_uri=None: {paths[0]!r} is local and needs an S3 prefix to be uploaded to"])
-        upload.check_module_conflicts(archives, spec.py_modules)
-        uris = {path: upload.object_uri(archive, str(staging_uri)) for path, archive in archives.items()}
-        for path, uri in uris.items():
-            with aws_errors(f"upload of {path}"):
-                sent = upload.upload(self._client_for("s3"), archives[path].content, uri)
-            self.log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", PurePath(path).name, uri)
-        return spec.with_uploads(uris)
-
-    def read_text(self, place: str) -> str:
-        """Return a text file, local or in S3.
-
-        :raises ScriptError: it is missing or unreadable.
-        """
-        return upload.read_text(self._client_for, place)
-
-    def write_text(self, place: str, text: str) -> None:
-        """Write a text file, local or to S3, whole or not at all.
-
-        :raises StagingError: it cannot be written there.
-        """
-        upload.write_text(self._client_for, place, text)
-
-    def folder(self, uri: str) -> upload.S3Folder:
-        """Return a place in S3 for the files of one call."""
-        return upload.S3Folder(self._client_for("s3"), uri)
+    @cached_property
+    def storage(self) -> S3Store:
+        """S3, by the same connection."""
+        return S3Store(lambda: self._client_for("s3"))
 
     def load(self, reference: Mapping[str, Any]) -> Any:
-        """Return the value that a reference from an XCom stands for: pandas, pyarrow, or JSON values.
-
-        It has to fit this machine's memory: the reference says how many ``rows`` and ``bytes``. Needs pyarrow, and for
-        frames pandas.
-
-        :raises ScriptError: the file is gone, or the value lives on a cluster only (a Ray Dataset, a Modin frame).
-        """
-        if reference[KIND] in ("dataset", "modin"):
-            raise ScriptError(
-                f"{reference['uri']} is a {reference[KIND]}, which needs a cluster; pass it to a @task.glue_ray, or "
-                "read the Parquet files in that folder"
-            )
-
-        def content(uri: str) -> bytes:
-            place, _, name = uri.rpartition("/")
-            found = self.folder(place).read(name)
-            if found is None:
-                raise ScriptError(f"{uri} is gone; does the bucket have a lifecycle rule?")
-            return found
-
-        if reference[KIND] == DOCUMENT:
-            return decode(json.loads(content(reference["uri"]))["value"], self.load)
-        from pyarrow import BufferReader, parquet
-
-        return table_of(reference, lambda uri: parquet.read_table(BufferReader(content(uri))))
+        """Return the value that a reference from an XCom stands for; see :meth:`S3Store.load`."""
+        return self.storage.load(reference)
 
     def start_once(self, what: str, send: Callable[[Any], RunRef], find: Callable[[], list[RunSnapshot]]) -> RunRef:
         """Send a request that starts something, and never a second one unless the first has left no trace.
@@ -139,8 +58,8 @@ class GlueConnectionHook(AwsBaseHook):
         sent once; when the answer is missing, what it has started is looked for before it is sent again.
 
         :param send: sends it with the client it is given.
-        :param find: looks for what was started, by its mark.
-        :raises SubmitUnknown: no answer, several times over, and no trace.
+        :param find: looks for what was started, by its client token.
+        :raises SubmitOutcomeUnknown: no answer, several times over, and no trace.
         """
         for _ in range(3):
             try:
@@ -170,7 +89,7 @@ class GlueConnectionHook(AwsBaseHook):
                     raise SubmitOutcomeUnknown(str(error)) from error
                 raise
 
-    # -- places to look -------------------------------------------------------------------------------------
+    # -- pages ---------------------------------------------------------------------------------------------
 
     def warn_of_region(self) -> None:
         """Say so where AWS documents no Glue for Ray."""
@@ -183,25 +102,6 @@ class GlueConnectionHook(AwsBaseHook):
         return f"{self.conn_region_name}.console.{domains.get(self.conn_partition, 'aws.amazon.com')}"
 
     # -- the connection -------------------------------------------------------------------------------------
-
-    @cached_property
-    def conn_config(self) -> Any:
-        """The connection. ``AwsBaseHook`` carries on without it when it is missing; we do not."""
-        if self.aws_conn_id:
-            try:
-                conn_type = self.get_connection(self.aws_conn_id).conn_type
-            except AirflowNotFoundException as error:
-                raise ConnectionConfigError(
-                    f"There is no connection {self.aws_conn_id!r}. Create one of type 'aws' (AIRFLOW_CONN_"
-                    f"{self.aws_conn_id.upper()} will do), or pass conn_id=None to use the machine's own role"
-                ) from error
-            if conn_type in ("ray", "kubernetes"):
-                raise ConnectionConfigError(
-                    f"The connection {self.aws_conn_id!r} is of type {conn_type!r}; sessions and statements run on AWS "
-                    "Glue only (elsewhere there are notebooks as jobs and glue_ray_cluster), and S3 needs a connection "
-                    "of type 'aws'"
-                )
-        return super().conn_config
 
     @cached_property
     def _session(self) -> Any:

@@ -1,6 +1,6 @@
 """Glue for Ray jobs: define, start, describe, read, stop, delete.
 
-Floor 2. A hook holds a connection and nothing else: every fact about a job or a run is an argument. All ways
+A hook holds a connection and nothing else: every fact about a job or a run is an argument. All ways
 of boto3 to fail are translated here, so no floor above needs to know an AWS error code.
 """
 
@@ -22,6 +22,7 @@ from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
 from airflow_provider_glueray.hooks.glue.errors import ChangedMeanwhileError, NotFoundError, aws_errors
 from airflow_provider_glueray.hooks.glue.requests import AUTOMATIC_TAGS, to_glue_job, to_glue_job_update, to_glue_run
 from airflow_provider_glueray.hooks.glue.responses import snapshot_of
+from airflow_provider_glueray.packaging.upload import stage
 
 #: Runs per page of GetJobRuns, newest first (botocore: at most 200).
 PAGE = 200
@@ -39,11 +40,11 @@ class GlueRayJobHook(GlueConnectionHook):
 
         :param staging_uri: ``s3://bucket/prefix`` for what is local.
         :param run_timeout: not sent: Glue refuses one for Ray jobs.
-        :raises SubmitError: see :meth:`stage` and :meth:`ensure_job`.
+        :raises SubmitError: see :func:`packaging.upload.stage` and :meth:`ensure_job`.
         """
         if not spec.role:
             raise SpecError(["role=None: AWS Glue runs a job as an IAM role; name the one"])
-        staged = self.stage(spec, staging_uri)
+        staged = stage(spec, staging_uri, self.storage, self.log)
         change = self.ensure_job(staged)
         self.log.info("Job %s: %s", staged.name, change)
 
@@ -118,13 +119,13 @@ class GlueRayJobHook(GlueConnectionHook):
     # -- runs -----------------------------------------------------------------------------------------------
 
     def submit(self, spec: RayJobSpec, client_token: str) -> RunRef:
-        """Start a run that carries ``mark``, and never a second one with the same mark.
+        """Start a run that carries the client token, and never a second one with the same client token.
 
         StartJobRun has no idempotency token, and boto3 would repeat a request whose answer was lost. So it is
-        sent once; when the answer is missing, the mark is looked for before it is sent again.
+        sent once; when the answer is missing, the client token is looked for before it is sent again.
 
-        :raises ServiceFull: a concurrency limit, the account's capacity or throttling; nothing was started.
-        :raises SubmitUnknown: no answer, several times over, and no trace of a run.
+        :raises CapacityExceeded: a concurrency limit, the account's capacity or throttling; nothing was started.
+        :raises SubmitOutcomeUnknown: no answer, several times over, and no trace of a run.
         """
 
         def send(glue: Any) -> RunRef:
@@ -133,7 +134,7 @@ class GlueRayJobHook(GlueConnectionHook):
         return self.start_once(f"job {spec.name!r}", send, lambda: self.find_runs(spec.name, client_token))
 
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
-        """Return the runs of a job that carry ``mark``, newest first, among the latest thousand."""
+        """Return the runs of a job that carry the client token, newest first, among the latest thousand."""
         try:
             return [
                 snapshot_of(name, run)
@@ -172,7 +173,7 @@ class GlueRayJobHook(GlueConnectionHook):
 
     def _describe_one(self, ref: RunRef) -> RunSnapshot:
         try:
-            with aws_errors(f"run {ref.id}"):
+            with aws_errors(f"run {ref.id}", ref):
                 answer = self._client_for("glue").get_job_run(JobName=ref.name, RunId=ref.id)
         except NotFoundError as error:
             return RunSnapshot(ref, RunState.LOST, "LOST", message=str(error))
@@ -214,10 +215,12 @@ class GlueRayJobHook(GlueConnectionHook):
                 detail = reasons.get(ref.id, {})
                 raise StopError(
                     f"Glue did not stop run {ref.id} of {name}, which is {snapshot.raw_state}: "
-                    f"{detail.get('ErrorCode', 'no reason given')} {detail.get('ErrorMessage', '')}".rstrip()
+                    f"{detail.get('ErrorCode', 'no reason given')} {detail.get('ErrorMessage', '')}".rstrip(),
+                    code=detail.get("ErrorCode", ""),
+                    run=ref,
                 )
 
-    # -- places to look -------------------------------------------------------------------------------------
+    # -- pages ---------------------------------------------------------------------------------------------
 
     def url(self, ref: RunRef) -> str:
         """Return the page of a run: in the AWS console, or of the endpoint the connection points at."""

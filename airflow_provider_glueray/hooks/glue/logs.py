@@ -1,6 +1,6 @@
 """The eight CloudWatch log groups of Glue for Ray, read for many runs at once.
 
-Floor 2. One FilterLogEvents answers for every run of a job: stream names begin with ``<job>-<run id>``
+One FilterLogEvents answers for every run of a job: stream names begin with ``<job>-<run id>``
 (dg/troubleshooting-ray, ray-project/deltacat#202), so the prefix ``<job>-jr_`` finds them all.
 """
 

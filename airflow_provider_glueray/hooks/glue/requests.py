@@ -1,25 +1,27 @@
 """What a session is made with, and its translation to the service's request.
 
-Floor 0: standard library only, no clock, no I/O.
+No clock and no I/O.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.spec import SESSION_MINUTES, RayJobSpec, RaySessionSpec
-from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT, SERVICE_ARGUMENTS, text_of
+from airflow_provider_glueray.core.spec import SESSION_TIMEOUT, RayJobSpec, RaySessionSpec
+from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT, SERVICE_ARGUMENTS, seconds_of, text_of
 
 #: Added to the id of a session that is made again.
 _SUFFIX = "-again"
 
 
 def to_glue_session(spec: RaySessionSpec, session_id: str, client_token: str, role_arn: str) -> dict[str, Any]:
-    """Translate to a CreateSession request for a session that carries ``mark``.
+    """Translate to a CreateSession request for a session that carries the client token.
 
     Shape: what the last Ray-capable kernel sent (aws-glue-sessions 1.0.5); which of the job's parameters a
     session honours is not documented, ``--pip-install`` is the one that users report.
@@ -32,8 +34,8 @@ def to_glue_session(spec: RaySessionSpec, session_id: str, client_token: str, ro
         "GlueVersion": spec.glue_version,
         "WorkerType": workers.worker_type,
         "NumberOfWorkers": workers.number_of_workers,
-        "IdleTimeout": spec.idle_timeout,
-        "Timeout": spec.session_timeout,
+        "IdleTimeout": _minutes(spec.idle_timeout),
+        "Timeout": _minutes(spec.session_timeout),
         "DefaultArguments": {
             **service_arguments(spec, "--auto-scaling-ray-min-workers"),
             **spec.arguments,
@@ -53,13 +55,13 @@ def to_glue_session_again(session: Mapping[str, Any], tags: Mapping[str, str]) -
     return {
         **{name: session[name] for name in (*kept, "IdleTimeout") if session.get(name) is not None},
         "Id": replacement_session_id(session["Id"]),
-        "Timeout": SESSION_MINUTES,
+        "Timeout": _minutes(SESSION_TIMEOUT),
         **({"Tags": dict(tags)} if tags else {}),
     }
 
 
 def replacement_session_id(session_id: str) -> str:
-    """Return the id of the session that takes the place of one that has timed out; it can be told from the old id."""
+    """Return the id of the session that replaces one which has timed out; it is derived from the old id."""
     return f"{session_id[: 255 - len(_SUFFIX)]}{_SUFFIX}"
 
 
@@ -112,7 +114,7 @@ def to_glue_job(spec: RayJobSpec) -> dict[str, Any]:
             "Name": "glueray",
             "Runtime": spec.runtime,
             "PythonVersion": spec.python_version,
-            "ScriptLocation": spec.script,
+            "ScriptLocation": spec.script_uri,
         },
         "GlueVersion": spec.glue_version,
         "WorkerType": spec.workers.worker_type,
@@ -126,7 +128,7 @@ def to_glue_job(spec: RayJobSpec) -> dict[str, Any]:
 
 
 def to_glue_run(spec: RayJobSpec, client_token: str) -> dict[str, Any]:
-    """Translate to a StartJobRun request that carries ``mark``.
+    """Translate to a StartJobRun request that carries the client token.
 
     Every argument is passed on every run: whether run arguments replace the job's defaults per key or
     wholesale is not stated by AWS (facts 9.26).
@@ -168,3 +170,8 @@ def to_glue_job_update(spec: RayJobSpec, current: Mapping[str, Any]) -> dict[str
     if all(kept.get(member, {} if value == {} else None) == value for member, value in wanted.items()):
         return None
     return {"JobName": spec.name, "JobUpdate": {**kept, **wanted}}
+
+
+def _minutes(duration: float | timedelta) -> int:
+    """Return the minutes in which the service counts: a part of one counts as one."""
+    return math.ceil((seconds_of(duration) or 0.0) / 60)

@@ -1,6 +1,6 @@
 """What AWS answers, in our words: runs become snapshots, failures become the exceptions of our own tree.
 
-Floor 2. No call is made here.
+No call is made here.
 """
 
 from __future__ import annotations

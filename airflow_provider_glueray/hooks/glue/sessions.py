@@ -1,20 +1,22 @@
 """Glue for Ray sessions: create, wait, describe, stop, delete, and run statements in them.
 
-Floor 2. The runs here are of two backends: the start of a session, and a statement in one.
+The runs here are of two backends: the start of a session, and a statement in one.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import (
+    AccessDenied,
     CapacityExceeded,
-    RequestRefused,
+    InvalidRequest,
     SessionConflict,
     SessionEnded,
     SubmitError,
@@ -31,7 +33,7 @@ from airflow_provider_glueray.core.runs import (
     StatementOutput,
 )
 from airflow_provider_glueray.core.spec import RaySessionSpec
-from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT
+from airflow_provider_glueray.core.validation import CLIENT_TOKEN_ARGUMENT, seconds_of
 from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
 from airflow_provider_glueray.hooks.glue.errors import (
     ChangedMeanwhileError,
@@ -43,6 +45,7 @@ from airflow_provider_glueray.hooks.glue.errors import (
 from airflow_provider_glueray.hooks.glue.requests import to_glue_session, to_glue_session_again
 from airflow_provider_glueray.hooks.glue.responses import snapshot_of_session, snapshot_of_statement
 from airflow_provider_glueray.hooks.glue.statements import carries_token, read_output
+from airflow_provider_glueray.packaging.upload import stage
 
 #: Sessions per page of ListSessions (botocore: at most 1,000).
 PAGE = 100
@@ -53,12 +56,16 @@ class GlueRaySessionHook(GlueConnectionHook):
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
-    def create(self, spec: RaySessionSpec, session_id: str, client_token: str) -> RunRef:
-        """Create a session, or return the one with this id if it carries ``mark``: asking twice makes one.
+    def stage(self, spec: RaySessionSpec, staging_uri: str | None) -> RaySessionSpec:
+        """Upload what is local; see :func:`packaging.upload.stage`."""
+        return stage(spec, staging_uri, self.storage, self.log)
 
-        :raises SessionConflict: a session of that id exists, and is not the one with ``mark``.
-        :raises ServiceFull: the account's capacity is in use.
-        :raises AccountRefused: the account may not make Ray sessions.
+    def create(self, spec: RaySessionSpec, session_id: str, client_token: str) -> RunRef:
+        """Create a session, or return the one with this id if it carries the client token: asking twice makes one.
+
+        :raises SessionConflict: a session of that id exists, and is not the one with the client token.
+        :raises CapacityExceeded: the account's capacity is in use.
+        :raises AccountNotEligible: the account may not make Ray sessions.
         """
         self.warn_of_region()
         return self._create(to_glue_session(spec, session_id, client_token, self.role_arn(spec.role)))
@@ -98,12 +105,12 @@ class GlueRaySessionHook(GlueConnectionHook):
                 ) from error
         return ref
 
-    def wait_ready(self, ref: RunRef, timeout: float = 1800.0) -> None:
-        """Return when a session is READY; at the timeout (seconds) it is stopped.
+    def wait_ready(self, ref: RunRef, timeout: timedelta | float = 1800.0) -> None:
+        """Return when a session is READY; at the timeout, a timedelta or seconds, it is stopped.
 
         :raises RunFailed: or one of its kinds, when it does not become READY.
         """
-        policy = FollowPolicy(deadline=time.time() + timeout, sources=())
+        policy = FollowPolicy(deadline=clock.now() + (seconds_of(timeout) or 0.0), sources=())
         failure = failure_of(run_sync(follow(ref, policy), self, ref, self.log), self.url(ref))
         if failure is not None:
             raise failure
@@ -141,7 +148,7 @@ class GlueRaySessionHook(GlueConnectionHook):
     def role_arn(self, role: str) -> str:
         """Return the ARN of a role, which is what sessions take (botocore); a name is looked up in IAM.
 
-        :raises RequestRefused: there is no such role.
+        :raises InvalidRequest: there is no such role.
         """
         if role.startswith("arn:"):
             return role
@@ -149,7 +156,7 @@ class GlueRaySessionHook(GlueConnectionHook):
             answer = self._client_for("iam").get_role(RoleName=role)
         except ClientError as error:
             if error_code(error) in ("NoSuchEntity", "NoSuchEntityException"):
-                raise RequestRefused(f"There is no IAM role {role!r} in the account of this connection") from error
+                raise InvalidRequest(f"There is no IAM role {role!r} in the account of this connection") from error
             self.log.info("Role %s cannot be looked up (%s); taking it to have no path", role, error_code(error))
             return f"arn:{self.conn_partition}:iam::{self.account_id}:role/{role}"
         return str(answer["Role"]["Arn"])
@@ -157,9 +164,9 @@ class GlueRaySessionHook(GlueConnectionHook):
     # -- statements ---------------------------------------------------------------------------------------------
 
     def run_statement(self, session_id: str, code: str, client_token: str) -> RunRef:
-        """Run code that carries ``mark`` (see ``statements.prepare``), and never twice.
+        """Run code that carries the client token (see ``statements.prepare``), and never twice.
 
-        :raises ServiceFull: the session is busy with another statement, or not READY yet.
+        :raises CapacityExceeded: the session is busy with another statement, or not READY yet.
         :raises SessionEnded: it is over, or was never there.
         """
 
@@ -173,7 +180,7 @@ class GlueRaySessionHook(GlueConnectionHook):
                 send,
                 lambda: self._statements_with_token(session_id, client_token),
             )
-        except (RequestRefused, WrongStateError, NotFoundError) as error:
+        except (InvalidRequest, AccessDenied, WrongStateError, NotFoundError) as error:
             raise self._refusal_reason(session_id, error) from error
 
     def _refusal_reason(self, session_id: str, error: SubmitError) -> SubmitError:
@@ -214,12 +221,12 @@ class GlueRaySessionHook(GlueConnectionHook):
 
         :raises SubmitError: there is no such session or statement.
         """
-        with aws_errors(ref.title):
+        with aws_errors(ref.title, ref):
             answer = self._client_for("glue").get_statement(SessionId=ref.name, Id=int(ref.id))
         return answer["Statement"]  # type: ignore[no-any-return]
 
     def output(self, ref: RunRef, client_token: str = "") -> StatementOutput:
-        """Return what a statement printed and returned; the value needs the mark it was run with."""
+        """Return what a statement printed and returned; the value needs the client token it was run with."""
         return read_output(self.get_statement(ref), client_token)
 
     def _statements_with_token(self, session_id: str, client_token: str) -> list[RunSnapshot]:
@@ -232,7 +239,7 @@ class GlueRaySessionHook(GlueConnectionHook):
     # -- both, as ``RunHook`` wants them --------------------------------------------------------------------------
 
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
-        """Return the session ``name`` if it carries ``mark``, and its statements that do."""
+        """Return the session ``name`` if it carries the client token, and its statements that do."""
         session = self.session(name)
         if session is None:
             return []
@@ -283,12 +290,12 @@ class GlueRaySessionHook(GlueConnectionHook):
         """Stop sessions, cancel statements. What has ended, is ending or is not there is no error."""
         for ref in refs:
             try:
-                with aws_errors(f"stop of {ref.title}"):
+                with aws_errors(f"stop of {ref.title}", ref):
                     if ref.backend == GLUE_SESSION:
                         self._client_for("glue").stop_session(Id=ref.id)
                     else:
                         self._client_for("glue").cancel_statement(SessionId=ref.name, Id=int(ref.id))
-            except (NotFoundError, WrongStateError, RequestRefused) as error:
+            except (NotFoundError, WrongStateError, InvalidRequest, AccessDenied) as error:
                 snapshot = self.describe([ref])[ref]
                 if not snapshot.is_over and snapshot.state is not RunState.STOPPING:
                     raise
@@ -314,11 +321,11 @@ class GlueRaySessionHook(GlueConnectionHook):
 
 def _reason(session: Mapping[str, Any]) -> str:
     """Say why a session is over, and what to do."""
-    said = (session.get("ErrorMessage") or "").rstrip(".")
+    message = (session.get("ErrorMessage") or "").rstrip(".")
     if session["Status"] != "TIMEOUT":
         otherwise = {"STOPPED": "Somebody or something stopped it", "STOPPING": "It is being stopped"}
-        return said or otherwise.get(session["Status"], "The service gave no reason")
+        return message or otherwise.get(session["Status"], "The service gave no reason")
     minutes = f" of {session['IdleTimeout']} minutes" if session.get("IdleTimeout") else ""
     cause = f"It was idle for longer than its idle_timeout{minutes}, or older than its session_timeout"
-    cure = "Raise them, or set recreate=True for statements that stand alone"
-    return ". ".join(part for part in (said, cause, cure) if part)
+    cure = "Raise them, or set recreate_on_timeout=True for statements that stand alone"
+    return ". ".join(part for part in (message, cause, cure) if part)

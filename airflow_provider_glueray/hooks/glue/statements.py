@@ -1,8 +1,8 @@
-"""A statement's code on its way to a session, and what the session says of it afterwards.
+"""The code that is sent to a session as a statement, and the output that the session returns.
 
-Floor 0: standard library only. A session hands back one text per statement and nothing else that is documented
-(botocore ``StatementOutputData``), so a value travels in that text: a few lines are put behind the code which
-print the value, as one line of JSON after a mark of its own. The lines of the code itself keep their numbers.
+Standard library only. A session returns one text per statement and nothing else that is documented (botocore
+``StatementOutputData``), so that text has the value too: a few lines behind the code print it as one line of JSON after
+a tag with the client token. The lines of the code itself keep their numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from airflow_provider_glueray.core.errors import ScriptError, SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.runs import StatementError, StatementOutput
 
 #: The most characters of one statement. Source: botocore RunStatement.
@@ -27,44 +27,39 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @cache
-def _report() -> str:
-    """Return the code that tells a session how to report a value, as the last lines of what is sent."""
-    from airflow_provider_glueray.glueray_step.display import glueray_describe_value
+def _printing_code() -> str:
+    """Return the functions that print a value in a session."""
+    from airflow_provider_glueray.glueray_step.display import glueray_describe_value, glueray_print_value
 
-    return f"""
-{inspect.getsource(glueray_describe_value)}
-def _glueray_report(tag, value, explicit):
-    import json
-    print("\\n" + tag + json.dumps(glueray_describe_value(value, explicit)))
-"""
+    return "".join(f"\n{inspect.getsource(function)}" for function in (glueray_describe_value, glueray_print_value))
 
 
 def prepare(code: str, client_token: str, where: str, python_version: str = "3.9") -> str:
-    """Return what to send for ``code``: the same lines, and behind them what reports its value.
+    """Return what to send for ``code``: the same lines, and behind them what prints its value.
 
-    :param mark: unique to the run of this statement; by it the statement is found again.
+    :param client_token: unique to the run of this statement, which is found by it.
     :param where: names the code in errors: a file, a task or a cell.
-    :raises ScriptError: the code is empty or is not Python.
+    :raises SourceFileError: the code is empty or is not Python.
     :raises SpecError: the code is too long.
     """
     if not code.strip():
-        raise ScriptError(f"{where} is empty")
+        raise SourceFileError(f"{where} is empty")
     major, minor = (int(part) for part in python_version.split("."))
     try:
         tree = ast.parse(code, filename=where, feature_version=(major, minor))
     except (SyntaxError, ValueError) as error:
-        raise ScriptError(f"{where} is not Python {python_version}: {error}") from error
+        raise SourceFileError(f"{where} is not Python {python_version}: {error}") from error
     code = code.replace("\r\n", "\n").rstrip()
     last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     if returns(tree):
-        sent = f"{code}\n{_report()}_glueray_report({_tag(client_token)!r}, {RETURN_NAME}, True)\n"
+        sent = f"{code}\n{_printing_code()}glueray_print_value({_tag(client_token)!r}, {RETURN_NAME}, True)\n"
     elif last is not None and not code.endswith(";"):  # which says, in notebooks, not to show it
         # Assigned where it stands, so that a traceback still shows the line it would have shown.
         begin = _offset(code, last.lineno, last.col_offset)
         end = _offset(code, last.end_lineno, last.end_col_offset)
         assigned = f"{code[:begin]}_glueray_value = ({code[begin:end]}){code[end:]}"
-        report = f"_glueray_report({_tag(client_token)!r}, _glueray_value, False)"
-        sent = f"{assigned}\n{_report()}if _glueray_value is not None:\n    {report}\n"
+        report = f"glueray_print_value({_tag(client_token)!r}, _glueray_value, False)"
+        sent = f"{assigned}\n{_printing_code()}if _glueray_value is not None:\n    {report}\n"
     else:
         sent = f"{code}\n"
     sent += f"# {_tag(client_token)}\n"
@@ -80,27 +75,27 @@ def prepare(code: str, client_token: str, where: str, python_version: str = "3.9
 
 
 def carries_token(code: str, client_token: str) -> bool:
-    """Tell whether a statement's code is that of the run with ``mark``."""
+    """Tell whether a statement's code is that of the run with a client token."""
     return code.endswith(f"# {_tag(client_token)}\n")
 
 
 def read_output(statement: Mapping[str, Any], client_token: str = "") -> StatementOutput:
-    """Read a ``Statement`` (botocore shape) that was sent with ``mark``.
+    """Read a ``Statement`` (botocore shape) that was sent with a client token.
 
-    The value stands in the line that our own code printed; without one, what was printed is all there is.
+    The value is in the line that our own code printed; without that line, there is only printed text.
     """
     output = statement.get("Output") or {}
     text = plain((output.get("Data") or {}).get("TextPlain") or "")
     printed, found, report = text.rpartition(f"\n{_tag(client_token)}")
     line, _, after = report.partition("\n")
-    said: dict[str, Any] = {}
+    forms: dict[str, Any] = {}
     if found and client_token:
         try:
-            said = json.loads(line)
+            forms = json.loads(line)
             printed += after
         except ValueError:
-            # Cut off on its way: the value is lost, what was printed is not.
-            said = {}
+            # The session has cut the line off: the value is lost, what was printed is not.
+            forms = {}
     else:
         printed = text
     error = None
@@ -110,8 +105,8 @@ def read_output(statement: Mapping[str, Any], client_token: str = "") -> Stateme
         error = StatementError(output.get("ErrorName") or "Error", plain(output.get("ErrorValue") or ""), traceback)
     return StatementOutput(
         printed=printed,
-        value=json.loads(said["value"]) if "value" in said else None,
-        shown=said.get("shown", {}),
+        value=json.loads(forms["value"]) if "value" in forms else None,
+        shown=forms.get("shown", {}),
         error=error,
         execution_count=output.get("ExecutionCount"),
         started=seconds_of(statement.get("StartedOn")),

@@ -1,6 +1,6 @@
 """Clusters that runs share as RayClusters of KubeRay: create, describe, delete.
 
-Floor 2. What is followed is the start of one.
+What is followed is the start of one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KubeRayClusterHook(KubeRayResourceHook):
         return super()._unseen(ref)._replace(state=RunState.STOPPED, raw_state="deleted")
 
     def prepare(self, spec: RayClusterSpec, max_lifetime: float | None) -> Callable[[str], RunRef]:
-        """Return what creates a cluster that carries a given mark; twice with one mark makes one.
+        """Return what creates a cluster that carries a given client token; twice with one token makes one.
 
         :param max_lifetime: seconds after which Kubernetes ends its pods; None for never.
         :raises SpecError: a setting is unknown or wrong.
@@ -51,7 +51,7 @@ class KubeRayClusterHook(KubeRayResourceHook):
         return create
 
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
-        """Return the cluster of ``name`` that carries ``mark``, if there is one: its name is made of both."""
+        """Return the cluster of ``name`` that carries the client token, if there is one: its name is made of both."""
         ref = RunRef(KUBERAY_CLUSTER, name, f"{self._namespace}/{rayjob_name(name, client_token)}")
         found = self._list([ref]).values()
         return [

@@ -1,6 +1,6 @@
 """The way to a Kubernetes cluster with KubeRay: what the hooks for RayJobs and for RayClusters stand on.
 
-Floor 2. Of each kind, things are found by a label that holds their name, many with one call.
+Resources of a kind are found by a label that holds their name, many with one call.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
+from airflow_provider_glueray.packaging.s3 import S3Store
 
-#: Things per list call: their names stand in its address, and proxies take some 8,000 characters of it.
+#: Resources per list call: their names stand in its address, and proxies take some 8,000 characters of it.
 BATCH = 100
 # The Kubernetes client keeps what it has read of a kubeconfig in a global before it makes a client of it.
 _configuring = RLock()
@@ -44,7 +45,7 @@ class KubeRayConnectionHook(KubernetesHook):
     plural: ClassVar[str]
     label: ClassVar[str]
 
-    # -- logs and places ------------------------------------------------------------------------------------
+    # -- logs and pages -------------------------------------------------------------------------------------
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
         """Read what is new in the logs of runs. See ``RunBackend``.
@@ -64,7 +65,7 @@ class KubeRayConnectionHook(KubernetesHook):
         return pages
 
     def url(self, ref: RunRef) -> str:
-        """Return the page of a run: ``run_url`` of the extra, else the thing at the API server."""
+        """Return the page of a run: ``run_url`` of the extra, else the resource at the API server."""
         return self._address("run_url", f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{self.plural}/{{name}}", ref)
 
     def logs_url(self, ref: RunRef) -> str:
@@ -75,13 +76,13 @@ class KubeRayConnectionHook(KubernetesHook):
 
     def _address(self, key: str, path: str, ref: RunRef) -> str:
         namespace, name = namespaced_name(ref)
-        place = self._extra.get(key) or f"{self._client.configuration.host}{path}"
-        return str(place).replace("{namespace}", namespace).replace("{name}", name)
+        address = self._extra.get(key) or f"{self._client.configuration.host}{path}"
+        return str(address).replace("{namespace}", namespace).replace("{name}", name)
 
     # -- lists ----------------------------------------------------------------------------------------------
 
     def _list(self, refs: Iterable[RunRef]) -> dict[str, Mapping[str, Any]]:
-        """Return things by the ids of their runs."""
+        """Return resources by the ids of their runs."""
         # Also a single one by a list: that one is not there, and that KubeRay is not, would be one answer else.
         found = {}
         for namespace, those in group_by_namespace(refs).items():
@@ -153,11 +154,9 @@ class KubeRayConnectionHook(KubernetesHook):
         return RayJobSettings.of(self._extra.get("kuberay") or {}, over, namespace=self._namespace)
 
     @cached_property
-    def storage(self) -> Any:
-        """The way to S3, by the connection ``aws_conn_id`` of the extra."""
-        from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
-
-        return GlueConnectionHook(self._extra.get("aws_conn_id", "aws_default"))
+    def storage(self) -> S3Store:
+        """S3, by the connection ``aws_conn_id`` of the extra."""
+        return S3Store.of_connection(self._extra.get("aws_conn_id", "aws_default"))
 
     @cached_property
     def _warned(self) -> set[str]:
@@ -170,19 +169,19 @@ class KubeRayConnectionHook(KubernetesHook):
 
 
 def namespaced_name(ref: RunRef) -> tuple[str, str]:
-    """Return the namespace and the name of a run's thing."""
+    """Return the namespace and the name of a run's resource."""
     namespace, _, name = ref.id.partition("/")
     return namespace, name
 
 
 def group_by_namespace(refs: Iterable[RunRef]) -> dict[str, list[RunRef]]:
     """Return runs by their namespace."""
-    places = defaultdict(list)
+    by_namespace = defaultdict(list)
     for ref in refs:
-        places[namespaced_name(ref)[0]].append(ref)
-    return dict(places)
+        by_namespace[namespaced_name(ref)[0]].append(ref)
+    return dict(by_namespace)
 
 
 def id_of(resource: Mapping[str, Any]) -> str:
-    """Return the id of a thing, as in ``RunRef``."""
+    """Return the id of a resource, as in ``RunRef``."""
     return f"{resource['metadata']['namespace']}/{resource['metadata']['name']}"

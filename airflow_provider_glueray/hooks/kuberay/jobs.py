@@ -1,7 +1,4 @@
-"""Runs as RayJobs of KubeRay: create, describe, read, stop.
-
-Floor 2.
-"""
+"""Runs as RayJobs of KubeRay: create, describe, read, stop."""
 
 from __future__ import annotations
 
@@ -40,6 +37,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
 from airflow_provider_glueray.hooks.kuberay.resource import KubeRayResourceHook
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
 from airflow_provider_glueray.hooks.kuberay.status import PendingReason, ended_reason, snapshot_of
+from airflow_provider_glueray.packaging.upload import stage
 
 #: The most RayJobs of a job that are looked at, and deleted, when a run of it is started.
 MOST_LISTED, MOST_SWEPT = 500, 50
@@ -63,7 +61,7 @@ class KubeRayHook(KubeRayResourceHook):
         :raises SubmitError: a file is missing, or the connection is.
         """
         settings = self._settings(spec)
-        staged: RayJobSpec = self.storage.stage(spec, staging_uri) if spec.local_files() else spec
+        staged = stage(spec, staging_uri, self.storage, self.log) if spec.local_files() else spec
         deadline = math.ceil(run_timeout) if run_timeout else None
 
         def manifest(client_token: str, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -105,13 +103,13 @@ class KubeRayHook(KubeRayResourceHook):
     def submit(self, rayjob: Mapping[str, Any]) -> RunRef:
         """Create a RayJob, and never a second one of its name.
 
-        :raises ServiceFull: a quota or a limit of requests; nothing was created.
-        :raises SubmitUnknown: no answer, several times over.
+        :raises CapacityExceeded: a quota or a limit of requests; nothing was created.
+        :raises SubmitOutcomeUnknown: no answer, several times over.
         """
         return self._create(snapshot_of(rayjob).ref, rayjob)
 
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
-        """Return the run of ``name`` that carries ``mark``, if there is one: its name is made of both."""
+        """Return the run of ``name`` that carries the client token, if there is one: its name is made of both."""
         ref = RunRef(KUBERAY_JOB, name, f"{self._namespace}/{rayjob_name(name, client_token)}")
         found = self._list([ref])
         return [

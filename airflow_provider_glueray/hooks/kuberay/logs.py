@@ -1,7 +1,4 @@
-"""The logs of pods, read in pieces, each line once.
-
-Floor 2.
-"""
+"""The logs of pods, read in pieces, each line once."""
 
 from __future__ import annotations
 
@@ -116,7 +113,7 @@ def _lines(content: bytes) -> Iterator[tuple[int, str, str]]:
     for line in content.decode(errors="replace").split("\n"):
         stamp, _, text = line.partition(" ")
         found = _STAMP.fullmatch(stamp)
-        # Where a log is gone, the kubelet says so in its place, without a time.
+        # Where a log is gone, the kubelet writes a line without a time instead.
         if found is None:
             continue
         known[stamp] += 1

@@ -1,6 +1,6 @@
 """The life of what KubeRay makes: it is created once, described, given up, stopped.
 
-Floor 2. A thing's name is made of its mark, so creating it twice makes one.
+A resource's name is made of its client token, so creating it twice makes one.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         raise NotImplementedError
 
     def _create(self, ref: RunRef, manifest: Mapping[str, Any]) -> RunRef:
-        """Create a thing, and never a second one of its name.
+        """Create a resource, and never a second one of its name.
 
-        :raises ServiceFull: a quota or a limit of requests; nothing was created.
-        :raises SubmitUnknown: no answer, several times over.
+        :raises CapacityExceeded: a quota or a limit of requests; nothing was created.
+        :raises SubmitOutcomeUnknown: no answer, several times over.
         """
         namespace, _ = namespaced_name(ref)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with kubernetes_errors(f"start of {ref.title}"):
+                with kubernetes_errors(f"start of {ref.title}", ref):
                     # Strict: a member that is misspelt would else be dropped without a word.
                     self._custom_objects.create_namespaced_custom_object(
                         GROUP, VERSION, namespace, self.plural, manifest, field_validation="Strict"
@@ -73,7 +73,8 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         client_token = found["metadata"].get("annotations", {}).get(CLIENT_TOKEN)
         if client_token != manifest["metadata"]["annotations"][CLIENT_TOKEN]:
             raise JobConflict(
-                f"The name of {ref.title} is taken by one with the mark {client_token!r}, which is not of this task"
+                f"The name of {ref.title} is taken by one with the client token {client_token!r}, not of this task",
+                run=ref,
             )
 
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
@@ -98,7 +99,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         elif snapshot.state is RunState.RUNNING:
             self._pending_messages.pop(ref.id, None)
         elif snapshot.state is RunState.TIMED_OUT and ref.id in self._pending_messages:
-            # KubeRay's own deadline was sooner than ours, and takes the pods away that told it.
+            # KubeRay's own deadline was sooner than ours, and removes the pods that told the reason.
             snapshot = snapshot._replace(
                 message=f"{snapshot.message} It waited: {self._pending_messages[ref.id]}".strip()
             )
@@ -140,10 +141,12 @@ class KubeRayResourceHook(KubeRayConnectionHook):
                 # What it waits for is not asked anew: who kills a task gives us five seconds.
                 self._end(ref, resource, {STOPPED: self._pending_messages.get(ref.id, NO_REASON)})
             except SubmitError as error:
-                raise StopError(f"{ref.title} was not stopped: {error}") from error
+                raise StopError(
+                    f"{ref.title} was not stopped: {error}", code=error.code, status=error.status, run=ref
+                ) from error
 
     def _end(self, ref: RunRef, resource: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
-        """Take a thing's pods away, and write on it why."""
+        """Remove a resource's pods, and write the reason on it."""
         if resource["metadata"].get("deletionTimestamp"):
             return
         self._patch(ref, {"metadata": {"annotations": dict(annotations)}})
@@ -153,7 +156,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         self._remember(snapshot)
 
     def _remember(self, snapshot: RunSnapshot) -> None:
-        """Remember what has become of a run whose thing will be gone; what had ended has ended."""
+        """Keep the last snapshot of a run whose resource will be gone; a run that had ended stays so."""
         if snapshot.is_over:
             self._final_snapshots[snapshot.ref.id] = snapshot
         else:
@@ -162,9 +165,9 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             )
 
     def _patch(self, ref: RunRef, patch: Mapping[str, Any]) -> None:
-        """Merge into a thing; one that is gone is no error."""
+        """Merge into a resource; one that is gone is no error."""
         namespace, name = namespaced_name(ref)
-        with kubernetes_errors(f"change of {ref.title}"), _gone_is_fine():
+        with kubernetes_errors(f"change of {ref.title}", ref), _gone_is_fine():
             self._custom_objects.patch_namespaced_custom_object(
                 GROUP,
                 VERSION,
@@ -177,15 +180,15 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             )
 
     def _delete(self, ref: RunRef) -> None:
-        """Delete a thing; it is gone when all that belongs to it is. One that is gone is no error."""
+        """Delete a resource; it is gone when all that belongs to it is. One that is gone is no error."""
         namespace, name = namespaced_name(ref)
-        with kubernetes_errors(f"deletion of {ref.title}"), _gone_is_fine():
+        with kubernetes_errors(f"deletion of {ref.title}", ref), _gone_is_fine():
             self._custom_objects.delete_namespaced_custom_object(
                 GROUP, VERSION, namespace, self.plural, name, propagation_policy="Foreground"
             )
 
     def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:
-        """Return why things do not get under way: one call for their pods, one for events if some have no pod."""
+        """Return why resources are not running: one call for their pods, one for events if some have no pod."""
         reasons: dict[str, PendingReason] = {}
         slow: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for resource in resources:
@@ -211,7 +214,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
 
     @cached_property
     def _final_snapshots(self) -> dict[str, RunSnapshot]:
-        """What has become of runs whose things are gone, or will be."""
+        """The last snapshots of runs whose resources are gone, or will be."""
         return {}
 
     @cached_property

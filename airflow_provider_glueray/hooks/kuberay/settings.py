@@ -1,6 +1,6 @@
 """What RayJobs and RayClusters are made with, beyond what a spec says: ``kuberay`` of a connection and of a task.
 
-Floor 0: standard library only.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from airflow_provider_glueray.core.errors import SpecError
 DEFAULT_TTL = 600
 #: Days for which a RayJob that has ended can be looked at. KubeRay itself never deletes one.
 KEEP_DAYS = 7
-#: One Z.2X worker, which is an r7g.2xlarge in the guide.
-Z2X: Mapping[str, str] = {"cpu": "8", "memory": "64Gi"}
+#: One Z.2X worker. The guide's node for it is an r7g.2xlarge (8 vCPU, 64 GiB), of which the kubelet, the system and
+#: DaemonSets keep a part: pods that ask for all of it are never scheduled.
+Z2X: Mapping[str, str] = {"cpu": "7", "memory": "56Gi"}
 #: The most a 32 bit number holds.
 MOST_SECONDS = 2**31 - 1
 
@@ -36,12 +37,12 @@ class RayJobSettings:
     :param namespace: that of the connection.
     :param ray_version: that of the image.
     :param service_account: whose AWS rights head and workers have (IRSA).
-    :param resources: requests and limits of head and worker containers. A node keeps a part of itself: the 8 CPU and
-        64Gi of a Z.2X do not fit a node that has just these.
+    :param resources: requests and limits of head and worker containers; by default 7 CPU and 56Gi, which fit the node
+        that AWS recommends for a Z.2X.
     :param node_selector, tolerations: of head and workers.
     :param image_pull_secrets: names of secrets.
     :param labels, annotations: of the RayJob or the RayCluster, such as Kueue's queue.
-    :param head_pod, worker_pod, submitter_pod: parts of pod templates that are laid over ours; lists of things with
+    :param head_pod, worker_pod, submitter_pod: parts of pod templates that are merged into ours; lists of objects with
         names are merged by these, such as the containers ``ray-head``, ``ray-worker`` and ``ray-job-submitter``.
     :param ttl_seconds_after_finished: how long the Ray cluster stays after the run.
     :param keep_finished_days: RayJobs of the same job that have ended longer ago are deleted when a run is started;

@@ -1,6 +1,6 @@
 """What the status of a RayJob means, and why one, or a RayCluster, does not get under way.
 
-Floor 0: standard library only, no clock, no I/O.
+No clock and no I/O.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KUBERAY_JOB_STATE: Mapping[tuple[str, str], RunState] = {
     ("Failed", ""): RunState.FAILED,
     ("Failed", "DeadlineExceeded"): RunState.TIMED_OUT,
     ("Failed", "PreRunningDeadlineExceeded"): RunState.TIMED_OUT,
-    # Suspended by somebody else is waiting for a place, which is how Kueue works.
+    # Kueue suspends a job while it waits for quota.
     ("Suspending", ""): RunState.QUEUED,
     ("Suspended", ""): RunState.QUEUED,
     ("Retrying", ""): RunState.STARTING,  # never with our backoffLimit
@@ -64,7 +64,7 @@ _WORDS = {deployment for deployment, _ in KUBERAY_JOB_STATE}
 _UNRECOVERABLE_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
 #: Events of a RayCluster that KubeRay will not have: it has no status for this (kuberay/…/raycluster_controller.go).
 _REFUSED = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
-#: What a container waits for in the ordinary course of things.
+#: Waiting reasons of a container that starts as usual.
 _ORDINARY = frozenset({"ContainerCreating", "PodInitializing", ""})
 
 
@@ -134,7 +134,7 @@ def _time_of(text: str | None) -> float | None:
 
 
 def _usage(rayjob: Mapping[str, Any], seconds: float) -> Usage:
-    """Reckon with the full size, the head among it: when autoscaling took pods away is not told.
+    """Reckon with the full size, the head among it: KubeRay does not say when autoscaling took pods away.
 
     What a shared cluster uses is its own.
     """
@@ -220,7 +220,7 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingR
         raw_state=raw,
         message=message[:2000],
         started=began,
-        # With the full size, the head among it: when autoscaling took pods away is not told.
+        # With the full size, the head among it: KubeRay does not say when autoscaling took pods away.
         usage=Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600),
         recognised=word in KUBERAY_CLUSTER_STATE,
     )

@@ -1,6 +1,6 @@
 """A connection to a Ray cluster: requests, and what their answers mean in words.
 
-Floor 2. It knows the Jobs API's manners, and nothing of runs.
+It knows the Jobs API's manners, and nothing of runs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_provider_glueray.core.errors import (
+    AccessDenied,
     ConnectionConfigError,
-    RequestRefused,
     SpecError,
     SubmitError,
     SubmitOutcomeUnknown,
 )
+from airflow_provider_glueray.packaging.s3 import S3Store
 
 #: The oldest Ray whose Jobs API this was tried with; see docs/ray.md.
 OLDEST = (2, 9)
@@ -56,9 +57,11 @@ class RayConnectionHook(BaseHook):
         version = str(found.get("ray_version", ""))
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if not numbers:
-            raise RequestRefused(f"{self._base} is no Ray Jobs API: {reason(answer)}")
+            raise ConnectionConfigError(f"{self._base} is no Ray Jobs API: {reason(answer)}")
         if numbers < OLDEST:
-            raise RequestRefused(f"The cluster at {self._base} has Ray {version}; 2.9 is the oldest that will do")
+            raise ConnectionConfigError(
+                f"The cluster at {self._base} has Ray {version}; 2.9 is the oldest that will do"
+            )
         return version
 
     def _job(self, submission_id: str) -> Mapping[str, Any] | None:
@@ -77,13 +80,13 @@ class RayConnectionHook(BaseHook):
         :raises SubmitError: it is none of Ray's.
         """
         if not answer.is_success:
-            raise SubmitError(f"Ray at {self._base} answered {reason(answer)}")
+            raise SubmitError(f"Ray at {self._base} answered {reason(answer)}", status=answer.status_code)
         try:
             content = answer.json()
         except ValueError:
             content = None
         if not isinstance(content, kind):
-            raise SubmitError(f"What answers at {self._base} is not Ray: {reason(answer)}")
+            raise SubmitError(f"What answers at {self._base} is not Ray: {reason(answer)}", status=answer.status_code)
         return content
 
     def _ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
@@ -104,7 +107,7 @@ class RayConnectionHook(BaseHook):
                     f"The certificate of {self._base} is not trusted ({error}); name its CA as 'verify' in the extra "
                     f"of the connection {self.ray_conn_id!r}"
                 ) from error
-            raise SubmitError(f"There is no way to Ray at {self._base}: {error}") from error
+            raise SubmitError(f"Cannot connect to Ray at {self._base}: {error}") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise SubmitOutcomeUnknown(f"Ray at {self._base}: {type(error).__name__} {error}") from error
 
@@ -112,22 +115,25 @@ class RayConnectionHook(BaseHook):
         """Raise for an answer that Ray has not given, or that says who may not ask."""
         where = f"of the connection {self.ray_conn_id!r}"
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise RequestRefused(
-                f"No token, or a wrong one, for Ray at {self._base}: {reason(answer)}. It is the password {where}"
+            raise AccessDenied(
+                f"No token, or a wrong one, for Ray at {self._base}: {reason(answer)}. It is the password {where}",
+                status=answer.status_code,
             )
         if answer.status_code == httpx.codes.FORBIDDEN:
             # Ray itself says so of a token that is wrong; of one that is missing it says 401.
-            raise RequestRefused(
-                f"Not allowed to use Ray at {self._base}: {reason(answer)}. The token is the password {where}"
+            raise AccessDenied(
+                f"Not allowed to use Ray at {self._base}: {reason(answer)}. The token is the password {where}",
+                status=answer.status_code,
             )
         if answer.is_redirect:
-            raise RequestRefused(
+            raise AccessDenied(
                 f"Ray at {self._base} is behind something that leads elsewhere ({answer.status_code} to "
                 f"{answer.headers.get('location', 'nowhere')[:200]}), such as a login; what it wants to see can be "
-                f"'headers' in the extra {where}"
+                f"'headers' in the extra {where}",
+                status=answer.status_code,
             )
         if answer.status_code in GATEWAY:
-            raise SubmitOutcomeUnknown(f"No answer of Ray at {self._base}: {reason(answer)}")
+            raise SubmitOutcomeUnknown(f"No answer of Ray at {self._base}: {reason(answer)}", status=answer.status_code)
 
     @cached_property
     def _connection(self) -> Any:
@@ -141,10 +147,22 @@ class RayConnectionHook(BaseHook):
     @cached_property
     def _base(self) -> str:
         host, port = self._connection.host or "", self._connection.port
+        # Other providers of this type hide the host, and have the whole address in the extra.
+        host = host or str(self._connection.extra_dejson.get("address") or "").strip()
         if not host:
-            raise ConnectionConfigError(f"The connection {self.ray_conn_id!r} has no host")
-        if "://" in host:
+            raise ConnectionConfigError(
+                f"The connection {self.ray_conn_id!r} has no host, and no 'address' in its extra"
+            )
+        scheme, found, _ = host.partition("://")
+        if found and scheme not in ("http", "https"):
+            raise ConnectionConfigError(
+                f"The connection {self.ray_conn_id!r} leads to {host!r}; Ray's Jobs API is at http:// or https://, "
+                "usually on port 8265"
+            )
+        if found:
             return str(host).rstrip("/")
+        if ":" in host:  # an address such as ray-head:8265
+            return f"{self._connection.schema or 'http'}://{host}"
         return f"{self._connection.schema or 'http'}://{host}:{port or 8265}"
 
     @cached_property
@@ -154,7 +172,8 @@ class RayConnectionHook(BaseHook):
         if self._connection.password:
             headers["Authorization"] = f"Bearer {self._connection.password}"
         verify = self._verify(extra.get("verify"))
-        return httpx.Client(base_url=self._base, headers=headers, timeout=TIMEOUT, verify=verify)
+        cookies = dict(extra.get("cookies") or {})
+        return httpx.Client(base_url=self._base, headers=headers, cookies=cookies, timeout=TIMEOUT, verify=verify)
 
     @staticmethod
     def _verify(given: Any) -> Any:
@@ -171,11 +190,9 @@ class RayConnectionHook(BaseHook):
             raise SpecError([f"verify={given!r}: it is not the path of a CA's certificate ({error})"]) from error
 
     @cached_property
-    def storage(self) -> Any:
-        """The way to S3, by the connection ``aws_conn_id`` of the extra."""
-        from airflow_provider_glueray.hooks.glue.connection import GlueConnectionHook
-
-        return GlueConnectionHook(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
+    def storage(self) -> S3Store:
+        """S3, by the connection ``aws_conn_id`` of the extra."""
+        return S3Store.of_connection(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
 
 
 def reason(answer: httpx.Response) -> str:

@@ -1,6 +1,6 @@
 """Jobs on any running Ray cluster, over its Jobs HTTP API: no ``ray`` package here.
 
-Floor 2. Ray takes a submission id once, and ours is made of the run's mark, so a request that is sent twice starts one
+Ray takes a submission id once, and ours is made of the run's client token, so a request that is sent twice starts one
 run. What is local is put into the cluster's own package store, under the hash of its content.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import Prepared
 from airflow_provider_glueray.core.errors import (
+    InvalidRequest,
     JobConflict,
-    RequestRefused,
     StopError,
     SubmitError,
     SubmitOutcomeUnknown,
@@ -56,13 +56,13 @@ class RayJobsHook(RayConnectionHook):
 
         :param staging_uri, run_timeout: not needed here.
         :raises SpecError: a field asks for what only somebody who makes the cluster can give.
-        :raises ScriptError: a file is missing, unreadable or of the wrong kind.
+        :raises SourceFileError: a file is missing, unreadable or of the wrong kind.
         :raises SubmitError: the cluster cannot be reached, refuses the token, or is too old.
         """
         self._check_version()
-        places, packages = packed(spec)
+        uris, packages = packed(spec)
         # Refused now, not when the run is started: nothing is wrong with the cluster.
-        to_ray_submission(spec, "", places, {})
+        to_ray_submission(spec, "", uris, {})
         for package in packages:
             self._store(package)
         idle = [name for name in ("role", "logging_configuration") if getattr(spec, name)]
@@ -72,12 +72,12 @@ class RayJobsHook(RayConnectionHook):
         self.log.info(sizing_message(spec.workers, size))
 
         def start(client_token: str, arguments: Mapping[str, str]) -> RunRef:
-            return self._start(spec, to_ray_submission(spec, client_token, places, arguments, scales=size.scales))
+            return self._start(spec, to_ray_submission(spec, client_token, uris, arguments, scales=size.scales))
 
         return Prepared(start, is_new=False)
 
     def _size(self) -> ClusterSize:
-        """Ask how large the cluster is, and whether it grows. What cannot be told fails nothing."""
+        """Ask how large the cluster is, and whether it scales. A failed request fails nothing."""
         paths = ("/api/cluster_status", "/api/v0/nodes?limit=10000", "/nodes?view=summary")
         try:
             return cluster_size(*(self._content(self._ask("GET", path)) for path in paths))
@@ -100,8 +100,8 @@ class RayJobsHook(RayConnectionHook):
                 return ref
             if "already exists" in answer.text:
                 return self._ours(ref, body["metadata"][CLIENT_TOKEN])
-            kind = SubmitError if answer.is_server_error else RequestRefused
-            raise kind(f"Ray refused {ref.title}: {reason(answer)}")
+            kind = SubmitError if answer.is_server_error else InvalidRequest
+            raise kind(f"Ray refused {ref.title}: {reason(answer)}", status=answer.status_code, run=ref)
         raise AssertionError("the loop returns or raises")
 
     def _ours(self, ref: RunRef, client_token: str) -> RunRef:
@@ -109,10 +109,10 @@ class RayJobsHook(RayConnectionHook):
         details = self._job(ref.id)
         if details is not None and (details.get("metadata") or {}).get(CLIENT_TOKEN) == client_token:
             return ref
-        raise JobConflict(f"The submission id {ref.id!r} is taken by a job that is not of this task")
+        raise JobConflict(f"The submission id {ref.id!r} is taken by a job that is not of this task", run=ref)
 
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
-        """Return the run that carries ``mark``, if there is one: its id is made of the mark."""
+        """Return the run that carries the client token, if there is one: its id is made of the token."""
         details = self._job(submission_id_of(client_token))
         return [snapshot_of(details)] if details is not None else []
 
@@ -152,20 +152,20 @@ class RayJobsHook(RayConnectionHook):
         return pages
 
     def _new_lines(self, ref: RunRef, cursor: LogCursor) -> LogPage:
-        place, end = LogOffset.of(cursor), ""
-        if not place.node:
-            place = place._replace(node=(self._job(ref.id) or {}).get("driver_node_id") or "")
-        if not place.node:
+        offset, end = LogOffset.of(cursor), ""
+        if not offset.node:
+            offset = offset._replace(node=(self._job(ref.id) or {}).get("driver_node_id") or "")
+        if not offset.node:
             return LogPage((), cursor)
         try:
-            if place.shown >= LARGE and not cursor.to_end:
+            if offset.shown >= LARGE and not cursor.to_end:
                 # Before the log: what is written between the two is new to the next read.
-                with self._log_of(ref, place.node, END_LINES) as pieces:
+                with self._log_of(ref, offset.node, END_LINES) as pieces:
                     end = tail_digest(pieces)
-                if end and end == place.end:
+                if end and end == offset.end:
                     return LogPage((), cursor)
-            with self._log_of(ref, place.node) as pieces:
-                return lines_after(pieces, place, to_end=cursor.to_end, end=end)
+            with self._log_of(ref, offset.node) as pieces:
+                return lines_after(pieces, offset, to_end=cursor.to_end, end=end)
         except SubmitError as error:
             if _is_absent(str(error)):
                 return LogPage((), cursor)
@@ -185,9 +185,9 @@ class RayJobsHook(RayConnectionHook):
 
     @cached_property
     def _has_status_bytes(self) -> bool:
-        """Whether this Ray marks the pieces of a log, as it does the words of an error.
+        """Whether this Ray puts a status byte before each chunk of a log.
 
-        :raises SubmitError: it cannot be told now.
+        :raises SubmitError: Ray does not answer so that one could tell.
         """
         found = self._content(self._ask("GET", "/api/v0/nodes?limit=1"))["data"]["result"]["result"]
         for _ in range(PROBES):
@@ -198,7 +198,7 @@ class RayJobsHook(RayConnectionHook):
             if _is_absent(answer.text):
                 return False
             clock.sleep(PROBE_SECONDS)
-        raise SubmitError(f"How Ray at {self._base} hands over logs cannot be told: {reason(answer)}")
+        raise SubmitError(f"How Ray at {self._base} hands over logs is unknown: {reason(answer)}")
 
     def stop(self, *refs: RunRef) -> None:
         """Ask Ray to stop runs. A run that has ended, or is not there, is no error.
@@ -210,7 +210,7 @@ class RayJobsHook(RayConnectionHook):
             if answer.is_success or self._is_unknown(answer):
                 continue
             if not self.describe([ref])[ref].is_over:
-                raise StopError(f"Ray did not stop {ref.title}: {reason(answer)}")
+                raise StopError(f"Ray did not stop {ref.title}: {reason(answer)}", status=answer.status_code, run=ref)
 
     def url(self, ref: RunRef) -> str:
         """Return the job's page in Ray's dashboard."""
@@ -225,12 +225,12 @@ class RayJobsHook(RayConnectionHook):
 
     def _store(self, package: Package) -> None:
         """Put a package into the store unless it is there."""
-        place = f"/api/packages/{package.uri.replace('://', '/')}"
-        answer = self._ask("GET", place)
+        path = f"/api/packages/{package.uri.replace('://', '/')}"
+        answer = self._ask("GET", path)
         if answer.is_success:
             return
         if self._is_unknown(answer):
-            answer = self._ask("PUT", place, content=package.content())
+            answer = self._ask("PUT", path, content=package.content())
         if not answer.is_success:
             raise SubmitError(f"Ray did not take {package.archive.name} into its package store: {reason(answer)}")
         self.log.info("Uploaded %s as %s", package.archive.name, package.uri)

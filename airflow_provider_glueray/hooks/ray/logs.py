@@ -1,6 +1,6 @@
 """The log of a run on a Ray cluster, read on from where it was left.
 
-Floor 2. Ray has no way to ask for a log from a place on, so the bytes that were shown already are read again and
+Ray cannot serve a log from an offset on, so the bytes that were shown already are read again and
 dropped, unless the end of the log is what it was; docs/ray.md has what was measured of the ways there are.
 """
 
@@ -54,11 +54,11 @@ class LogOffset(NamedTuple):
 
 
 def tail_digest(pieces: Iterable[bytes]) -> str:
-    """Return a mark of the last lines of a log: as long as it stays, the log has not grown.
+    """Return a digest of the last lines of a log: as long as it stays, the log has not grown.
 
     Empty for lines that repeat themselves: with more of them the end would be the same; and for very long ones. A log
-    that says all of these lines once more, word for word, has the same mark too, so a run that is over is read without
-    asking for it.
+    that says all of these lines once more, word for word, has the same client token too, so a run that is over is read
+    without asking for it.
     """
     end = bytearray()
     for piece in pieces:
@@ -71,24 +71,24 @@ def tail_digest(pieces: Iterable[bytes]) -> str:
     return hashlib.blake2b(end, digest_size=8).hexdigest()
 
 
-def lines_after(pieces: Iterable[bytes], place: LogOffset, *, to_end: bool, end: str = "") -> LogPage:
-    """Return the lines after a place, whole ones only unless the run is over.
+def lines_after(pieces: Iterable[bytes], offset: LogOffset, *, to_end: bool, end: str = "") -> LogPage:
+    """Return the lines after an offset, whole ones only unless the run is over.
 
     :param pieces: of the whole log; no more of it is taken than is needed.
     :param to_end: whether the run is over.
-    :param end: the mark of the log's end, as it was before.
+    :param end: the digest of the log's end, as it was before.
     :raises SubmitError: the log did not come in time, or the run is over and not even what is known came.
     """
-    new, size, is_all = _after(pieces, place.shown)
-    if size < place.shown:
+    new, size, is_all = _after(pieces, offset.shown)
+    if size < offset.shown:
         if to_end:  # nobody may take this for the end of the log
-            raise SubmitError(f"The answer was cut short: {size} bytes of a log that had {place.shown} before")
-        return LogPage((), place.to_cursor())  # it says nothing of how the log ends
+            raise SubmitError(f"The answer was cut short: {size} bytes of a log that had {offset.shown} before")
+        return LogPage((), offset.to_cursor())  # it says nothing of how the log ends
     length = len(new) if is_all and to_end else max(new.rfind(b"\n"), new.rfind(b"\r", 0, max(len(new) - 1, 0))) + 1
     if not length and not is_all:
         length = _whole(new)  # a line longer than a read takes is shown in parts, or it would never be
     lines = [LogLine(SCRIPT, text) for text in _texts(new[:length])]
-    return LogPage(lines, LogOffset(place.shown + length, place.node, end if is_all else "").to_cursor())
+    return LogPage(lines, LogOffset(offset.shown + length, offset.node, end if is_all else "").to_cursor())
 
 
 def _after(pieces: Iterable[bytes], shown: int) -> tuple[bytes, int, bool]:
@@ -116,9 +116,9 @@ def _texts(content: bytes) -> Sequence[str]:
 
 
 def strip_status_bytes(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Take the marks away that older Rays put before each piece of a log.
+    """Remove the status bytes that older Rays put before each chunk of a log.
 
-    :raises SubmitError: a mark says that what follows are the words of an error.
+    :raises SubmitError: a status byte says that an error message follows.
     """
     left, words = 0, None
     for piece in pieces:

@@ -1,6 +1,6 @@
 """A spec's local files on their way into a Ray cluster's package store.
 
-Floor 2. A package's name is the hash of its content, so that nothing is uploaded twice.
+A package's name is the hash of its content, so that nothing is uploaded twice.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from airflow_provider_glueray.core.spec import RayJobSpec
+from airflow_provider_glueray.core.spec import LocalFile, RayJobSpec
 from airflow_provider_glueray.hooks.ray.requests import PackageUris
-from airflow_provider_glueray.packaging import upload
 from airflow_provider_glueray.packaging.archives import Archive
+from airflow_provider_glueray.packaging.upload import read_local_files
 
 
 class Package(NamedTuple):
@@ -40,21 +40,17 @@ class Package(NamedTuple):
 def packed(spec: RayJobSpec) -> tuple[PackageUris, list[Package]]:
     """Pack what is local; return where the cluster will find everything, and what has to be put there before.
 
-    :raises ScriptError: a file is missing, unreadable or of the wrong kind.
+    :raises SourceFileError: a file is missing, unreadable or of the wrong kind.
     """
-    archives = {
-        path: upload.read_local(path, spec.python_version, module=path in spec.py_modules)
-        for path in spec.local_files()
-    }
-    upload.check_module_conflicts(archives, spec.py_modules)
-    main, modules = spec.script, list(spec.py_modules)
-    if spec.script in archives:
-        main = _module_of(archives[spec.script])
+    files = read_local_files(spec)
+    main, modules = str(spec.script), list[LocalFile](spec.py_modules)
+    if spec.script in files:
+        main = _module_of(files[spec.script])
         modules.append(spec.script)
-    packages = {path: Package(archive, main if path == spec.script else None) for path, archive in archives.items()}
+    packages = {file: Package(archive, main if file == spec.script else None) for file, archive in files.items()}
 
-    def uri_of(path: str) -> str:
-        return packages[path].uri if path in packages else path
+    def uri_of(file: LocalFile) -> str:
+        return packages[file].uri if file in packages else str(file)
 
     working_dir = uri_of(spec.working_dir) if spec.working_dir else None
     return PackageUris(main, tuple(map(uri_of, modules)), working_dir), list(packages.values())

@@ -1,7 +1,7 @@
 """A spec as a request to Ray's Jobs API.
 
-Floor 0: standard library only, pure. The cluster is there already and has its own size, image and storage, so what a
-spec says of these is refused or told, never dropped without a word.
+Standard library only, pure. The cluster is there already and has its own size, image and storage, so what a spec says
+of these is refused or noted, never dropped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
 from airflow_provider_glueray.hooks.ray.responses import CLIENT_TOKEN, NAME, ClusterSize
+from airflow_provider_glueray.packaging.programs import program_text
 
 #: What becomes of each field of a spec on a cluster that runs already.
 FIELD_MAPPING: Mapping[str, str] = {
@@ -65,40 +66,11 @@ MEMBERS = frozenset(
         "metadata",
     }
 )
-#: Fetches a script that lies in a store and runs it as the main program, with the arguments that follow.
-_FETCH = (
-    "import runpy,sys,tempfile,urllib.parse as u;from pyarrow.fs import FileSystem as F;sys.argv=sys.argv[1:];"
-    "s,p=F.from_uri(u.quote(sys.argv[0],safe=':/'));d=tempfile.mkdtemp()+'/'+p.split('/')[-1];"
-    "open(d,'wb').write(s.open_input_stream(p).read());runpy.run_path(d,run_name='__main__')"
-)
+#: Runs the program in an environment variable. Ray writes the entrypoint to the log of the driver, so that has no more
+#: than this line of it.
+_RUN = 'import os; exec(os.environ["{}"])'
 #: CPUs of a Z.2X worker.
 CPUS_PER_WORKER = 8
-#: Asks an autoscaler for CPUs while the script, which follows with its arguments, takes this process over: so exit
-#: code and signals are the script's own. There is no request for it in the Jobs API, and ``request_resources`` would
-#: outlive a run that is killed; a placement group goes with the process that has made it. Python 3.9, Ray 2.9.
-_FLOOR = (
-    "import os,subprocess as s,sys;n=s.DEVNULL;"
-    "s.Popen([sys.executable,'-c',os.environ['GLUERAY_FLOOR'],sys.argv[1],str(os.getpid())],stdin=n,stdout=n,stderr=n);"
-    "os.execvp(sys.argv[2],sys.argv[2:])"
-)
-#: Holds a place for nothing: the group is removed as soon as there is room for it, that is when the cluster has grown.
-#: It is a driver of its own, not one more of the job, and ends with the script.
-_ASK = """\
-import os, sys, threading, time
-def watch():
-    while os.getppid() == int(sys.argv[2]):
-        time.sleep(0.5)
-    os._exit(0)
-threading.Thread(target=watch, daemon=True).start()
-os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
-import ray
-from ray.util import placement_group, remove_placement_group
-ray.init("auto", log_to_driver=False)
-group = placement_group([{"CPU": 1}] * int(sys.argv[1]))
-while not group.wait(60):
-    pass
-remove_placement_group(group)
-"""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -115,7 +87,7 @@ class PackageUris(NamedTuple):
 
 
 def sizing_message(workers: Workers, size: ClusterSize) -> str:
-    """Say what is made of the workers that a spec asks for."""
+    """Say how the cluster serves the workers that a spec asks for."""
     ceiling = f"number_of_workers={workers.number_of_workers} is not kept: others use the cluster too"
     if not workers.min_workers:
         return f"The cluster has its own size; {ceiling}"
@@ -128,14 +100,14 @@ def sizing_message(workers: Workers, size: ClusterSize) -> str:
 
 
 def submission_id_of(client_token: str) -> str:
-    """Return the id of the run with a mark; Ray takes an id only once."""
+    """Return the id of the run with a client token; Ray takes an id only once."""
     return f"glueray-{client_token}"
 
 
 def to_ray_submission(
     spec: RayJobSpec, client_token: str, places: PackageUris, arguments: Mapping[str, str], *, scales: bool = False
 ) -> dict[str, Any]:
-    """Translate to the body of ``POST /api/jobs/``; :data:`TRANSLATION` has it field by field.
+    """Translate to the body of ``POST /api/jobs/``; :data:`FIELD_MAPPING` has it field by field.
 
     Arguments reach the script as environment variables and as ``--name value``; the workers have the variables too,
     but for those with a hyphen in the name or a ``$`` in the value.
@@ -151,14 +123,17 @@ def to_ray_submission(
     odd = [f"{key}={text}" for key, text in given.items() if not _NAME.fullmatch(key) or "$" in text]
     words = ["env", *odd] if odd else []
     is_stored = "://" in places.script
-    words += ["python", "-c", _FETCH, places.script] if is_stored else ["python", "-m", places.script]
-    words += [word for key, text in given.items() for word in (f"--{key}", text)]
+    words += ["python", "-c", _RUN.format("GLUERAY_MAIN")] if is_stored else ["python", "-m"]
+    words += [places.script, *(word for key, text in given.items() for word in (f"--{key}", text))]
     least = spec.workers.min_workers or 0
     asks = least and not any(name.startswith("entrypoint_") for name in more)
     env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
+    if is_stored:
+        env_vars["GLUERAY_MAIN"] = program_text("fetch_and_run")
     if least and scales:
-        words = ["python", "-c", _FLOOR, str(least * CPUS_PER_WORKER), *words]
-        env_vars["GLUERAY_FLOOR"] = _ASK
+        words = ["python", "-c", _RUN.format("GLUERAY_RUN_WITH_MIN_WORKERS"), str(least * CPUS_PER_WORKER), *words]
+        env_vars["GLUERAY_RUN_WITH_MIN_WORKERS"] = program_text("run_with_min_workers")
+        env_vars["GLUERAY_REQUEST_MIN_WORKERS"] = program_text("request_min_workers")
     more_env = more.get("runtime_env", {})
     runtime_env: dict[str, Any] = {
         **more_env,

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from airflow_provider_glueray.core.runs import RAY_JOB, RunRef, RunSnapshot, RunState, Usage, read_state
 
-#: Names in the metadata of a Ray job: whose it is, and the mark by which a lost answer is told from somebody else's.
+#: Keys in the metadata of a Ray job: its client token, which tells our run from somebody else's of the same id, and the
+#: name of its job.
 CLIENT_TOKEN, NAME = "glueray_client_token", "glueray_name"
 #: ``JobStatus`` of Ray's Jobs API (ray/dashboard/modules/job/common.py).
 RAY_JOB_STATE: Mapping[str, RunState] = {
@@ -36,7 +37,7 @@ def snapshot_of(details: Mapping[str, Any]) -> RunSnapshot:
         message=(details.get("message") or "")[:2000] if state is RunState.FAILED else "",
         started=started,
         completed=ended,
-        # Whose workers it ran on is not told: the cluster is there for everybody.
+        # Ray does not say on whose workers it ran: the cluster is there for everybody.
         usage=Usage(ended - started, 0, 0.0) if started and ended else None,
         recognised=raw in RAY_JOB_STATE,
     )
@@ -63,6 +64,6 @@ def cluster_size(status: Mapping[str, Any], nodes: Mapping[str, Any], summary: M
         # Where nothing scales, each node has a type of its own (ray/autoscaler/_private/readonly/node_provider.py).
         scales = any(kind != f"node_{node}" for node, kind in types.items())
     else:
-        # Autoscaler v2 reports to another place, and this is read from there (ray/dashboard/modules/node/node_head.py).
+        # Autoscaler v2 reports elsewhere, and the summary is read from there (ray/dashboard/modules/node/node_head.py).
         scales = bool(summary["data"].get("nodeLogicalResources"))
     return ClusterSize(int(sum(resources.get("CPU", 0) for resources in alive)), scales)

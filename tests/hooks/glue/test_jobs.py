@@ -17,9 +17,9 @@ from airflow_provider_glueray.core.errors import (
     AccountNotEligible,
     CapacityExceeded,
     ConnectionConfigError,
+    InvalidRequest,
     JobConflict,
-    RequestRefused,
-    ScriptError,
+    SourceFileError,
     SpecError,
     StagingError,
     StopError,
@@ -29,9 +29,10 @@ from airflow_provider_glueray.core.errors import (
 from airflow_provider_glueray.core.logs import LOG_SOURCES, LogCursor
 from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
-from airflow_provider_glueray.hooks.glue import logs
+from airflow_provider_glueray.hooks.glue import logs as glue_logs
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
-from airflow_provider_glueray.packaging import upload
+from airflow_provider_glueray.packaging.s3 import S3Store
+from airflow_provider_glueray.packaging.upload import stage
 
 #: Epoch milliseconds of the first log event; CloudWatch takes nothing older than two weeks.
 NOW = int(time.time() * 1000) - 120_000
@@ -133,7 +134,7 @@ class TestDefinition:
 
     def test_what_the_service_refuses(self, hook):
         """Its own words, and no retry: the same request would be refused again."""
-        with pytest.raises(RequestRefused, match="InvalidInputException"):
+        with pytest.raises(InvalidRequest, match="InvalidInputException"):
             hook.ensure_job(spec("bad", overrides={"glue": {"job": {"WorkerType": "G.1X"}}}))
 
     def test_a_closed_account(self, hook, clean_endpoint):
@@ -164,10 +165,10 @@ class TestStaging:
         script = tmp_path / "main.py"
         script.write_text("print(1)\n")
         local = spec("stage", script=str(script))
-        first = hook.stage(local, "s3://glueray-local/code-once/")
-        again = hook.stage(local, "s3://glueray-local/code-once/")
+        first = stage(local, "s3://glueray-local/code-once/", hook.storage, hook.log)
+        again = stage(local, "s3://glueray-local/code-once/", hook.storage, hook.log)
         script.write_text("print(2)\n")
-        changed = hook.stage(local, "s3://glueray-local/code-once/")
+        changed = stage(local, "s3://glueray-local/code-once/", hook.storage, hook.log)
 
         assert first.script == again.script != changed.script
         s3 = hook._client_for("s3")
@@ -178,10 +179,10 @@ class TestStaging:
 
     def test_skipped_when_there(self, hook, calls):
         """The second upload of the same bytes does not send them."""
-        s3 = hook._client_for("s3")
+        store = hook.storage
 
-        assert upload.upload(s3, b"x", "s3://glueray-local/twice.py") is True
-        assert upload.upload(s3, b"x", "s3://glueray-local/twice.py") is False
+        assert store.upload(b"x", "s3://glueray-local/twice.py") is True
+        assert store.upload(b"x", "s3://glueray-local/twice.py") is False
 
     @pytest.mark.parametrize(
         ("make", "words"),
@@ -198,17 +199,17 @@ class TestStaging:
         """Found out before anything is uploaded, let alone started."""
         path = tmp_path / "etl.py"
         make(path)
-        with pytest.raises(ScriptError, match=words):
-            hook.stage(spec("x", script=str(path)), "s3://glueray-local/code")
+        with pytest.raises(SourceFileError, match=words):
+            stage(spec("x", script=str(path)), "s3://glueray-local/code", hook.storage, hook.log)
 
     def test_buckets_that_cannot_be_used(self, hook, tmp_path):
         """Missing, or not given."""
         script = tmp_path / "etl.py"
         script.write_text("1\n")
         with pytest.raises(StagingError, match="does not exist"):
-            hook.stage(spec("x", script=str(script)), "s3://nobody-has-this/code")
+            stage(spec("x", script=str(script)), "s3://nobody-has-this/code", hook.storage, hook.log)
         with pytest.raises(SpecError, match="staging_uri"):
-            hook.stage(spec("x", script=str(script)), None)
+            stage(spec("x", script=str(script)), None, hook.storage, hook.log)
 
     def test_a_denied_bucket(self):
         """S3 answers 403 to a look at a missing key and to the write; only the write decides."""
@@ -217,7 +218,7 @@ class TestStaging:
             stub.add_client_error("head_object", "403", http_status_code=403)
             stub.add_client_error("put_object", "AccessDenied", http_status_code=403)
             with pytest.raises(StagingError, match="s3:PutObject"):
-                upload.upload(s3, b"x", "s3://bucket/key.py")
+                S3Store(lambda: s3).upload(b"x", "s3://bucket/key.py")
 
 
 class TestStart:
@@ -295,7 +296,7 @@ class TestStart:
         """Sessions go nowhere else, and functions need S3 wherever they run."""
         monkeypatch.setenv("AIRFLOW_CONN_RAY_EKS", '{"conn_type": "ray", "host": "ray-head"}')
         with pytest.raises(ConnectionConfigError, match="is of type 'ray'; sessions and statements run on AWS"):
-            GlueRayJobHook(aws_conn_id="ray_eks").folder("s3://b/k")
+            GlueRayJobHook(aws_conn_id="ray_eks").storage.read_text("s3://b/k")
 
 
 class TestManyRuns:
@@ -397,7 +398,7 @@ class TestLogs:
         logs = hook._client_for("logs")
 
         def write(source: str, stream: str, *events: tuple[int, str]) -> None:
-            group = logs.GROUPS[source]
+            group = glue_logs.GROUPS[source]
             names = {"logGroupName": group, "logStreamName": stream}
             with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
                 logs.create_log_group(logGroupName=group)
@@ -458,8 +459,8 @@ class TestLogs:
 
     def test_all_eight_groups_are_known(self):
         """As the troubleshooting page lists them."""
-        assert len(set(logs.GROUPS.values())) == 8
-        assert tuple(logs.GROUPS) == LOG_SOURCES
+        assert len(set(glue_logs.GROUPS.values())) == 8
+        assert tuple(glue_logs.GROUPS) == LOG_SOURCES
 
 
 def test_links_of_the_console(monkeypatch):

@@ -12,7 +12,7 @@ from botocore.stub import Stubber
 from airflow_provider_glueray.core.errors import (
     AccountNotEligible,
     CapacityExceeded,
-    RequestRefused,
+    InvalidRequest,
     RunFailed,
     RunTimedOut,
     SessionConflict,
@@ -24,7 +24,7 @@ from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 from airflow_provider_glueray.hooks.glue.statements import prepare
 from airflow_provider_glueray.local import client as local_client
 
-SPEC = RaySessionSpec(role="GlueRayRole", idle_timeout=2880, tags={"team": "data"}, description="for the tests")
+SPEC = RaySessionSpec(role="GlueRayRole", idle_timeout=172_800, tags={"team": "data"}, description="for the tests")
 ENDLESS = "import time\nwhile True: time.sleep(0.05)"
 
 
@@ -103,7 +103,7 @@ def test_refusals(hook, clean_endpoint):
     clean_endpoint.faults(account_closed=False, quota_mdpu=2)
     with pytest.raises(CapacityExceeded, match="M-DPU"):
         hook.create(SPEC, new_id(), "m")
-    with pytest.raises(RequestRefused, match="no IAM role 'Missing'"):
+    with pytest.raises(InvalidRequest, match="no IAM role 'Missing'"):
         hook.create(RaySessionSpec(role="Missing"), new_id(), "m")
 
 
@@ -245,7 +245,7 @@ def test_statements_that_are_not_there(hook, session):
 def test_a_session_that_ends_under_its_statements(hook, clean_endpoint):
     """Who waits is told at once; who comes later too; what has run is still told."""
     clean_endpoint.faults(provisioning_seconds=3600)
-    ref = hook.create(RaySessionSpec(role="GlueRayRole", idle_timeout=1), new_id(), "m")
+    ref = hook.create(RaySessionSpec(role="GlueRayRole", idle_timeout=60), new_id(), "m")
     with pytest.raises(CapacityExceeded, match="still PROVISIONING"):
         hook.run_statement(ref.id, prepare("1", "m-1", "a test"), "m-1")
     clean_endpoint.faults(provisioning_seconds=0)

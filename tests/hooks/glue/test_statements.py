@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_glueray.core.errors import ScriptError, SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.runs import StatementError
 from airflow_provider_glueray.hooks.glue.statements import (
     MOST_CHARACTERS,
@@ -129,10 +129,10 @@ def test_it_is_found_by_its_mark():
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        ("", ScriptError, "step is empty"),
-        ("  \n", ScriptError, "step is empty"),
-        ("x = = 1", ScriptError, "step is not Python 3.9"),
-        ("match x:\n    case 1: pass", ScriptError, "step is not Python 3.9"),
+        ("", SourceFileError, "step is empty"),
+        ("  \n", SourceFileError, "step is empty"),
+        ("x = = 1", SourceFileError, "step is not Python 3.9"),
+        ("match x:\n    case 1: pass", SourceFileError, "step is not Python 3.9"),
         ("x = 1\n" * 12_000, SpecError, "at most 68000, .* py_modules"),
     ],
 )

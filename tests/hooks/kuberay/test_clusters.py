@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_glueray.core.errors import ClusterEnded, JobConflict, RequestRefused, StopError
+from airflow_provider_glueray.core.errors import AccessDenied, ClusterEnded, JobConflict, StopError
 from airflow_provider_glueray.core.follow import Waits
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import RunRef, RunState
@@ -82,7 +82,7 @@ class TestClusters:
         ref = create()
         cluster.rayclusters[tuple(ref.id.split("/"))]["metadata"]["annotations"]["glueray/client-token"] = "another"
 
-        with pytest.raises(JobConflict, match="taken by one with the mark 'another'"):
+        with pytest.raises(JobConflict, match="taken by one with the client token 'another'"):
             create()
 
     def test_stopped_is_gone_with_its_pods(self, cluster, clusters, create):
@@ -220,7 +220,7 @@ class TestRunsInOne:
         cluster.denied.add(("list", "rayclusters"))
 
         assert hook.describe([ref])[ref].state is RunState.RUNNING
-        with pytest.raises(RequestRefused, match=r'cannot list resource "rayclusters".*and rayclusters\.ray\.io'):
+        with pytest.raises(AccessDenied, match=r'cannot list resource "rayclusters".*and rayclusters\.ray\.io'):
             start("m2", cluster=there)
 
     def test_one_that_was_never_made(self, cluster, start):

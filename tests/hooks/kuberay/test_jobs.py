@@ -13,10 +13,11 @@ import pytest
 
 from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import (
+    AccessDenied,
     CapacityExceeded,
     ConnectionConfigError,
+    InvalidRequest,
     JobConflict,
-    RequestRefused,
     RunTimedOut,
     SpecError,
     StopError,
@@ -128,7 +129,7 @@ class TestStart:
         namespace, name = ref.id.split("/")
         cluster.rayjobs[namespace, name]["metadata"]["annotations"]["glueray/client-token"] = "another"
 
-        with pytest.raises(JobConflict, match="taken by one with the mark 'another'"):
+        with pytest.raises(JobConflict, match="taken by one with the client token 'another'"):
             start()
 
     def test_a_quota(self, cluster, start):
@@ -148,19 +149,19 @@ class TestStart:
         """Which verb on what is said, and what it takes in all."""
         cluster.denied.add(("create", "rayjobs"))
 
-        with pytest.raises(RequestRefused, match=r'cannot create resource "rayjobs".*create, get, list, patch'):
+        with pytest.raises(AccessDenied, match=r'cannot create resource "rayjobs".*create, get, list, patch'):
             start()
 
     def test_no_kuberay(self, cluster, start):
         cluster.has_kuberay = False
 
-        with pytest.raises(RequestRefused, match="is the KubeRay operator installed"):
+        with pytest.raises(InvalidRequest, match="is the KubeRay operator installed"):
             start()
 
     def test_no_such_namespace(self, cluster, start):
         cluster.namespaces.clear()
 
-        with pytest.raises(RequestRefused, match='namespaces "etl" not found'):
+        with pytest.raises(InvalidRequest, match='namespaces "etl" not found'):
             start()
 
     def test_a_token_that_is_refused(self, cluster, monkeypatch):
@@ -168,7 +169,7 @@ class TestStart:
         connection["extra"]["kube_config"]["users"][0]["user"]["token"] = "old"
         monkeypatch.setenv("AIRFLOW_CONN_OLD", json.dumps(connection))
 
-        with pytest.raises(RequestRefused, match="Unauthorized"):
+        with pytest.raises(AccessDenied, match="Unauthorized"):
             KubeRayHook("old").prepare(spec()).start("m", {})
 
     def test_nobody_there(self, cluster, monkeypatch):
@@ -187,7 +188,7 @@ class TestStart:
         """Strict: it would be dropped without a word else."""
         over = {"kuberay": {"head_pod": {"spec": {"nodeSelecter": {}}}}}
 
-        with pytest.raises(RequestRefused, match=r"strict decoding error.*nodeSelecter"):
+        with pytest.raises(InvalidRequest, match=r"strict decoding error.*nodeSelecter"):
             start(overrides=over)
 
     def test_settings(self, cluster, hook, start):
@@ -268,7 +269,7 @@ class TestDescribe:
         ref = start()
         cluster.has_kuberay = False
 
-        with pytest.raises(RequestRefused, match="KubeRay"):
+        with pytest.raises(InvalidRequest, match="KubeRay"):
             hook.describe([ref])
 
     def test_usage(self, cluster, hook, start):
@@ -611,7 +612,7 @@ class TestLogs:
         cluster.run_pod(ref.id)
         cluster.denied.add(("get", "pods/log"))
 
-        with pytest.raises(RequestRefused, match="get on pods/log"):
+        with pytest.raises(AccessDenied, match="get on pods/log"):
             hook.read_logs({ref: LogCursor()}, (SCRIPT,))
 
     def test_fifty_runs(self, cluster, hook, start):

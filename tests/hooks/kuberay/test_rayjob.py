@@ -131,13 +131,13 @@ class TestManifest:
         assert cluster["rayVersion"] == "2.4.0"
         assert cluster["enableInTreeAutoscaling"] is True
         assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 10)
-        assert group["rayStartParams"] == {"object-store-memory": str(32 * 1024**3)}
-        assert cluster["headGroupSpec"]["rayStartParams"] == {"object-store-memory": str(16 * 1024**3)}
+        assert group["rayStartParams"] == {"object-store-memory": str(28 * 1024**3)}
+        assert cluster["headGroupSpec"]["rayStartParams"] == {"object-store-memory": str(14 * 1024**3)}
         assert yaml.safe_load(given["runtimeEnvYAML"]) == {
             "pip": ["s3fs==2023.4.0"], "py_modules": ["s3://b-b/m.zip"], "working_dir": "s3://b-b/d.zip",
         }  # fmt: skip
         for container in (HEAD, WORKER):
-            shape = {"cpu": "8", "memory": "64Gi"}
+            shape = {"cpu": "7", "memory": "56Gi"}
             assert pod(rayjob, container)["containers"][0]["resources"] == {"requests": shape, "limits": shape}
             assert pod(rayjob, container)["nodeSelector"] == {"kubernetes.io/arch": "arm64"}
             assert pod(rayjob, container)["serviceAccountName"] == "etl"
@@ -628,3 +628,16 @@ class TestTrouble:
         status = {"jobDeploymentStatus": "Initializing", "rayClusterStatus": {"conditions": [condition]}}
 
         assert pending_reason({**manifest(), "status": status}, [], []) == PendingReason("FailedCreateHeadPod", text)
+
+
+def test_the_default_pods_fit_the_node_that_aws_recommends():
+    """An r7g.2xlarge: 8 vCPU and 64 GiB, less what EKS reserves for the kubelet, evictions and DaemonSets.
+
+    Reserved: 60 + 10 + 2 * 5 + 4 * 2.5 millicores, 255 MiB + 11 MiB for each of 58 pods, 100 MiB (EKS' bootstrap
+    script); a quarter of a CPU and 2 GiB are assumed for the system and DaemonSets.
+    """
+    pod = RayJobSettings(image="i").resources
+    mib = 1024**2
+
+    assert float(pod["cpu"]) <= 8 - 0.09 - 0.25
+    assert bytes_of(pod["memory"]) <= 64 * 1024 * mib - (255 + 11 * 58 + 100 + 2048) * mib

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from airflow_provider_glueray.core.errors import ConnectionConfigError, RequestRefused
+from airflow_provider_glueray.core.errors import AccessDenied, ConnectionConfigError
 from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay import jobs
@@ -172,5 +172,5 @@ class TestServers:
         connection["extra"]["kube_config"]["users"][0]["user"]["token"] = "old"
         monkeypatch.setenv("AIRFLOW_CONN_OLD", json.dumps(connection))
 
-        with pytest.raises(RequestRefused, match="Unauthorized"):
+        with pytest.raises(AccessDenied, match="Unauthorized"):
             KubeRayClusterHook("old").prepare(RayClusterSpec(name="n"), None)("m")

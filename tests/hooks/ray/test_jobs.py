@@ -56,16 +56,23 @@ def test_everything_of_the_spec_arrives(hook, make_spec, tmp_path, start, follow
     assert outcome.snapshot.usage.seconds > 0
 
 
-def test_a_script_in_s3(new_hook, endpoint, make_spec, monkeypatch, start, follow_to_end):
-    """The cluster fetches it by itself, and it is the main program."""
+def test_a_script_in_s3(new_hook, endpoint, make_spec, monkeypatch, start, follow_to_end, tmp_path):
+    """The cluster fetches it by itself; it is the main program, and finds the modules of the working directory."""
     from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
-    GlueRayJobHook().write_text("s3://glueray-local/ray/main.py", "import sys\nprint(__name__, sys.argv[1:])\n")
-    outcome, lines = follow_to_end(new_hook, start(new_hook, make_spec(script="s3://glueray-local/ray/main.py"), a="b"))
+    GlueRayJobHook().write_text(
+        "s3://glueray-local/ray/main.py", "import sys\nimport beside\nprint(__name__, sys.argv[1:], beside)\n"
+    )
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "beside.py").touch()
+    spec = make_spec(script="s3://glueray-local/ray/main.py", working_dir=str(tmp_path / "work"), arguments={"c": "$d"})
+    outcome, lines = follow_to_end(new_hook, start(new_hook, spec, a="b"))
 
     assert outcome.snapshot.state is RunState.SUCCEEDED, lines
-    assert "__main__ ['--a', 'b']" in lines
+    (line,) = (line for line in lines if line.startswith("__main__ "))
+    assert line.startswith("__main__ ['--c', '$d', '--a', 'b'] <module 'beside' from ")
+    assert not any("import base64" in line for line in lines)  # Ray writes the entrypoint to the log
 
 
 def test_a_failure_has_the_end_of_its_log(hook, make_spec, start, follow_to_end, told):

@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 
 from airflow_provider_glueray.core.drivers import run_sync
 from airflow_provider_glueray.core.errors import (
+    AccessDenied,
     ConnectionConfigError,
-    RequestRefused,
     RunLost,
     SpecError,
     SubmitError,
@@ -38,10 +38,10 @@ PAGE = b"<!doctype html><html><head><title>Bad Gateway</title></head><body>nginx
 def test_who_may_not(new_cluster, at, make_spec):
     """No token, and a wrong one, which Ray says by 403."""
     without = at(**{**new_cluster, "password": None})
-    with pytest.raises(RequestRefused, match=r"^No token, or a wrong one, for Ray at \S+: 401 Unauthorized: Missing"):
+    with pytest.raises(AccessDenied, match=r"^No token, or a wrong one, for Ray at \S+: 401 Unauthorized: Missing"):
         without.prepare(make_spec())
     wrong = at(**{**new_cluster, "password": "wrong"})
-    with pytest.raises(RequestRefused, match=r"^Not allowed to use Ray at \S+: 403 Forbidden: Invalid .* password of"):
+    with pytest.raises(AccessDenied, match=r"^Not allowed to use Ray at \S+: 403 Forbidden: Invalid .* password of"):
         wrong.prepare(make_spec())
     assert wrong.test_connection()[0] is False
 
@@ -53,7 +53,7 @@ def test_the_button_says_which_ray(hook):
 
 
 def test_nobody_there(at, monkeypatch, make_spec):
-    with pytest.raises(SubmitError, match=r"no way to Ray at http://127.0.0.1:9"):
+    with pytest.raises(SubmitError, match=r"Cannot connect to Ray at http://127.0.0.1:9"):
         at(host="127.0.0.1", port=9).prepare(make_spec())
     monkeypatch.delenv("AIRFLOW_CONN_RAY_DEFAULT")
     with pytest.raises(ConnectionConfigError, match="no connection 'ray_default'"):
@@ -63,13 +63,13 @@ def test_nobody_there(at, monkeypatch, make_spec):
 @pytest.mark.parametrize(
     ("status", "content", "headers", "error", "words"),
     [
-        (200, b'{"version": "4", "ray_version": "2.4.0"}', {}, RequestRefused, r"has Ray 2\.4\.0; 2\.9 is the oldest"),
-        (404, PAGE, {}, RequestRefused, "is no Ray Jobs API: 404 Not Found, a page for people$"),
+        (200, b'{"version": "4", "ray_version": "2.4.0"}', {}, ConnectionConfigError, r"has Ray 2\.4\.0; 2\.9 is"),
+        (404, PAGE, {}, ConnectionConfigError, "is no Ray Jobs API: 404 Not Found, a page for people$"),
         (200, PAGE, {}, SubmitError, "^What answers at .* is not Ray: 200 OK, a page for people$"),
         (200, b"pong", {}, SubmitError, "^What answers at .* is not Ray: 200 pong$"),
-        (502, PAGE, {"Content_Type": "text/html"}, SubmitOutcomeUnknown, "^No answer of Ray .*: 502 Bad Gateway, a page"),
+        (502, PAGE, {"Content_Type": "text/html"}, SubmitOutcomeUnknown, "^No answer .*: 502 Bad Gateway, a page"),
         (503, b"", {}, SubmitOutcomeUnknown, "^No answer of Ray at .*: 503 Service Unavailable$"),
-        (302, b"", {"Location": "https://login.example/"}, RequestRefused, r"\(302 to https://login\S+\), such as"),
+        (302, b"", {"Location": "https://login.example/"}, AccessDenied, r"\(302 to https://login\S+\), such as"),
     ],
 )  # fmt: skip
 def test_what_is_not_ray(answering, reply, at, make_spec, status, content, headers, error, words):
@@ -83,7 +83,7 @@ def test_what_is_not_ray(answering, reply, at, make_spec, status, content, heade
 def test_plain_http_where_tls_is_spoken_of(answering, at, make_spec):
     """A handshake that fails is no way to Ray, in words."""
     url = answering(lambda handler: handler.send_error(404))
-    with pytest.raises(SubmitError, match="no way to Ray at https://"):
+    with pytest.raises(SubmitError, match="Cannot connect to Ray at https://"):
         at(host=urlsplit(url).hostname, port=urlsplit(url).port, schema="https").prepare(make_spec())
     with pytest.raises(SpecError, match="not the path of a CA"):
         at(host=url, extra={"verify": "/nowhere.pem"}).prepare(make_spec())
@@ -225,9 +225,9 @@ def test_a_cluster_that_dies_and_comes_back_without_the_run(version, make_head, 
     outcome = run_sync(steps, hook, ref, writer)
 
     # The first poll may still have a connection, which breaks.
-    assert any(line.startswith("Poll 1 of") and ("no way to Ray" in line or "Ray at http" in line) for line in told), (
-        told
-    )
+    assert any(
+        line.startswith("Poll 1 of") and ("Cannot connect to Ray" in line or "Ray at http" in line) for line in told
+    ), told
     assert outcome.snapshot.state is RunState.LOST, told
     failure = failure_of(outcome, hook.url(ref))
     assert isinstance(failure, RunLost)

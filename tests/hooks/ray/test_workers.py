@@ -111,7 +111,7 @@ class TestRequest:
         asking = body(scales=True)
 
         assert asking["entrypoint"].endswith(" 16 python -m main --day 1")
-        assert "placement_group" in asking["runtime_env"]["env_vars"]["GLUERAY_FLOOR"]
+        assert "placement_group" in asking["runtime_env"]["env_vars"]["GLUERAY_REQUEST_MIN_WORKERS"]
         assert body(Workers(4), scales=True) == body(Workers(4))
 
     def test_what_is_rendered_is_for_a_cluster_that_does_not_scale(self, tmp_path, capsys):

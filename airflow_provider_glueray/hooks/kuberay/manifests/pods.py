@@ -1,6 +1,6 @@
 """Names, labels, pods and clusters of what runs on KubeRay.
 
-Floor 0: standard library only, no clock, no I/O.
+No clock and no I/O.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def label_value(text: str) -> str:
 
 
 def rayjob_name(name: str, client_token: str) -> str:
-    """Return the name of a RayJob or a RayCluster: the same for the same mark, so that to create it twice makes one."""
+    """Return the name of a RayJob or a RayCluster: one name per client token, so that creating it twice makes one."""
     slug = _NOT_IN_NAME.sub("-", name.lower()).strip("-")
     # A DNS-1035 label begins with a letter.
     slug = slug if slug[:1].isalpha() else f"job-{slug}"
@@ -166,7 +166,7 @@ def pod_of(
 
 
 def _merge_pod_template(ours: Any, theirs: Any) -> Any:
-    """Merge mappings by key and lists of named things by name; anything else is replaced."""
+    """Merge mappings by key and lists of named objects by name; anything else is replaced."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         both = {key: _merge_pod_template(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()}
         return {**ours, **theirs, **both}

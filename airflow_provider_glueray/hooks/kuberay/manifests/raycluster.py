@@ -1,7 +1,7 @@
 """A cluster that runs share as a RayCluster, a custom resource of KubeRay, and what the status of one means.
 
-Floor 0: standard library only, no clock, no I/O. What is followed is a cluster's *start*: that it is ready is the
-success. What is said of KubeRay here was read in its v1.7.0; its files are named as ``kuberay/…``.
+No clock and no I/O. What is followed is a cluster's *start*: that it is ready is the
+success. KubeRay's behaviour was read in its v1.7.0; its files are named as ``kuberay/…``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLURAL = "rayclusters"
 SHARED = "ray.io/originated-from-crd!=RayJob"
 #: Members of RayJobSettings that a cluster has no use for. In the connection they are for its runs.
 _OF_RUNS = ("submitter_pod", "ttl_seconds_after_finished", "keep_finished_days")
-#: KubeRay then makes no new head in the place of one that has ended (kuberay/…/raycluster_controller.go reconcilePods):
+#: KubeRay then makes no new head for one that has ended (kuberay/…/raycluster_controller.go reconcilePods):
 #: a new one would know nothing of what the old one ran, and live on for ever.
 NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
 
@@ -37,7 +37,7 @@ NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
 def to_raycluster(
     spec: RayClusterSpec, client_token: str, *, settings: RayJobSettings, max_lifetime_seconds: int | None
 ) -> dict[str, Any]:
-    """Translate to a RayCluster that carries ``mark``.
+    """Translate to a RayCluster that carries the client token.
 
     :param max_lifetime_seconds: after which Kubernetes ends its pods, whoever still knows of them: KubeRay has no such
         bound for a RayCluster. A worker that autoscaling has added late may take up to as long again.

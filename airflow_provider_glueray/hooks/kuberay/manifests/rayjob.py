@@ -1,7 +1,7 @@
 """A spec as a RayJob, the custom resource of KubeRay.
 
-Floor 0: standard library only, no clock, no I/O, so a manifest can be printed, compared and validated without a
-cluster. What is said of KubeRay here was read in its v1.7.0; its files are named as ``kuberay/…``.
+Standard library only, no clock and no service, so a manifest can be printed, compared and validated without a cluster.
+What is stated of KubeRay here was read in its v1.7.0; its files are named as ``kuberay/…``.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     rayjob_name,
 )
 from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
+from airflow_provider_glueray.packaging.programs import program_text
 
 PLURAL = "rayjobs"
 #: How a RayJob names the cluster that it runs in (kuberay/…/utils/constant.go RayJobClusterSelectorKey).
 CLUSTER_SELECTOR = "ray.io/cluster"
 
 #: What becomes of each field of a spec. "guide" is dg/awsglue-ray-jobs-availability-change, AWS's way from Glue for
-#: Ray to KubeRay; where we depart from it, it is said why.
+#: Ray to KubeRay; where we depart from it, the reason is given.
 FIELD_MAPPING: Mapping[str, str] = {
-    "name": "metadata.name, with a digest of name and mark; annotation glueray/job",
+    "name": "metadata.name, with a digest of name and client token; annotation glueray/job",
     "script": "entrypoint: pyarrow fetches it from S3 in the head pod, then Python runs it",
     "role": "not used, noted: pods get AWS rights through `service_account` (IRSA)",
     "arguments": "environment of head and workers, and `--name value` for the script",
     "number_of_workers": "workerGroupSpecs[0].maxReplicas (guide); the head pod comes on top",
     "min_workers": "workerGroupSpecs[0].minReplicas (guide), 0 when not given; below maxReplicas it autoscales",
-    "worker_type": "Z.2X: 8 CPU and 64Gi for each pod on kubernetes.io/arch=arm64 (guide: r7g.2xlarge)",
+    "worker_type": "Z.2X: 7 CPU and 56Gi for each pod on kubernetes.io/arch=arm64 (fits the guide's r7g.2xlarge)",
     "object_store_memory_head": "head rayStartParams object-store-memory: that share of the memory limit, in bytes",
     "object_store_memory_worker": "worker rayStartParams object-store-memory, likewise",
     "pip": "runtimeEnvYAML pip (guide)",
@@ -82,30 +83,16 @@ FIELD_MAPPING_IN_CLUSTER: Mapping[str, str] = {
 _OF_CLUSTERS = ("ray_version", "service_account", "resources", "head_pod", "worker_pod", "ttl_seconds_after_finished")
 
 # The submitter's shell takes the quotes away, `ray job submit` puts them back (older Ray only around what has spaces,
-# with list2cmdline), and the shell of Ray's job supervisor takes them away again. So what a user says is never part
-# of the command: it is in the environment of the head pod, where the driver runs.
+# with list2cmdline), and the shell of Ray's job supervisor takes them away again. So no text of a user is part of the
+# command: it is in the environment of the head pod, where the driver runs.
 _ENTRYPOINT = "python -c \"import os; exec(os.environ['GLUERAY_MAIN'])\""
 # A shared cluster has no environment for one run. There it comes with the runtime environment, in letters that no shell
 # acts on and Ray leaves alone. KubeRay ends no run in a cluster that is not its own (kuberay/…/rayjob_controller.go:
-# the deadline only sets the status), so the driver brings its own end along: an alarm outlives `execv`.
+# the deadline only sets the status), so the program also sets an alarm for the run.
 _SHARED_ENTRYPOINT = (
-    'python -c "import base64, json, os, signal; '
-    "run = json.loads(base64.b64decode(os.environ['GLUERAY_RUN'])); os.environ.update(run); "
-    "signal.alarm(int(run['GLUERAY_SECONDS'])); exec(run['GLUERAY_MAIN'])\""
+    'python -c "import base64, json, os; '
+    "exec(json.loads(base64.b64decode(os.environ['GLUERAY_RUN']))['GLUERAY_MAIN'])\""
 )
-#: Python 3.9. It becomes the script rather than calling it, so that tracebacks and ``__main__`` are the script's own.
-_MAIN = """\
-import json, os, sys, tempfile, urllib.parse
-from pyarrow import fs
-given = json.loads(os.environ["GLUERAY_ARGUMENTS"])
-store, path = fs.FileSystem.from_uri(urllib.parse.quote(os.environ["GLUERAY_SCRIPT"], safe=":/"))
-script = os.path.join(tempfile.mkdtemp(), os.path.basename(path))
-with store.open_input_stream(path) as source, open(script, "wb") as target:
-    target.write(source.read())
-os.environ.update(given)
-argv = [word for name, text in given.items() for word in ("--" + name, text)]
-os.execv(sys.executable, [sys.executable, script, *argv])
-"""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -140,7 +127,7 @@ def ignored_in_cluster(spec: RayJobSpec, settings: RayJobSettings, raycluster: M
     image = there["headGroupSpec"]["template"]["spec"]["containers"][0].get("image")
     if image != settings.image:
         yield f"image={settings.image!r} submits the run; it runs on that of {spec.cluster}, {image!r}"
-    odd = sorted(key for key, text in spec.arguments.items() if not _travels(text_of(text)))
+    odd = sorted(key for key, text in spec.arguments.items() if not _survives_shells(text_of(text)))
     if odd:
         names = ", ".join(key.removeprefix("--") for key in odd)
         yield f"arguments: the script has them all, its workers not {names}, which a shell or Ray would change"
@@ -154,7 +141,7 @@ def to_rayjob(
     settings: RayJobSettings,
     deadline_seconds: int | None,
 ) -> dict[str, Any]:
-    """Translate to a RayJob that carries ``mark``; :data:`TRANSLATION` has it field by field.
+    """Translate to a RayJob that carries a client token; :data:`FIELD_MAPPING` has it field by field.
 
     :param spec: one whose files are in S3.
     :param arguments: are added to those of the spec.
@@ -176,11 +163,15 @@ def to_rayjob(
         **({"glueray/description": spec.description} if spec.description else {}),
     }
     env = {key: text for key, text in given.items() if _ENV_NAME.fullmatch(key)}
-    main = {"GLUERAY_SCRIPT": spec.script, "GLUERAY_ARGUMENTS": json.dumps(given), "GLUERAY_MAIN": _MAIN}
+    main = {
+        "GLUERAY_SCRIPT": spec.script_uri,
+        "GLUERAY_ARGUMENTS": json.dumps(given),
+        "GLUERAY_MAIN": program_text("fetch_and_run"),
+    }
     if spec.cluster:
         _refuse_what_a_cluster_has(spec, settings.namespace)
         run = json.dumps({**main, "GLUERAY_SECONDS": str(deadline_seconds or 0)})
-        plain = {key: text for key, text in env.items() if _travels(text)}
+        plain = {key: text for key, text in env.items() if _survives_shells(text)}
         runtime_env["env_vars"] = {**plain, "GLUERAY_RUN": base64.b64encode(run.encode()).decode()}
         where = {
             "entrypoint": _SHARED_ENTRYPOINT,
@@ -243,7 +234,7 @@ def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
 
 
 def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str], runtime_env: Mapping[str, Any]) -> None:
-    problems = [f"{path!r} is local; KubeRay needs it in S3" for path in spec.local_files()]
+    problems = [f"{getattr(file, 'name', file)!r} is local; KubeRay needs it in S3" for file in spec.local_files()]
     # kuberay/…/common/job.go puts the runtime environment between double quotes of a shell command.
     problems += [
         f"{name}: {text!r} has a '$' or a '`', which the shell of KubeRay's submitter would act on"
@@ -256,7 +247,7 @@ def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str], runtime_env:
         raise SpecError(problems)
 
 
-def _travels(text: str) -> bool:
+def _survives_shells(text: str) -> bool:
     """Tell whether a text reaches a shared cluster's workers as it is.
 
     It stands between double quotes of a shell command, quoted by Go's rules, and then Ray expands what looks like a

@@ -1,0 +1,297 @@
+"""The life of a run: submit or reattach, wait in the worker or in the triggerer, and never leave an orphan.
+
+"Never two runs" is kept here. An operator owns one life per run: most have one run, a notebook in a session has one for
+the session and one per cell.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.backend import RunHook
+from airflow_provider_glueray.core.drivers import TaskLog, run_sync
+from airflow_provider_glueray.core.errors import CapacityExceeded, GlueRayError, RunStopped, StopError
+from airflow_provider_glueray.core.follow import FollowPolicy, follow
+from airflow_provider_glueray.core.logs import LogCursor
+from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, RunState
+from airflow_provider_glueray.hooks import settings
+from airflow_provider_glueray.hooks.registry import make_hook
+from airflow_provider_glueray.task.outcome import will_retry
+from airflow_provider_glueray.task.record import STORE_KEY, RunRecord, first_try_of, new_client_token
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
+
+#: Starts a run that carries the given client token; raises ``CapacityExceeded`` while there is no capacity for it.
+Start = Callable[[str], RunRef]
+
+#: Seconds before the submission at which the log begins to be read, so that no difference of clocks hides a line.
+LOG_MARGIN = 60
+
+
+class Deferral(NamedTuple):
+    """What ``BaseOperator.defer`` takes: the trigger, and how long it may take."""
+
+    trigger: GlueRayRunTrigger
+    timeout: timedelta | None
+
+
+class RunLife:
+    """One run of a task, from its submission to its outcome.
+
+    :param hook: of the run's backend.
+    :param backend: as in ``RunRef``.
+    :param hook_kwargs: build the hook again in the triggerer. Those that say where runs are, are kept with the run: a
+        run of an earlier try that was started with others is elsewhere.
+    :param policy: returns how to follow the run of a record.
+    :param run_timeout: seconds that the run may take; None for ever.
+    :param queue_timeout: seconds to wait while the service has no capacity.
+    :param wait_for_capacity: waits so many seconds; it may instead leave the task, which then begins again.
+    :param required_capacity: says what capacity the run needs, for the error when there was none in time.
+    :param key: the key of the record in the task state store; a task with several runs has one for each.
+    :param stop_on_kill: whether to stop the run when Airflow kills the task.
+    """
+
+    def __init__(
+        self,
+        hook: RunHook,
+        log: TaskLog,
+        *,
+        backend: str,
+        hook_kwargs: Mapping[str, Any],
+        policy: Callable[[RunRecord], FollowPolicy],
+        run_timeout: float | None,
+        queue_timeout: float,
+        wait_for_capacity: Callable[[float], None],
+        required_capacity: Callable[[], str],
+        key: str = STORE_KEY,
+        stop_on_kill: bool = True,
+    ) -> None:
+        self._hook, self._log = hook, log
+        self._backend = backend
+        self._hook_kwargs = dict(hook_kwargs)
+        # How the service is asked is not where it is, and need not have a JSON form.
+        self._connection = {name: value for name, value in hook_kwargs.items() if name not in ("verify", "config")}
+        self._policy = policy
+        self._run_timeout, self._queue_timeout = run_timeout, queue_timeout
+        self._wait_for_capacity, self._required_capacity = wait_for_capacity, required_capacity
+        self._key = key
+        self._stop_on_kill = stop_on_kill
+        self._record: RunRecord | None = None
+        self.is_killed = False
+
+    @property
+    def ref(self) -> RunRef | None:
+        """The run, once it has been submitted or found."""
+        return self._record.ref if self._record else None
+
+    # -- submit or reattach -----------------------------------------------------------------------------------
+
+    def submit_or_reattach(
+        self, context: Context, name: Callable[[str], str], prepare: Callable[[], Start], *, only_in: str | None = None
+    ) -> tuple[RunRecord, RunRef]:
+        """Return the run of this attempt group if it can still be used, else a new one.
+
+        :param name: returns, for a new client token, what the run will belong to.
+        :param prepare: makes ready what starts the run; called only when one has to be started.
+        :param only_in: reattach only to a run that belongs to this name.
+        :raises CapacityExceeded: there was no capacity within the queue timeout.
+        """
+        record = self._record_of_this_group(context)
+        if record and only_in is not None and record.name != only_in:
+            record = None
+        self._record = record
+        if record and self._can_reattach(record):
+            record.save(context, self._key)
+            return record, _ref_of(record)
+        if record is None or record.run_id is not None:
+            token = new_client_token()
+            record = RunRecord.new(context, self._backend, name(token), token, self._connection)
+        # Written before the request: if everything dies now, the next try finds the run by its client token.
+        record.save(context, self._key)
+        self._record = record
+        self._record_run_id(record, self._start(prepare(), record, context))
+        record.save(context, self._key)
+        if self.is_killed:
+            # The kill came while the response was under way and could not know the id.
+            self.kill()
+            self._raise_if_killed()
+        return record, _ref_of(record)
+
+    def _record_of_this_group(self, context: Context) -> RunRecord | None:
+        """Return the record, unless its run is elsewhere or of before a clear: such a run is stopped."""
+        record = RunRecord.load(context, self._key)
+        if record and (record.backend, record.connection) != (self._backend, self._connection):
+            self.abandon(record)
+            return None
+        if record and record.first_try < first_try_of(context):
+            self._stop_earlier_runs(record)
+            return None
+        return record
+
+    def resume(self, record: RunRecord) -> RunRef:
+        """Go on with the run that the task was deferred for: it is known to be there."""
+        self._record = record
+        return _ref_of(record)
+
+    def abandon(self, record: RunRecord) -> None:
+        """Stop a run that another connection or another mode has started, by the hook that started it."""
+        what = record.ref.title if record.ref else f"a run of {record.name} with the client token {record.client_token}"
+        text = "The connection was changed; %s was started by %s %s"
+        self._log.log(logging.WARNING, text, what, record.backend, record.connection)
+        try:
+            hook = make_hook(record.backend, record.connection)
+            found = [record.ref] if record.ref else []
+            hook.stop(*(found or [each.ref for each in hook.find_runs(record.name, record.client_token)]))
+        except Exception as error:  # whatever has become of the old connection, somebody has decided to leave it
+            self._log.log(logging.ERROR, "Cannot reach %s there; if it runs, stop it by hand: %s", what, error)
+
+    def _can_reattach(self, record: RunRecord) -> bool:
+        """Look at the run of an earlier try; tell whether to go on with it."""
+        found = self._runs_of(record)
+        if not found:
+            return False
+        snapshot = found[0]
+        if record.run_id is None:
+            self._record_run_id(record, snapshot.ref)
+        if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
+            self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
+            return False
+        self._log.info("Reattaching to %s of an earlier try, which is %s", snapshot.ref.title, snapshot.raw_state)
+        return True
+
+    def _stop_earlier_runs(self, record: RunRecord) -> None:
+        """Stop the runs of an earlier attempt group: the task was cleared, so their result is not wanted."""
+        for snapshot in self._runs_of(record):
+            if not snapshot.is_over:
+                self._log.info("Stopping %s, from before the task was cleared", snapshot.ref.title)
+                self._hook.stop(snapshot.ref)
+
+    def _start(self, start: Start, record: RunRecord, context: Context) -> RunRef:
+        """Start the run, waiting for capacity: full is not failed."""
+        attempt, waits = 0, settings.waits()
+        while True:
+            self._raise_if_killed()
+            try:
+                return start(record.client_token)
+            except CapacityExceeded as error:
+                now = clock.now()
+                record.queued_since = record.queued_since or now
+                waited = now - record.queued_since
+                if waited >= self._queue_timeout:
+                    # The next try waits anew.
+                    record.queued_since = None
+                    record.save(context, self._key)
+                    raise self._capacity_timeout_error(waited, error) from error
+                record.save(context, self._key)
+                attempt += 1
+                longest = max(waits.queue_first * 2 ** (attempt - 1), waited * 0.5)
+                pause = min(longest, waits.queue_longest)
+                pause = min(pause * random.uniform(0.8, 1.2), self._queue_timeout - waited)
+                self._log.info("Waiting for capacity (%s); trying again in %.0f s", error, pause)
+                self._wait_for_capacity(pause)
+
+    def _capacity_timeout_error(self, waited: float, error: CapacityExceeded) -> CapacityExceeded:
+        return CapacityExceeded(
+            f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for capacity. "
+            f"{self._required_capacity()}",
+            code=error.code,
+            status=error.status,
+        )
+
+    def _record_run_id(self, record: RunRecord, ref: RunRef) -> None:
+        record.name, record.run_id = ref.name, ref.id
+        record.queued_since = None
+        record.deadline = clock.now() + self._run_timeout if self._run_timeout else None
+
+    def _runs_of(self, record: RunRecord) -> list[RunSnapshot]:
+        """Return the record's run, by its id or by its client token."""
+        if record.ref is not None:
+            return [self._hook.describe([record.ref])[record.ref]]
+        return self._hook.find_runs(record.name, record.client_token)
+
+    # -- wait -------------------------------------------------------------------------------------------------
+
+    def wait(self, record: RunRecord, ref: RunRef) -> Outcome:
+        """Wait for the run in the worker.
+
+        :raises RunStopped: Airflow has killed the task.
+        """
+        outcome = run_sync(follow(ref, self._policy(record), _cursor_of(record)), self._hook, ref, self._log)
+        if self.is_killed:
+            raise RunStopped(outcome, self._hook.url(ref))
+        return outcome
+
+    def deferral(
+        self, record: RunRecord, ref: RunRef, *, stop: RunRef | None = None, within: timedelta | None = None
+    ) -> Deferral:
+        """Return what hands the run over to the triggerer.
+
+        :param stop: what to stop when the deferred task is killed; the run itself if it is None.
+        :param within: the task's own ``execution_timeout``.
+        """
+        from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
+
+        bounds = [within.total_seconds()] if within else []
+        if record.deadline is not None:
+            # For the case that no triggerer is there to keep the deadline.
+            bounds.append(max(record.deadline - clock.now(), 0.0) + 2 * settings.waits().stop_grace)
+        trigger = GlueRayRunTrigger(
+            run=ref.to_json(),
+            hook=self._hook_kwargs,
+            policy=self._policy(record).to_json(),
+            cursor=_cursor_of(record).to_json(),
+            kill=(stop or ref).to_json() if self._stop_on_kill else None,
+        )
+        return Deferral(trigger, timedelta(seconds=min(bounds)) if bounds else None)
+
+    # -- stop -------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Stop the run because Airflow kills the task, whether or not its id is known yet; start none any more."""
+        self.is_killed = True
+        if self._record is None:
+            return
+        if not self._stop_on_kill:
+            self._log.info("Task killed; its run goes on, because stop_on_kill is False")
+            return
+        refs = [snapshot.ref for snapshot in self._runs_of(self._record)]
+        if refs:
+            self._log.info("Task killed; stopping %s", ", ".join(ref.title for ref in refs))
+            self._hook.stop(*refs)
+
+    def _raise_if_killed(self) -> None:
+        if not self.is_killed:
+            return
+        snapshots = self._runs_of(self._record) if self._record else []
+        if snapshots:
+            raise RunStopped(Outcome(snapshots[0]))
+        raise StopError("The task was killed before its run was started")
+
+    def stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
+        """Leave no run behind when something other than the run has failed and nobody will come back."""
+        if will_retry(error, context):
+            return
+        try:
+            if not self._hook.describe([ref])[ref].is_over:
+                text = "Stopping %s: the last try of its task has failed (%s)"
+                self._log.log(logging.WARNING, text, ref.title, error)
+                self._hook.stop(ref)
+        except GlueRayError as failure:  # the log has to say why the task failed, not this
+            self._log.log(logging.ERROR, "Could not stop %s; if it runs, stop it by hand: %s", ref.title, failure)
+
+
+def _ref_of(record: RunRecord) -> RunRef:
+    assert record.ref is not None, "the service has answered for this record"
+    return record.ref
+
+
+def _cursor_of(record: RunRecord) -> LogCursor:
+    return LogCursor(since_ms=int((record.submitted - LOG_MARGIN) * 1000))
