@@ -16,7 +16,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
-from airflow_provider_glueray.core.errors import FunctionFailed, SourceFileError, SpecError
+from airflow_provider_glueray.core.errors import FunctionFailed, PackagingError, SourceFileError, SpecError
 from airflow_provider_glueray.decorators import glue_ray
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
@@ -209,7 +209,7 @@ def test_a_return_value_that_cannot_travel_is_named(connected, make_step, make_t
     result = make_task(make_step(odd)).run()
 
     assert isinstance(result.error, FunctionFailed)
-    assert result.error.error_name == "CannotTravel"
+    assert result.error.error_name == "NotSerializableError"
     assert "the value that was returned['rows'][1] is a builtins.bytes" in str(result.error)
 
 
@@ -261,7 +261,7 @@ def test_modules_of_ones_own(connected, dag, make_task, tmp_path, monkeypatch):
     import own_dag
 
     settings = {"role": "GlueRayRole", "staging_uri": STAGING, "dag": dag}
-    with pytest.raises(SourceFileError, match="uses the module 'house_rules', which is a file of yours"):
+    with pytest.raises(PackagingError, match="uses the module 'house_rules', which is a file of yours"):
         task.glue_ray(**settings)(own_dag.counted)(1)
     dag.fileloc = str(tmp_path / "own_dag.py")
     step = task.glue_ray(py_modules=["house_rules.py"], **settings)(own_dag.counted)(1).operator

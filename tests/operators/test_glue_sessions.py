@@ -172,7 +172,7 @@ class TestCreate:
         assert "SessionConflict" in str(taken.error)
         connected.faults(account_closed=True)
         closed = make_task(make_create(make, retries=1)).run()
-        assert "AccountRefused" in str(closed.error)
+        assert "AccountNotEligible" in str(closed.error)
 
     @pytest.mark.parametrize(
         ("wrong", "words"),
@@ -346,8 +346,8 @@ class TestSensor:
     def test_a_session_and_a_statement(self, hook, make, make_task, session, tmp_path):
         """READY and done; what cannot be any more fails."""
         ref = hook.run_statement(session, f"{waits_for(tmp_path / 'gate')}\nprint('from elsewhere')", "m")
-        ready = make(GlueRaySessionSensor, session_id=session, deferrable=True, poll_interval=1)
-        done = make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=True, poll_interval=1)
+        ready = make(GlueRaySessionSensor, session_id=session, deferrable=True, poke_interval=1)
+        done = make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, deferrable=True, poke_interval=1)
 
         assert make_task(ready).run_to_end().xcoms["return_value"] == session
         one = make_task(done)
@@ -360,7 +360,7 @@ class TestSensor:
     def test_a_failed_statement(self, hook, make, make_task, session):
         """It fails the sensor for good."""
         ref = hook.run_statement(session, "1 / 0", "m")
-        result = make_task(make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, poll_interval=1)).run()
+        result = make_task(make(GlueRaySessionSensor, session_id=session, statement_id=ref.id, poke_interval=1)).run()
 
         assert isinstance(result.error, AirflowFailException)
         assert "ZeroDivisionError" in str(result.error)

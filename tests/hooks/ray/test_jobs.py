@@ -61,7 +61,7 @@ def test_a_script_in_s3(new_hook, endpoint, make_spec, monkeypatch, start, follo
     from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
-    GlueRayJobHook().write_text(
+    GlueRayJobHook().storage.write_text(
         "s3://glueray-local/ray/main.py", "import sys\nimport beside\nprint(__name__, sys.argv[1:], beside)\n"
     )
     (tmp_path / "work").mkdir()
