@@ -9,27 +9,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_glueray.decorators.glue_ray import glue_ray_task
-    from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
-    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
-    from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
-    from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook
-    from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook
-    from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
-    from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
+    # "X as X" tells type checkers that the name is meant for others.
+    from airflow_provider_glueray.decorators.glue_ray import glue_ray_task as glue_ray_task
+    from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook as GlueRayJobHook
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook as GlueRaySessionHook
+    from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook as KubeRayClusterHook
+    from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook as KubeRayHook
+    from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook as RayJobsHook
+    from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster as glue_ray_cluster
+    from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator as GlueRayJobOperator
     from airflow_provider_glueray.operators.glue_sessions import (
-        GlueRayCreateSessionOperator,
-        GlueRayStatementOperator,
-        GlueRayStopSessionOperator,
+        GlueRayCreateSessionOperator as GlueRayCreateSessionOperator,
     )
-    from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
+    from airflow_provider_glueray.operators.glue_sessions import GlueRayStatementOperator as GlueRayStatementOperator
+    from airflow_provider_glueray.operators.glue_sessions import (
+        GlueRayStopSessionOperator as GlueRayStopSessionOperator,
+    )
+    from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator as GlueRayNotebookOperator
     from airflow_provider_glueray.operators.ray_clusters import (
-        GlueRayCreateClusterOperator,
-        GlueRayDeleteClusterOperator,
+        GlueRayCreateClusterOperator as GlueRayCreateClusterOperator,
     )
-    from airflow_provider_glueray.operators.session_group import glue_ray_session
-    from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
-    from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor
+    from airflow_provider_glueray.operators.ray_clusters import (
+        GlueRayDeleteClusterOperator as GlueRayDeleteClusterOperator,
+    )
+    from airflow_provider_glueray.operators.session_group import glue_ray_session as glue_ray_session
+    from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor as GlueRayJobSensor
+    from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor as GlueRaySessionSensor
 
 __version__ = "0.1.0"
 
@@ -54,31 +59,15 @@ _MODULES = {
     "glue_ray_task": "decorators.glue_ray",
 }
 
-__all__ = [
-    "GlueRayCreateClusterOperator",
-    "GlueRayCreateSessionOperator",
-    "GlueRayDeleteClusterOperator",
-    "GlueRayJobHook",
-    "GlueRayJobOperator",
-    "GlueRayJobSensor",
-    "GlueRayNotebookOperator",
-    "GlueRaySessionHook",
-    "GlueRaySessionSensor",
-    "GlueRayStatementOperator",
-    "GlueRayStopSessionOperator",
-    "KubeRayClusterHook",
-    "KubeRayHook",
-    "RayJobsHook",
-    "glue_ray_cluster",
-    "glue_ray_session",
-    "glue_ray_task",
-]
+__all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # which has to refuse names that are not above
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
