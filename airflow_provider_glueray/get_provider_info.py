@@ -104,6 +104,17 @@ def get_provider_info() -> dict[str, Any]:
                         "example": None,
                         "default": "0.44",
                     },
+                    "deployment": {
+                        "description": (
+                            "Name of this Airflow deployment, the same on all of its machines. It is part of what a "
+                            "run is found by; deployments that run the same DAGs on the same service need different "
+                            "names. [api] base_url if it is empty."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "production",
+                        "default": "",
+                    },
                     "waits": {
                         "description": (
                             "Pauses and patience in seconds, as JSON; what is not named keeps its default, which fits "

@@ -95,9 +95,11 @@ class Task:
     supervisor: Supervisor = field(default_factory=Supervisor)
     try_number: int = 1
     max_tries: int | None = None
-    run_id: str = "scheduled__2026-11-21"
+    #: Of no other test: runs at a service are found by it.
+    run_id: str = field(default_factory=lambda: f"manual__{uuid4()}")
     map_index: int = -1
     clock: Any = None
+    dag_run_start: datetime | None = None
     _ti: Any = None
 
     def run(self, next_method: str | None = None, next_kwargs: Any = None) -> Result:
@@ -106,10 +108,13 @@ class Task:
             self.supervisor.xcoms.clear()
         if self.max_tries is None:
             self.max_tries = self.operator.retries or 0
+        # No run of a task is older than its DAG run.
+        began = min(START, datetime.fromtimestamp(self.clock.now(), UTC)) if self.clock else START
+        self.dag_run_start = self.dag_run_start or began
         dag_run = DagRun(
             dag_id=self.operator.dag_id, run_id=self.run_id, logical_date=START, data_interval_start=START,
-            data_interval_end=START, run_after=START, start_date=START, end_date=None, run_type="scheduled",
-            state="running", consumed_asset_events=[], partition_key=None,
+            data_interval_end=START, run_after=START, start_date=self.dag_run_start, end_date=None,
+            run_type="scheduled", state="running", consumed_asset_events=[], partition_key=None,
         )  # fmt: skip
         server = TIRunContext(
             dag_run=dag_run, max_tries=self.max_tries, should_retry=self.try_number <= self.max_tries,
@@ -154,6 +159,10 @@ class Task:
         """Run the next try of the same series."""
         self.try_number += 1
         return self.run()
+
+    def lose_store(self) -> None:
+        """Forget what the task has stored, as an Airflow does that has no task state store."""
+        self.supervisor.store.clear()
 
     def clear(self) -> Result:
         """Do what a click on Clear does, then run: a new series."""

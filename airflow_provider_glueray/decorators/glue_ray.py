@@ -31,7 +31,7 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.packaging.function_source import Script, check_function, source_of, to_script
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import is_unrendered
-from airflow_provider_glueray.task.record import RunRecord, call_uri
+from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -92,6 +92,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
             nonlocal sent
             folder = self.hook.storage.folder(self._call_uri(client_token))
             if not sent:  # and not again for each time that the service has had no capacity
+                empty_results(folder, ARGUMENTS, [RESULT])
                 _send(folder, args, kwargs)
                 sent = True
             return prepared.start(client_token, self._call_arguments(client_token))

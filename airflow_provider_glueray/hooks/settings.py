@@ -19,6 +19,11 @@ def default_conn_id() -> str:
     return conf.get("glueray", "conn_id", fallback="aws_default")
 
 
+def deployment() -> str:
+    """Return the name of this deployment, which tells its runs from those of others on the same service."""
+    return conf.get("glueray", "deployment", fallback="") or conf.get("api", "base_url", fallback="")
+
+
 def price_per_mdpu_hour() -> float:
     """Return the price that costs are estimated with, in US dollars."""
     return conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)

@@ -26,7 +26,7 @@ from airflow_provider_glueray.notebooks.plan import NotebookPlan
 from airflow_provider_glueray.packaging.programs import program_text
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.outcome import push_usage
-from airflow_provider_glueray.task.record import RunRecord, call_uri, owner_of
+from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results, owner_of
 from airflow_provider_glueray.task.sessions import statement_failure
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ class JobNotebookRunner:
         def start(client_token: str) -> RunRef:
             nonlocal is_sent
             if not is_sent:  # and not again for each time that there has been no capacity
-                with self._hook.storage.folder(_call_uri(plan, client_token)).write(CELLS) as file:
+                folder = self._hook.storage.folder(_call_uri(plan, client_token))
+                outputs = [CELL_OUTPUT.format(number=cell.number) for cell in plan.notebook.cells]
+                empty_results(folder, CELLS, outputs)
+                with folder.write(CELLS) as file:
                     file.write(cells)
                 is_sent = True
             return prepared.start(client_token, call_arguments(plan, client_token))
@@ -117,9 +120,9 @@ class JobNotebookRunner:
                 notebook.record_cell(cell, output, "completed")
                 continue
             content = folder.read(CELL_OUTPUT.format(number=cell.number))
-            if content is None:
+            result = json.loads(content) if content else {}
+            if not result:
                 return _CellResults(output, last)
-            result = json.loads(content)
             output, last = _output_of(result), cell
             if "completed" not in result or output.error is not None:
                 notebook.record_cell(cell, output, "running" if output.error is None else "failed")

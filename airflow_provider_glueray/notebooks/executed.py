@@ -11,9 +11,8 @@ from copy import deepcopy
 from typing import Any
 
 from airflow_provider_glueray.core.runs import StatementOutput
-from airflow_provider_glueray.hooks.glue.statements import prepare
+from airflow_provider_glueray.hooks.glue.statements import check_code
 from airflow_provider_glueray.notebooks import document
-from airflow_provider_glueray.task.record import new_client_token
 
 #: Lines of a failed cell that its error shows.
 SOURCE_LINES = 30
@@ -47,7 +46,7 @@ class ExecutedNotebook:
         self.settings, self.cells = document.cells(self._notebook)
         for cell in self.cells:
             if cell.code:
-                prepare(cell.code, new_client_token(), self.where(cell))
+                check_code(cell.code, self.where(cell))
 
     def where(self, cell: document.Cell) -> str:
         """Return what to call a cell in an error."""

@@ -25,7 +25,7 @@ from airflow_provider_glueray.notebooks.document import Cell
 from airflow_provider_glueray.notebooks.plan import NotebookPlan
 from airflow_provider_glueray.task.life import RunLife, Start
 from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
-from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord, first_try_of
+from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import output_of, session_spec, show_output, statement_failure
 
 if TYPE_CHECKING:
@@ -175,8 +175,11 @@ class SessionNotebookRunner:
         """Return the records of this attempt group's cells in a session, by the cell's number."""
         numbers = [cell.number for cell in self._plan.notebook.cells]
         records = {number: RunRecord.load(context, CELL_KEY.format(number=number)) for number in numbers}
-        current = (first_try_of(context), session_id)
-        return {at: one for at, one in records.items() if one and (one.first_try, one.name) == current and one.run_id}
+        return {
+            at: one
+            for at, one in records.items()
+            if one and one.run_id and one.name == session_id and not one.is_from_before_clear(context)
+        }
 
     def _succeeded(self, session_id: str) -> Mapping[str, Mapping[str, Any]]:
         """Return the session's statements that have succeeded; none, if nobody knows them any more."""

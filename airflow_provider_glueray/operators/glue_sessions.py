@@ -24,7 +24,7 @@ from airflow_provider_glueray.core.runs import (
 from airflow_provider_glueray.core.spec import IDLE_TIMEOUT, SESSION_TIMEOUT, RaySessionSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields, items_of
 from airflow_provider_glueray.hooks.glue.requests import replacement_session_id, session_id_for
-from airflow_provider_glueray.hooks.glue.statements import prepare
+from airflow_provider_glueray.hooks.glue.statements import check_code, prepare
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import (
     GlueRayEndOperator,
@@ -33,7 +33,7 @@ from airflow_provider_glueray.task.operator import (
     is_unrendered,
 )
 from airflow_provider_glueray.task.outcome import push_usage
-from airflow_provider_glueray.task.record import RunRecord, new_client_token
+from airflow_provider_glueray.task.record import RunRecord
 from airflow_provider_glueray.task.sessions import finish_statement, session_capacity, session_spec
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
         self.code = code
         self.recreate_on_timeout = recreate_on_timeout
         if not is_unrendered(code) and not code.endswith(".py"):
-            prepare(code, new_client_token(), f"The code of {self.task_id}")
+            check_code(code, f"The code of {self.task_id}")
 
     def _name(self, client_token: str, context: Context) -> str:
         return str(self.session_id)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.core import clock
@@ -22,7 +23,7 @@ from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, Run
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import make_hook
 from airflow_provider_glueray.task.outcome import will_retry
-from airflow_provider_glueray.task.record import STORE_KEY, RunRecord, first_try_of, new_client_token
+from airflow_provider_glueray.task.record import STORE_KEY, RunRecord, client_tokens, first_try_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -99,7 +100,7 @@ class RunLife:
     ) -> tuple[RunRecord, RunRef]:
         """Return the run of this attempt group if it can still be used, else a new one.
 
-        :param name: returns, for a new client token, what the run will belong to.
+        :param name: returns, for a client token, what its run belongs to.
         :param prepare: makes ready what starts the run; called only when one has to be started.
         :param only_in: reattach only to a run that belongs to this name.
         :raises CapacityExceeded: there was no capacity within the queue timeout.
@@ -107,12 +108,17 @@ class RunLife:
         record = self._record_of_this_group(context)
         if record and only_in is not None and record.name != only_in:
             record = None
+        used = None
+        if record is None:
+            # In a session that is there, nothing can have been started before the first try.
+            is_new = only_in is not None and context["ti"].try_number == 1
+            record, used = (None, 0) if is_new else self._find_without_record(context, name)
         self._record = record
-        if record and self._can_reattach(record):
+        if record and self._can_reattach(record, context):
             record.save(context, self._key)
             return record, _ref_of(record)
         if record is None or record.run_id is not None:
-            token = new_client_token()
+            token = self._unused_token(context, name, used)
             record = RunRecord.new(context, self._backend, name(token), token, self._connection)
         # Written before the request: if everything dies now, the next try finds the run by its client token.
         record.save(context, self._key)
@@ -131,10 +137,53 @@ class RunLife:
         if record and (record.backend, record.connection) != (self._backend, self._connection):
             self.abandon(record)
             return None
-        if record and record.first_try < first_try_of(context):
-            self._stop_earlier_runs(record)
+        if record and record.is_from_before_clear(context):
+            self._stop_before_clear(self._runs_of(record))
             return None
         return record
+
+    def _find_without_record(self, context: Context, name: Callable[[str], str]) -> tuple[RunRecord | None, int]:
+        """Return a record for the newest run of this attempt group, found by the client tokens that its tries use.
+
+        Also returns how many client tokens the current try has used.
+
+        The task state store is empty at the first try, and may be lost. Runs of before a clear are stopped.
+        """
+        first, current = first_try_of(context), int(context["ti"].try_number)
+        newest, used = None, 0
+        for try_number in range(current, 0, -1):
+            found = list(self._runs_of_try(context, name, try_number))
+            used = len(found) if try_number == current else used
+            # Where the first try cannot be reckoned, no clear is known, and an active run must not be lost.
+            if try_number < first <= current:
+                self._stop_before_clear([run for _, runs in found for run in runs])
+            elif newest is None and found:
+                newest = found[-1]
+        if newest is None:
+            return None, used
+        token, runs = newest
+        if runs[0].is_over and _is_of_another_dag_run(runs[0], context):
+            return None, used
+        record = RunRecord.new(context, self._backend, name(token), token, self._connection)
+        record.submitted = min(record.submitted, runs[0].started or record.submitted)
+        return record, used
+
+    def _runs_of_try(
+        self, context: Context, name: Callable[[str], str], try_number: int
+    ) -> Iterator[tuple[str, list[RunSnapshot]]]:
+        """Yield the client tokens that a try has used, each with its runs."""
+        for token in client_tokens(context, self._key, try_number):
+            runs = self._hook.find_runs(name(token), token)
+            if not runs:
+                return
+            yield token, runs
+
+    def _unused_token(self, context: Context, name: Callable[[str], str], used: int | None) -> str:
+        """Return a client token that no run carries: a try may start a second run, and a DAG run may be made anew."""
+        try_number = int(context["ti"].try_number)
+        if used is None:
+            used = sum(1 for _ in self._runs_of_try(context, name, try_number))
+        return next(islice(client_tokens(context, self._key, try_number), used, None))
 
     def resume(self, record: RunRecord) -> RunRef:
         """Go on with the run that the task was deferred for: it is known to be there."""
@@ -153,7 +202,7 @@ class RunLife:
         except Exception as error:  # whatever has become of the old connection, somebody has decided to leave it
             self._log.log(logging.ERROR, "Cannot reach %s there; if it runs, stop it by hand: %s", what, error)
 
-    def _can_reattach(self, record: RunRecord) -> bool:
+    def _can_reattach(self, record: RunRecord, context: Context) -> bool:
         """Look at the run of an earlier try; tell whether to go on with it."""
         found = self._runs_of(record)
         if not found:
@@ -164,12 +213,20 @@ class RunLife:
         if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
             self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
             return False
+        if snapshot.is_over and not self._is_certain(record, context):
+            self._log.info("Whether %s is of before a clear is not known; starting anew", snapshot.ref.title)
+            return False
         self._log.info("Reattaching to %s of an earlier try, which is %s", snapshot.ref.title, snapshot.raw_state)
         return True
 
-    def _stop_earlier_runs(self, record: RunRecord) -> None:
+    @staticmethod
+    def _is_certain(record: RunRecord, context: Context) -> bool:
+        """Tell whether ``retries`` is what it was, so that no clear can have been missed."""
+        return record.first_try == first_try_of(context) and 1 <= record.first_try <= context["ti"].try_number
+
+    def _stop_before_clear(self, snapshots: Sequence[RunSnapshot]) -> None:
         """Stop the runs of an earlier attempt group: the task was cleared, so their result is not wanted."""
-        for snapshot in self._runs_of(record):
+        for snapshot in snapshots:
             if not snapshot.is_over:
                 self._log.info("Stopping %s, from before the task was cleared", snapshot.ref.title)
                 self._hook.stop(snapshot.ref)
@@ -295,3 +352,9 @@ def _ref_of(record: RunRecord) -> RunRef:
 
 def _cursor_of(record: RunRecord) -> LogCursor:
     return LogCursor(since_ms=int((record.submitted - LOG_MARGIN) * 1000))
+
+
+def _is_of_another_dag_run(snapshot: RunSnapshot, context: Context) -> bool:
+    """Tell whether a run is older than its DAG run: one that was deleted and made anew has the same id."""
+    began = context["dag_run"].start_date
+    return bool(began and snapshot.started and snapshot.started < began.timestamp())

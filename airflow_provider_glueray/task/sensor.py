@@ -21,7 +21,7 @@ from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
-from airflow_provider_glueray.task.record import RunRecord, first_try_of
+from airflow_provider_glueray.task.record import RunRecord
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -143,7 +143,7 @@ class GlueRayRunSensor(BaseSensorOperator):
     def _run(self, context: Context) -> RunRef | None:
         """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
         record = RunRecord.load(context)
-        if record is None or record.first_try < first_try_of(context):
+        if record is None or record.is_from_before_clear(context):
             record = RunRecord.new(context, self._backend, "")
         if record.run_id is None:
             found = self._look()

@@ -69,6 +69,21 @@ def test_a_kill_stops_it(place, make_step, make_task):
         assert rayjob["spec"]["suspend"] is True
 
 
+def test_a_retry_without_the_store_finds_its_run(place, make_step, make_task):
+    """By the client token, which it computes; what is there of other DAG runs is not its own."""
+    step = make_step("print('once')\n", retries=1)
+    before = make_task(step).run()
+    one = make_task(step)
+    one.supervisor.die_at("_link_GlueRayRunLink")
+    begun = one.run().xcoms["glueray_run"]
+    one.supervisor.revive()
+    one.lose_store()
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert result.xcoms["glueray_run"] == begun != before.xcoms["glueray_run"]
+
+
 def test_a_function(place, dag, make_task):
     """Its arguments and its value pass through S3 wherever it runs."""
     import pandas as pd

@@ -49,13 +49,14 @@ def runs_of(step: GlueRayJobOperator) -> list[Any]:
 def test_the_run_carries_dag_task_and_run(connected, make_step, make_task):
     """Arguments are rendered, and the DAG, the task and the run are added by themselves."""
     step = make_step(wait_for_completion=False)
-    make_task(step).run()
+    one = make_task(step)
+    one.run()
 
     arguments = runs_of(step)[0]["Arguments"]
-    assert arguments["--who-is"] == "scheduled__2026-11-21"
+    assert arguments["--who-is"] == one.run_id
     assert arguments["--airflow_dag_id"] == "walk"
     assert arguments["--airflow_task_id"] == step.task_id
-    assert arguments["--airflow_run_id"] == "scheduled__2026-11-21"
+    assert arguments["--airflow_run_id"] == one.run_id
 
 
 def test_local_zips_lie_beside_the_dag_too(connected, make_step, make_task, tmp_path, dag):

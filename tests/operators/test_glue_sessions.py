@@ -89,7 +89,7 @@ class TestCreate:
         made = hook.session(result.xcoms["return_value"])
         assert (made["Status"], made["NumberOfWorkers"]) == ("READY", 3)
         assert made["Id"].startswith(f"walk-{task.operator.task_id}-")
-        assert made["Description"] == f"Airflow: walk.{task.operator.task_id}, scheduled__2026-11-21"
+        assert made["Description"] == f"Airflow: walk.{task.operator.task_id}, {task.run_id}"
         assert made["Id"] in [one["Id"] for one in hook.list_sessions({"airflow_dag_id": "walk", "team": "data"})]
         assert result.xcoms["_link_GlueRayRunLink"].endswith(f"/_glueray/sessions/{made['Id']}")
         assert result.xcoms["_link_GlueRayLogsLink"].endswith("/log")
@@ -100,7 +100,8 @@ class TestCreate:
         assert ended.xcoms["glueray_usage"]["workers"] == 3
         assert hook.session(made["Id"]) is None
 
-    def test_a_retry_takes_the_session_up_and_a_clear_does_not(self, hook, make, make_task, connected):
+    @pytest.mark.parametrize("is_stored", [True, False])
+    def test_a_retry_takes_the_session_up_and_a_clear_does_not(self, hook, make, make_task, connected, is_stored):
         """Whatever is left of a try before: one session per series, and the old one is stopped."""
         connected.faults(provisioning_seconds=0.5)
         task = make_task(make_create(make, retries=1, poll_interval=1))
@@ -112,6 +113,8 @@ class TestCreate:
         task.supervisor.before = die
         assert isinstance(task.run().error, WorkerDied)
         task.supervisor.before = lambda message: None
+        if not is_stored:
+            task.lose_store()
         first = task.retry().xcoms["return_value"]
         assert len(sessions_of(hook, task)) == 1
 
@@ -205,9 +208,10 @@ class TestStatement:
         """Its text is templated too."""
         (tmp_path / "step.py").write_text("return_value = '{{ run_id }}'\n")
         dag.template_searchpath = [str(tmp_path)]
-        result = make_task(make_statement(make, session, "step.py")).run()
+        one = make_task(make_statement(make, session, "step.py"))
+        result = one.run()
 
-        assert result.xcoms["return_value"] == "scheduled__2026-11-21"
+        assert result.xcoms["return_value"] == one.run_id
 
     def test_an_exception(self, hook, make, make_task, session):
         """With its name, its words and the lines of the author."""
@@ -234,7 +238,8 @@ class TestStatement:
         assert "last" in said
         assert any("characters are left out here" in line for line in said)
 
-    def test_never_twice(self, hook, make, make_task, session, connected):
+    @pytest.mark.parametrize("is_stored", [True, False])
+    def test_never_twice(self, hook, make, make_task, session, connected, is_stored):
         """A dead worker, a lost answer and a retry of a success leave one statement."""
         task = make_task(make_statement(make, session, "once = 1\nonce", retries=2))
 
@@ -247,6 +252,8 @@ class TestStatement:
         task.supervisor.before = die
         assert isinstance(task.run().error, WorkerDied)
         task.supervisor.before = lambda message: None
+        if not is_stored:
+            task.lose_store()
         assert [task.retry().xcoms["return_value"] for _ in range(2)] == [1, 1]
         assert len(hook.statements(session)) == before + 1
         task.clear()

@@ -170,7 +170,8 @@ def test_in_a_session_of_others(hook, make, make_task, session):
     assert sessions_of(hook, second) == []
 
 
-def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task):
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task, is_stored):
     """In the same session, with what is in it; no cell runs twice, and all outputs are in the notebook."""
     operator = make("ran = []", "ran.append(2)", "ran.append(3)", "ran", retries=2, deferrable=True)
     task = make_task(operator)
@@ -190,6 +191,8 @@ def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task):
     assert isinstance(result.error, WorkerDied)
     assert statuses(operator) == ["completed", "completed", "pending", "pending"]
     task.supervisor.before = lambda message: None
+    if not is_stored:
+        task.lose_store()
     result = task.retry()
     while result.state == "deferred":
         result = task.resume(result)

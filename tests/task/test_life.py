@@ -46,6 +46,14 @@ a_retry_takes_up_what_the_triggerer_lost               d       d       d        
 a_retry_finds_a_run_whose_id_was_never_stored          xd      xd      xd        xd        -
 a_retry_finds_a_run_whose_start_had_no_answer          xd      xd      xd        xd        -
 a_retry_takes_the_run_that_ended_meanwhile             xd      xd      xd        xd        -
+a_retry_without_the_store_finds_the_run                xd      xd      xd        xd        -
+a_retry_without_the_store_takes_the_run_that_ended     xd      xd      xd        xd        -
+a_retry_without_the_store_after_a_failure_starts_anew  xd      xd      xd        xd        -
+a_clear_without_the_store_stops_the_run                xd      xd      xd        xd        -
+a_clear_without_the_store_starts_another               xd      xd      xd        xd        -
+other_retries_do_not_hide_an_active_run                xd      xd      -         -         -
+a_dag_run_made_anew_starts_another                     xd      xd      xd        xd        -
+an_old_result_is_not_taken_for_that_of_a_new_run       -       -       xd        xd        -
 a_clear_stops_the_run_and_starts_another               xd      xd      xd        xd        -
 a_clear_after_a_success_starts_another                 xd      xd      xd        xd        -
 a_clear_after_a_failure_starts_another                 xd      xd      xd        xd        -
@@ -301,6 +309,130 @@ def test_a_retry_takes_the_run_that_ended_meanwhile(life):
 
     assert result.state == "success", result.error
     assert one.states() == ["SUCCEEDED"]
+
+
+LONG = Script(states=[(0, "RUNNING"), (100, "SUCCEEDED")])
+
+
+def dies(one) -> None:
+    """Let the worker, or the triggerer, die while the run goes on."""
+    if one.is_deferred:
+        assert one.task.run().state == "deferred"
+        one.clock.forward(20)
+    else:
+        one.dies_after(20)
+        assert isinstance(one.run().error, WorkerDied)
+
+
+def test_a_retry_without_the_store_finds_the_run(life):
+    """Its client token can be computed by whoever knows the task; also two tries later."""
+    for tries in (1, 2):
+        one = life(LONG, retries=2)
+        dies(one)
+        one.task.lose_store()
+        one.task.try_number += tries - 1
+        result = one.retry()
+
+        assert result.state == "success", result.error
+        assert one.states() == ["SUCCEEDED"]
+
+
+def test_a_retry_without_the_store_takes_the_run_that_ended(life):
+    """It is not run again."""
+    one = life(LONG, retries=1)
+    dies(one)
+    one.task.lose_store()
+    one.clock.forward(3600)
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED"]
+
+
+def test_a_retry_without_the_store_after_a_failure_starts_anew(life):
+    """Each run has a client token of its own."""
+    one = life(FAILING, retries=2)
+    assert one.run().state == "up_for_retry"
+    one.task.lose_store()
+    assert one.retry().state == "up_for_retry"
+    one.task.lose_store()
+    one.service.script = Script()
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["FAILED", "FAILED", "SUCCEEDED"]
+    assert len({run.token for run in one.service.runs.values()}) == 3
+
+
+def test_a_clear_without_the_store_stops_the_run(life):
+    """Of the try before, or of one long before."""
+    for clears in (1, 2):
+        one = life(RUNNING, retries=1)
+        dies(one)
+        one.task.lose_store()
+        for _ in range(clears - 1):
+            one.task.max_tries = one.task.try_number + 1
+            one.task.try_number += 1
+        one.service.script = Script()
+        result = one.clear()
+
+        assert result.state == "success", result.error
+        assert one.states() == ["STOPPED", "SUCCEEDED"]
+
+
+def test_a_clear_without_the_store_starts_another(life):
+    """The result of before the clear is not taken for the new one."""
+    one = life()
+    one.run()
+    one.task.lose_store()
+    result = one.clear()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED", "SUCCEEDED"]
+    assert result.xcoms["glueray_run"]["id"] == "run-2"
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (1, 0), (2, 9), (9, 2), (0, 1)])
+def test_other_retries_do_not_hide_an_active_run(life, before, after, is_stored):
+    """Somebody edits the DAG file between two tries; no second run stands beside the first."""
+    one = life(LONG, retries=before)
+    dies(one)
+    one.task.operator.retries = after
+    if not is_stored:
+        one.task.lose_store()
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    # Without the store, one retry less looks like a clear.
+    assert one.states() == ["SUCCEEDED"] if is_stored or before - after != 1 else ["STOPPED", "SUCCEEDED"]
+
+
+def test_a_dag_run_made_anew_starts_another(life):
+    """It has the id, and the try numbers, of one that was deleted; the result of that is not its own."""
+    one = life()
+    one.run()
+    one.task.lose_store()
+    one.clock.forward(3600)
+    one.task.dag_run_start = None
+    result = one.run()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED", "SUCCEEDED"]
+    assert len({run.token for run in one.service.runs.values()}) == 2
+
+
+def test_an_old_result_is_not_taken_for_that_of_a_new_run(life):
+    """The service has forgotten the run of the DAG run that was deleted; its files are there, at the same place."""
+    one = life()
+    assert one.run().state == "success"
+    one.task.lose_store()
+    one.service.runs.clear()
+    one.service.work = lambda run: None
+    result = one.run()
+
+    assert result.state == "failed"
+    assert str(result.error).startswith("ResultMissing")
 
 
 def test_a_clear_stops_the_run_and_starts_another(life):

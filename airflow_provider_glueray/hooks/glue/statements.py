@@ -74,6 +74,11 @@ def prepare(code: str, client_token: str, where: str, python_version: str = "3.9
     return sent
 
 
+def check_code(code: str, where: str) -> None:
+    """Refuse code that no statement could run; see :func:`prepare`."""
+    prepare(code, "0" * 32, where)
+
+
 def carries_token(code: str, client_token: str) -> bool:
     """Tell whether a statement's code is that of the run with a client token."""
     return code.endswith(f"# {_tag(client_token)}\n")
