@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from airflow_provider_glueray import __version__
 from airflow_provider_glueray.cli.clusters import Clusters
 from airflow_provider_glueray.cli.local import add_local
 from airflow_provider_glueray.cli.render import add_render
@@ -22,6 +23,7 @@ _GROUPS: tuple[Callable[[Any], None], ...] = (add_local, Sessions().add_to, Clus
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="glueray", description="Distributed Python ETL as Ray steps in Airflow.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     groups = parser.add_subparsers(title="groups", required=True, metavar="GROUP")
     for add_group in _GROUPS:
         add_group(groups)

@@ -84,8 +84,11 @@ def _render(arguments: argparse.Namespace) -> int:
 def _operator(file: str, task_id: str, dag_id: str | None) -> Any:
     """Return the operator of a task in a file.
 
-    :raises GlueRayError: the file does not parse, or there is no such task, or it is of another kind, or mapped.
+    :raises GlueRayError: the file is not there or does not parse, or there is no such task, or it is of another kind
+        or mapped.
     """
+    if not Path(file).exists():
+        raise GlueRayError(f"there is no file {file}")
     from airflow.dag_processing.dagbag import DagBag
 
     from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator

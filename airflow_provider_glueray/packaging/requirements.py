@@ -188,7 +188,8 @@ def _without_marker(item: object, python_version: str) -> object | None:
             return item
         if not requirement.marker.evaluate(_environment(python_version)):
             return None
-    except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
+    except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName, KeyError):
+        # KeyError: what packaging 25.0 to 26.2 raise for the names of lock files, "extras" and "dependency_groups".
         return item
     requirement.marker = None
     return str(requirement)
@@ -202,9 +203,10 @@ def _environment(python_version: str) -> dict[str, str]:
         "os_name": "posix",
         "platform_machine": "aarch64",
         "platform_python_implementation": "CPython",
-        "platform_release": "",
+        # Not empty: packaging 25 compares it as a version.
+        "platform_release": "0",
         "platform_system": "Linux",
-        "platform_version": "",
+        "platform_version": "0",
         "python_full_version": f"{python_version}.0",
         "python_version": python_version,
         "sys_platform": "linux",

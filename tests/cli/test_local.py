@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, airflow_provider_glueray.cli; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not HEAVY & set(modules.split())
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the installed distribution."""
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"glueray {version('airflow-provider-glueray')}\n"
 
 
 @pytest.mark.parametrize("words", [[], ["local"], ["local", "start"], ["local", "stop"], ["local", "env"]])

@@ -145,6 +145,14 @@ def test_what_cannot_be_rendered(dag_file, capsys, arguments, words):
     assert said.out == ""
 
 
+def test_a_file_that_is_not_there(tmp_path, capsys):
+    """Airflow would find no DAG in it, and say no more."""
+    path = tmp_path / "none.py"
+
+    assert main(["render", str(path), "step"]) == 1
+    assert capsys.readouterr() == ("", f"glueray render: there is no file {path}\n")
+
+
 def test_a_file_that_does_not_parse(tmp_path, capsys):
     (tmp_path / "broken.py").write_text("from airflow.sdk import DAG\n1 / 0\n")
 

@@ -96,6 +96,7 @@ class TestTheFile:
             ("pandas 1.5", "'pandas 1.5' is not a requirement"),
             ("./lib.whl", "'./lib.whl' is not a requirement"),
             ("lib; 'x' in extras", "a marker that means nothing on Glue"),
+            ("lib; 'x' in dependency_groups", "a marker that means nothing on Glue"),
             ("-c constraints.txt", "-c is an option of pip"),
             ("--extra-index-url s3cret", "--extra-index-url is an option of pip"),
             ("-e .", "-e is an option of pip"),
