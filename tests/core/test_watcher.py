@@ -11,6 +11,8 @@ import pytest
 from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.watcher import THREADS, watching
+from tests.contract.scripts import Clock
+from tests.runner import run_on
 
 
 def ref(number: int, name: str = "nightly", backend: str = "glue-job") -> RunRef:
@@ -45,8 +47,8 @@ class Backend:
         self.calls["stop"] += 1
 
 
-def with_watcher(use):
-    """Run an async test with a watcher and its backend."""
+def with_watcher(use, clock=None):
+    """Run an async test with a watcher and its backend, on a clock of the test if there is one."""
     Backend.made = 0
     backend: list[Backend] = []
 
@@ -58,7 +60,7 @@ def with_watcher(use):
         async with watching("key", make) as watcher:
             return await use(watcher, lambda: backend[0])
 
-    return asyncio.run(run())
+    return run_on(clock, run())
 
 
 def test_two_hundred_waiters_cost_the_calls_of_one():
@@ -116,13 +118,13 @@ def test_a_slow_log_holds_up_neither_other_logs_nor_polls():
 
         def slowly(cursors, sources):
             if refs[0] in cursors:
-                assert go_on.wait(10)
+                assert go_on.wait(120)
             return read(cursors, sources)
 
         backend().read_logs = slowly
         slow, *others = (asyncio.create_task(watcher.read_logs(each, LogCursor(), ("script",))) for each in refs)
-        await asyncio.wait_for(asyncio.gather(*others), 5)
-        await asyncio.wait_for(watcher.observe(refs[0], 0, ""), 5)
+        await asyncio.wait_for(asyncio.gather(*others), 60)
+        await asyncio.wait_for(watcher.observe(refs[0], 0, ""), 60)
         assert not slow.done()
         go_on.set()
         return await slow
@@ -139,7 +141,7 @@ def test_news_reaches_those_who_are_not_due_yet():
         assert not patient.done()
         backend().raw[ref(1)] = "SUCCEEDED"
         await watcher.observe(ref(2), 0, "RUNNING")
-        return await asyncio.wait_for(patient, 5), backend().calls
+        return await asyncio.wait_for(patient, 60), backend().calls
 
     snapshot, calls = with_watcher(use)
     assert snapshot.raw_state == "SUCCEEDED"
@@ -244,4 +246,4 @@ def test_those_who_began_at_different_moments_fall_into_step():
         return backend().calls["describe"]
 
     # Each for itself would be 100; in step it is the five of one, and a few until they are.
-    assert with_watcher(use) <= 12
+    assert with_watcher(use, Clock()) <= 12
