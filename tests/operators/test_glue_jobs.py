@@ -167,13 +167,14 @@ class TestBadInput:
             make_step(**wrong)
 
     def test_a_template_is_checked_when_it_is_rendered(self, connected, make_step, make_task):
-        """A template passes the parse; what it renders to is checked before any call, and not retried."""
+        """A template passes the parse; what it renders to is checked before anything is made, and not retried."""
         step = make_step(number_of_workers="{{ 0 }}", retries=3)
         result = make_task(step).run()
 
         assert isinstance(result.error, AirflowFailException)
         assert "number_of_workers" in str(result.error)
-        assert connected.calls() == {}
+        # Whether there is a run already is asked first: it would not be started from these parameters.
+        assert connected.calls() == {"GetJobRuns": 1}
 
     @pytest.mark.parametrize(
         ("wrong", "words"),
