@@ -16,7 +16,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
-from airflow_provider_glueray.core.errors import FunctionFailed, PackagingError, SourceFileError, SpecError
+from airflow_provider_glueray.core.errors import FunctionFailed, PackagingError, ResultMissing, SourceFileError, SpecError
 from airflow_provider_glueray.decorators import glue_ray
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
@@ -144,7 +144,7 @@ def test_what_one_returns_the_next_one_takes(connected, make_step, make_task):
     assert first.state == "success", first.error
     references = first.xcoms["return_value"]
     assert (references["dataset"]["rows"], references["dataset"]["columns"]) == (100, {"id": "int64"})
-    with pytest.raises(SourceFileError, match="needs a cluster"):
+    with pytest.raises(ResultMissing, match="needs a cluster"):
         GlueRayJobHook().load(references["dataset"])
 
     second = make_task(make_step(taken, references)).run()
