@@ -16,7 +16,13 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
-from airflow_provider_glueray.core.errors import FunctionFailed, PackagingError, ResultMissing, SourceFileError, SpecError
+from airflow_provider_glueray.core.errors import (
+    FunctionFailed,
+    PackagingError,
+    ResultMissing,
+    SourceFileError,
+    SpecError,
+)
 from airflow_provider_glueray.decorators import glue_ray
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 
