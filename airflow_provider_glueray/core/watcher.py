@@ -86,7 +86,7 @@ class Watcher:
         Also earlier if somebody else's poll comes in the second half of the wait: so those who began at
         different moments fall into step, and many go on to cost what one does.
 
-        :param known: the raw state that the caller has seen last.
+        :param last_raw_state: the one that the caller has seen last.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()

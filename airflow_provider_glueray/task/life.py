@@ -145,9 +145,8 @@ class RunLife:
     def _find_without_record(self, context: Context, name: Callable[[str], str]) -> tuple[RunRecord | None, int]:
         """Return a record for the newest run of this attempt group, found by the client tokens that its tries use.
 
-        Also returns how many client tokens the current try has used.
-
-        The task state store is empty at the first try, and may be lost. Runs of before a clear are stopped.
+        Also returns how many client tokens the current try has used. The task state store is empty at the first try,
+        and may be lost. Runs of before a clear are stopped.
         """
         first, current = first_try_of(context), int(context["ti"].try_number)
         newest, used = None, 0

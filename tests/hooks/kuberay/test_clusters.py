@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
 from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook
-from tests.hooks.kuberay import kubernetes_api
 
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
@@ -23,21 +21,8 @@ DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime"
 
 
 @pytest.fixture
-def cluster(monkeypatch) -> Iterator[Any]:
-    """Return a Kubernetes cluster with KubeRay in it, where the connection `kubernetes_default` leads."""
-    with kubernetes_api.serving() as running:
-        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(running.config(kuberay={"image": "i"})))
-        yield running
-
-
-@pytest.fixture
 def clusters(cluster) -> KubeRayClusterHook:
     return KubeRayClusterHook()
-
-
-@pytest.fixture
-def hook(cluster) -> KubeRayHook:
-    return KubeRayHook()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,11 @@ from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay import jobs
 from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
-from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook
 from tests.hooks.kuberay import kubernetes_api
 
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": "2026-03-01T02:00:00Z"}
 DONE = {**RUNNING, "jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
 DAY = 86_400
-
-
-@pytest.fixture
-def cluster(monkeypatch) -> Iterator[Any]:
-    """Return a Kubernetes cluster with KubeRay in it, where the connection `kubernetes_default` leads."""
-    with kubernetes_api.serving() as running:
-        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(running.config(kuberay={"image": "i"})))
-        yield running
-
-
-@pytest.fixture
-def hook(cluster) -> KubeRayHook:
-    return KubeRayHook()
 
 
 @pytest.fixture
