@@ -52,6 +52,8 @@ a_retry_without_the_store_after_a_failure_starts_anew  xd      xd      xd       
 a_clear_without_the_store_stops_the_run                xd      xd      xd        xd        -
 a_clear_without_the_store_starts_another               xd      xd      xd        xd        -
 other_retries_do_not_hide_an_active_run                xd      xd      -         -         -
+other_retries_and_a_run_that_ended_start_another       xd      xd      -         -         -
+a_try_begun_again_after_a_failure_starts_another       xd      xd      xd        xd        -
 a_dag_run_made_anew_starts_another                     xd      xd      xd        xd        -
 an_old_result_is_not_taken_for_that_of_a_new_run       -       -       xd        xd        -
 a_clear_stops_the_run_and_starts_another               xd      xd      xd        xd        -
@@ -406,6 +408,29 @@ def test_other_retries_do_not_hide_an_active_run(life, before, after, is_stored)
     assert result.state == "success", result.error
     # Without the store, one retry less looks like a clear.
     assert one.states() == ["SUCCEEDED"] if is_stored or before - after != 1 else ["STOPPED", "SUCCEEDED"]
+
+
+def test_other_retries_and_a_run_that_ended_start_another(life):
+    """A clear in between cannot be ruled out, and a result of before a clear is not wanted."""
+    one = life(LONG, retries=1)
+    dies(one)
+    one.clock.forward(3600)
+    one.task.operator.retries = 3
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED", "SUCCEEDED"]
+
+
+def test_a_try_begun_again_after_a_failure_starts_another(life):
+    """Its second run has a client token of its own: Ray and Kubernetes take a name once."""
+    one = life(FAILING)
+    one.run()
+    one.service.script = Script()
+    result = one.run()
+
+    assert result.state == "success", result.error
+    assert len({run.token for run in one.service.runs.values()}) == 2
 
 
 def test_a_dag_run_made_anew_starts_another(life):
