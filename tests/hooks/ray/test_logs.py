@@ -80,16 +80,29 @@ def read_all(hook, ref, pause=0.05):
         time.sleep(pause)
 
 
+#: How the lines begin that Ray itself writes into the log of a driver.
+OF_RAY = re.compile(r"\d{4}-\d\d-\d\d .*job_manager|Running entrypoint for job")
+
+
 def of_script(lines):
     """Leave Ray's own words out, which the newest says first, or, when it is busy, in the middle of a line."""
     kept, begun = [], ""
     for line in lines:
-        if "job_manager" in line:
-            begun += re.split(r"\d{4}-\d\d-\d\d ", line)[0]
-        elif "Running entrypoint" not in line:
+        if found := OF_RAY.search(line):
+            begun += line[: found.start()]
+        else:
             kept.append(begun + line)
             begun = ""
     return kept
+
+
+@pytest.mark.parametrize(
+    "words", ["2026-11-28 20:00:01,002\tINFO job_manager.py:1 -- set up", "Running entrypoint for job x: y"]
+)
+@pytest.mark.parametrize("begun", ["", "67"])
+def test_what_ray_writes_in_the_middle_of_a_line_is_left_out(words, begun):
+    after = [""] if begun else []
+    assert of_script(["66", begun + words, *after, "68"]) == ["66", *([begun] if begun else []), "68"]
 
 
 def test_awkward_lines(hook, make_spec, start):
