@@ -8,27 +8,47 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import selectors
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
 import structlog
+import structlog.testing
 from airflow.sdk.api.datamodels._generated import DagRun, TIRunContext
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.execution_time import comms, task_runner
-from airflow.sdk.serde import deserialize, serialize
+
+try:
+    from airflow.sdk.serde import deserialize, serialize
+except ImportError:  # Airflow below 3.2
+    from airflow.serialization.serialized_objects import BaseSerialization
+
+    deserialize = BaseSerialization.deserialize
+
+    def serialize(value: Any) -> Any:
+        """Serialise as the supervisor does, to JSON."""
+        return json.loads(json.dumps(BaseSerialization.serialize(value)))
+
+
+from airflow_provider_glueray.airflow_compat import has_kill_of_triggers
 
 # The runner makes one for each rendered field of each stretch, which takes longer than all the rest of most scenes.
 task_runner.TypeAdapter = functools.cache(task_runner.TypeAdapter)  # type: ignore[misc,assignment]
 
-START = datetime(2026, 11, 21, 2, tzinfo=UTC)
+#: Seconds on a test's clock for which a trigger follows its run before it is cancelled.
+BEFORE_CANCEL = 30
+#: Whether this Airflow has a task state store.
+HAS_STORE = hasattr(comms, "GetTaskStateStore")
+START = datetime(2026, 11, 21, 2, tzinfo=timezone.utc)
 
 
 @dataclass
@@ -37,6 +57,8 @@ class Supervisor:
 
     xcoms: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] = field(default_factory=dict)
+    #: Of the task, as a trigger hears it.
+    state: str | None = "deferred"
     #: Called before each message is answered; a test makes the worker die there.
     before: Callable[[Any], None] = lambda message: None
 
@@ -56,22 +78,29 @@ class Supervisor:
     def send(self, msg: Any) -> Any:
         """Answer one message of the task runner."""
         self.before(msg)
-        match msg:
-            case comms.SetXCom():
+        match type(msg).__name__:  # an older Airflow lacks some
+            case "SetXCom":
                 self.xcoms[msg.key] = msg.value
-            case comms.GetXCom():
+            case "GetXCom":
                 return comms.XComResult(key=msg.key, value=self.xcoms.get(msg.key))
-            case comms.SetTaskStateStore():
+            case "SetTaskStateStore":
                 self.store[msg.key] = json.loads(json.dumps(msg.value))
-            case comms.GetTaskStateStore():
+            case "GetTaskStateStore":
                 if msg.key in self.store:
                     return comms.TaskStateStoreResult(value=self.store[msg.key])
                 return comms.ErrorResponse(error=comms.ErrorType.TASK_STORE_NOT_FOUND)
-            case comms.ValidateInletsAndOutlets():
+            case "ValidateInletsAndOutlets":
                 return comms.InactiveAssetsResult(inactive_assets=[])
-            case comms.GetConnection():
+            case "GetConnection":
                 return comms.ErrorResponse(error=comms.ErrorType.CONNECTION_NOT_FOUND)
         return None
+
+    async def asend(self, msg: Any) -> Any:
+        """Answer one message of a trigger."""
+        if type(msg).__name__ == "GetTaskStates":
+            states = {} if self.state is None else {msg.task_ids[0]: self.state}
+            return comms.TaskStatesResult(task_states={msg.run_ids[0]: states})
+        return self.send(msg)
 
 
 @dataclass
@@ -109,12 +138,13 @@ class Task:
         if self.max_tries is None:
             self.max_tries = self.operator.retries or 0
         # No run of a task is older than its DAG run.
-        began = min(START, datetime.fromtimestamp(self.clock.now(), UTC)) if self.clock else START
+        began = min(START, datetime.fromtimestamp(self.clock.now(), timezone.utc)) if self.clock else START
         self.dag_run_start = self.dag_run_start or began
         dag_run = DagRun(
             dag_id=self.operator.dag_id, run_id=self.run_id, logical_date=START, data_interval_start=START,
             data_interval_end=START, run_after=START, start_date=self.dag_run_start, end_date=None,
-            run_type="scheduled", state="running", consumed_asset_events=[], partition_key=None,
+            run_type="scheduled", state="running", consumed_asset_events=[],
+            **({"partition_key": None} if "partition_key" in DagRun.model_fields else {}),
         )  # fmt: skip
         server = TIRunContext(
             dag_run=dag_run, max_tries=self.max_tries, should_retry=self.try_number <= self.max_tries,
@@ -138,6 +168,11 @@ class Task:
     def running(self) -> Any:
         """Return the operator that executes: the runner works on a copy of ours."""
         return self._ti.task
+
+    @property
+    def instance(self) -> Any:
+        """Return the task instance of the last stretch."""
+        return self._ti
 
     @property
     def context(self) -> Any:
@@ -179,23 +214,74 @@ class Task:
             result = self.resume(result)
         return result
 
+    def kill_deferred(self, deferred: Result) -> None:
+        """Do what Airflow does with the trigger when a user marks the deferred task as failed."""
+        trigger = self.trigger_of(deferred)
+        if has_kill_of_triggers():
+            run_on(self.clock, trigger.on_kill())
+        else:
+            self.cancel(trigger, state="failed")
+
+    def cancel(self, trigger: Any, *, state: str | None) -> None:
+        """Cancel a trigger while it waits, as Airflow does for whatever reason.
+
+        :param state: of the task by then.
+        """
+        trigger.task_instance = self._ti
+
+        async def play() -> None:
+            following = asyncio.ensure_future(fire(trigger))
+            await asyncio.sleep(BEFORE_CANCEL)
+            self.supervisor.state = state
+            following.cancel()
+            await asyncio.wait({following})
+            self.supervisor.state = "deferred"
+
+        run_on(self.clock, play())
+
     @staticmethod
     def trigger_of(deferred: Result) -> Any:
         """Rebuild the trigger as the triggerer would: from its class path and arguments."""
         module, _, name = deferred.message.classpath.rpartition(".")
-        return getattr(import_module(module), name)(**deserialize(deferred.message.trigger_kwargs))
+        return getattr(import_module(module), name)(**deserialize(_sent(deferred)["trigger_kwargs"]))
 
     def resume(self, deferred: Result) -> Result:
         """Fire the trigger of a deferred result, through its serialised form, and resume the task."""
         trigger = self.trigger_of(deferred)
         if self.clock is not None and hasattr(trigger, "moment"):  # a timer of Airflow's, which knows no other clock
             # It looks once a second, so it is never early.
-            self.clock.sleep(max((trigger.moment - datetime.now(UTC)).total_seconds(), 0.0) + 1.0)
+            self.clock.sleep(max((trigger.moment - datetime.now(timezone.utc)).total_seconds(), 0.0) + 1.0)
             event = trigger.moment
         else:
             event = run_on(self.clock, fire(trigger))
-        kwargs = {**deserialize(deferred.message.next_kwargs or {}), "event": event}
+        kwargs = {**deserialize(_sent(deferred)["next_kwargs"] or {}), "event": event}
         return self.run(deferred.message.next_method, serialize(kwargs))
+
+
+def _sent(deferred: Result) -> dict[str, Any]:
+    """Return a deferral as the supervisor gets it."""
+    return json.loads(deferred.message.model_dump_json())  # type: ignore[no-any-return]
+
+
+@contextmanager
+def capture_logs() -> Iterator[list[Any]]:
+    """Capture what is logged, as records of structlog, also where Airflow still logs by the standard library."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            arguments = record.args if isinstance(record.args, tuple) else (record.args,)
+            caught.append({"event": record.msg, "positional_args": arguments, "log_level": record.levelname.lower()})
+
+    handler, root = Handler(), logging.getLogger()
+    level = root.level
+    with structlog.testing.capture_logs() as caught:
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield caught
+        finally:
+            root.setLevel(level)
+            root.removeHandler(handler)
 
 
 async def fire(trigger: Any) -> Any:
@@ -209,8 +295,15 @@ def run_on(clock: Any, main: Any) -> Any:
     """Run a coroutine to its end, on a clock of the test if there is one."""
     if clock is None:
         return asyncio.run(main)
-    with asyncio.Runner(loop_factory=lambda: InstantLoop(clock)) as runner:
-        return runner.run(main)
+    loop = InstantLoop(clock)
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        for task in (left := asyncio.all_tasks(loop)):
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        loop.close()
 
 
 class InstantLoop(asyncio.SelectorEventLoop):

@@ -38,8 +38,7 @@ class Clusters(Leftovers):
             from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
         except ModuleNotFoundError as error:
             raise ConnectionConfigError(f"{error}. Install airflow-provider-glueray[kuberay] first.") from error
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
+        from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
         from airflow_provider_glueray.hooks.settings import default_conn_id
 
         conn_id = default_conn_id() if arguments.conn_id is None else arguments.conn_id

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +33,7 @@ _Requests = Iterator[tuple[str, str, Any]]
 #: Stands for what only a run has.
 CLIENT_TOKEN = "0" * 32
 #: The moment that templates are rendered for.
-MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+MOMENT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 #: Stand for what another task will have made.
 STAND_INS = {"cluster": "default/the-cluster", "session_id": "THE-SESSION"}
 
@@ -89,8 +89,7 @@ def _operator(file: str, task_id: str, dag_id: str | None) -> Any:
     """
     if not Path(file).exists():
         raise GlueRayError(f"there is no file {file}")
-    from airflow.dag_processing.dagbag import DagBag
-
+    from airflow_provider_glueray.airflow_compat import DagBag
     from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
     from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_glueray.cli.leftovers import Leftovers, Resource
@@ -52,7 +52,7 @@ class Sessions(Leftovers):
             yield Resource(
                 RunRef(GLUE_SESSION, session["Id"], session["Id"]),
                 session["Status"],
-                datetime.now(UTC) - created if created else timedelta(0),
+                datetime.now(timezone.utc) - created if created else timedelta(0),
                 columns,
                 is_live=session["Status"] in LIVE,
             )
@@ -61,8 +61,8 @@ class Sessions(Leftovers):
 def _default_conn_id() -> str:
     """Return the connection of the configuration; nothing where it is left at its default and does not exist."""
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
 
+    from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
     from airflow_provider_glueray.hooks.settings import default_conn_id
 
     conn_id = default_conn_id()

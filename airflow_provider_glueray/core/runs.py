@@ -8,12 +8,14 @@ makes these classes anew, and they are cheaper.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
+from enum import Enum
 from typing import Any, NamedTuple
 
 
-class RunState(StrEnum):
+class RunState(str, Enum):
     """What a run is doing, in one vocabulary for every backend."""
+
+    __str__ = str.__str__
 
     #: Accepted, waiting for capacity (Glue: WAITING).
     QUEUED = "queued"

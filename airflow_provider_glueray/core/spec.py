@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.validation import check_fields, items_of, number, seconds_of, text_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: M-DPU of one Z.2X worker: 8 vCPU, 64 GB, 128 GB disk. Source: dg/ray-jobs-section.
 MDPU_PER_WORKER = 2

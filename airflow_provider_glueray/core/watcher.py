@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_glueray.core.backend import RunBackend
@@ -55,11 +55,19 @@ class _Group:
 _Reading = tuple[dict[RunRef, LogCursor], "asyncio.Task[dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]]]"]
 
 
+#: Runs a blocking call in one of an executor's threads.
+InThread = Callable[[ThreadPoolExecutor, Callable[[], Any]], Awaitable[Any]]
+
+
+async def _in_thread(threads: ThreadPoolExecutor, function: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(threads, function)
+
+
 class Watcher:
     """The shared poll of one connection in one event loop. Get one from :func:`watching`."""
 
-    def __init__(self, make_backend: Callable[[], RunBackend]) -> None:
-        self._make_backend = make_backend
+    def __init__(self, make_backend: Callable[[], RunBackend], in_thread: InThread) -> None:
+        self._make_backend, self._in_thread = make_backend, in_thread
         self._backend: RunBackend | None = None
         self._backend_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="glueray-watcher")
@@ -68,7 +76,7 @@ class Watcher:
 
     async def call(self, function: Callable[[RunBackend], T]) -> T:
         """Run a blocking call on the backend in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self._the_backend()))
+        return await self._in_thread(self._threads, lambda: function(self._the_backend()))  # type: ignore[no-any-return]
 
     def _the_backend(self) -> RunBackend:
         with self._backend_lock:
@@ -109,9 +117,8 @@ class Watcher:
             delay = min(waiter.deadline for waiter in group.waiters) - loop.time()
             if delay > 0:
                 try:
-                    async with asyncio.timeout(delay):
-                        await group.wake.wait()
-                except TimeoutError:
+                    await asyncio.wait_for(group.wake.wait(), delay)
+                except asyncio.TimeoutError:
                     pass
                 else:
                     continue
@@ -184,13 +191,16 @@ _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, tuple[Wat
 
 
 @asynccontextmanager
-async def watching(key: Hashable, make_backend: Callable[[], RunBackend]) -> AsyncIterator[Watcher]:
+async def watching(
+    key: Hashable, make_backend: Callable[[], RunBackend], in_thread: InThread = _in_thread
+) -> AsyncIterator[Watcher]:
     """Share a watcher with everybody in this event loop who gives the same key; the last one closes it.
 
     :param key: everything that decides which service and which credentials the backend talks to.
+    :param in_thread: runs the backend's blocking calls, which may ask Airflow for a connection.
     """
     here = _watchers.setdefault(asyncio.get_running_loop(), {})
-    watcher, users = here.get(key) or (Watcher(make_backend), 0)
+    watcher, users = here.get(key) or (Watcher(make_backend, in_thread), 0)
     here[key] = (watcher, users + 1)
     try:
         yield watcher

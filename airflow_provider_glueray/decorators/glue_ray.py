@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
+from airflow_provider_glueray.airflow_compat import PassesXComPush
 from airflow_provider_glueray.core.errors import (
     FunctionFailed,
     GlueRayError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator):
+class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXComPush):
     """Run a function as a Ray job and return its value; made by :func:`glue_ray_task`.
 
     :raises SourceFileError, PackagingError: while the DAG is parsed, when the function or an object that it uses has no

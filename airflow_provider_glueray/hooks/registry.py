@@ -23,8 +23,7 @@ def backend_for_connection(conn_id: str | None) -> str:
     """
     if conn_id is None:
         return GLUE_JOB
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    from airflow_provider_glueray.airflow_compat import AirflowNotFoundException, BaseHook
 
     try:
         conn_type = BaseHook.get_connection(conn_id).conn_type

@@ -5,8 +5,7 @@ Airflow's configuration, and no service.
 
 from __future__ import annotations
 
-from airflow.sdk import conf
-
+from airflow_provider_glueray.airflow_compat import conf
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import Waits
 

@@ -11,7 +11,7 @@ import keyword
 import math
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.core.errors import SourceFileError, SpecError
@@ -259,8 +259,8 @@ def _times(
     started: float | None, ended: float | None, *, exception: bool | None, **more: str
 ) -> dict[str, str | float | bool | None]:
     return {
-        "start_time": None if started is None else datetime.fromtimestamp(started, UTC).isoformat(),
-        "end_time": None if ended is None else datetime.fromtimestamp(ended, UTC).isoformat(),
+        "start_time": None if started is None else datetime.fromtimestamp(started, timezone.utc).isoformat(),
+        "end_time": None if ended is None else datetime.fromtimestamp(ended, timezone.utc).isoformat(),
         "duration": None if started is None or ended is None else round(ended - started, 6),
         "exception": exception,
         **more,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
+from airflow_provider_glueray.airflow_compat import task_store
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
@@ -257,7 +258,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         record = RunRecord.load(context, key)
         if record is not None:
             self._make_life(self.backend, key, None).abandon(record)
-            context["task_state_store"].set(key, {})
+            task_store(context).set(key, {})
 
     def _check_target(self) -> None:
         """Refuse a session or a cluster that the connection does not lead to."""

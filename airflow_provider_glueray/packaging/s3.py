@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-from airflow.sdk.exceptions import AirflowNotFoundException
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
 from airflow_provider_glueray.core.errors import ConnectionConfigError, ResultMissing, SourceFileError, StagingError
 from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, NotSerializableError, decode, table_of
 

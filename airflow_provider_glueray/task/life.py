@@ -208,7 +208,7 @@ class RunLife:
             return False
         snapshot = found[0]
         if record.run_id is None:
-            self._record_run_id(record, snapshot.ref)
+            self._record_run_id(record, snapshot.ref, snapshot.started)
         if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
             self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
             return False
@@ -262,10 +262,10 @@ class RunLife:
             status=error.status,
         )
 
-    def _record_run_id(self, record: RunRecord, ref: RunRef) -> None:
+    def _record_run_id(self, record: RunRecord, ref: RunRef, started: float | None = None) -> None:
         record.name, record.run_id = ref.name, ref.id
         record.queued_since = None
-        record.deadline = clock.now() + self._run_timeout if self._run_timeout else None
+        record.deadline = (started or clock.now()) + self._run_timeout if self._run_timeout else None
 
     def _runs_of(self, record: RunRecord) -> list[RunSnapshot]:
         """Return the record's run, by its id or by its client token."""

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, XComArg, conf
-from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+from airflow.sdk import BaseOperator, XComArg
 
+from airflow_provider_glueray.airflow_compat import TaskDeferralError, TaskDeferralTimeout, conf
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import RunTimedOut, failure_of
 from airflow_provider_glueray.core.follow import FollowPolicy

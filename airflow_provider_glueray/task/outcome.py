@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airflow.sdk.exceptions import AirflowFailException
-
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.backend import RunHook
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import GlueRayError, failure_of

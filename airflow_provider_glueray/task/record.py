@@ -14,15 +14,17 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
 
+from airflow_provider_glueray.airflow_compat import task_store
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.hooks import settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from typing_extensions import Self
 
 #: Of the client tokens. Never change: runs in flight are found by them.
 _NAMESPACE = UUID("5b1c4d0e-6f0a-4d52-9f0c-1f6f3c6a7d21")
@@ -84,12 +86,12 @@ class RunRecord:
     @classmethod
     def load(cls, context: Context, key: str = STORE_KEY) -> Self | None:
         """Return what the task remembers, of whichever attempt group."""
-        stored = cast("Mapping[str, Any] | None", context["task_state_store"].get(key))
+        stored = cast("Mapping[str, Any] | None", task_store(context).get(key))
         return cls(**stored) if stored else None
 
     def save(self, context: Context, key: str = STORE_KEY) -> None:
         """Write the record to the task state store, which outlives the worker."""
-        context["task_state_store"].set(key, asdict(self))
+        task_store(context).set(key, asdict(self))
 
     def is_from_before_clear(self, context: Context) -> bool:
         """Tell whether the task has been cleared since the record was made."""

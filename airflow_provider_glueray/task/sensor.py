@@ -9,9 +9,9 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException, conf
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import ConnectionConfigError, GlueRayError, RunFailed
 from airflow_provider_glueray.core.follow import FollowPolicy
@@ -145,6 +145,7 @@ class GlueRayRunSensor(BaseSensorOperator):
         record = RunRecord.load(context)
         if record is None or record.is_from_before_clear(context):
             record = RunRecord.new(context, self._backend, "")
+            record.submitted = self._first_look(context) or record.submitted
         if record.run_id is None:
             found = self._look()
             if found is not None:
@@ -167,6 +168,11 @@ class GlueRayRunSensor(BaseSensorOperator):
         """Return the seconds since the sensor's first look."""
         record = RunRecord.load(context)
         return clock.now() - record.submitted if record else 0.0
+
+    def _first_look(self, context: Context) -> float | None:
+        """Return when the sensor first looked, where only Airflow remembers it: see ``airflow_compat.task_store``."""
+        first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        return first.timestamp() if first else None
 
     def _left(self, context: Context) -> timedelta:
         """Return what is left of the timeout, which runs from the sensor's first look."""

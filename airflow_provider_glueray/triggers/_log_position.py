@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow.sdk.execution_time.xcom import XCom
 
+from airflow_provider_glueray.airflow_compat import get_xcom, set_xcom
 from airflow_provider_glueray.core.logs import LogCursor
 
 KEY = "glueray_log_cursor"
@@ -29,10 +30,7 @@ class LogPosition:
     """
 
     def __init__(self, task_instance: Any) -> None:
-        self._xcom: dict[str, Any] | None = None
-        if task_instance is not None:
-            names = ("dag_id", "task_id", "run_id", "map_index")
-            self._xcom = {"key": KEY, **{name: getattr(task_instance, name) for name in names}}
+        self._task_instance = task_instance
         self._cursor: LogCursor | None = None
         self._saved: LogCursor | None = None
         self._saved_at = time.monotonic()
@@ -47,9 +45,9 @@ class LogPosition:
         found = None
         # Right after the start of its run a trigger cannot have been restarted, and a note that is not there is
         # an error in the triggerer's log. A position that cannot be read costs repeated lines, and no more.
-        if self._xcom and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
+        if self._task_instance is not None and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
             with suppress(Exception):
-                found = await XCom.aget_one(**self._xcom)
+                found = await get_xcom(KEY, self._task_instance)
         # A note of an earlier run of the same task is older than where this one begins.
         if found and found["since_ms"] >= begin.since_ms:
             begin = self._saved = LogCursor.from_json(found)
@@ -65,9 +63,9 @@ class LogPosition:
     async def save(self) -> None:
         """Save the position, if it is another one than was saved last."""
         self._saved_at = time.monotonic()
-        if self._xcom and self._cursor and self._cursor != self._saved:
+        if self._task_instance is not None and self._cursor and self._cursor != self._saved:
             with suppress(Exception):
-                await XCom.aset(value=self._cursor.to_json(), **self._xcom)
+                await set_xcom(KEY, self._cursor.to_json(), self._task_instance)
                 self._saved = self._cursor
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, TypeVar
 
-from airflow.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_glueray.airflow_compat import conf, has_kill_of_triggers, in_thread, is_over_for_user
 from airflow_provider_glueray.core.backend import RunBackend
 from airflow_provider_glueray.core.drivers import run_async
 from airflow_provider_glueray.core.follow import FollowPolicy, follow
@@ -24,8 +23,10 @@ from airflow_provider_glueray.core.watcher import watching
 from airflow_provider_glueray.hooks.registry import make_hook, poll_key
 from airflow_provider_glueray.triggers._log_position import LogPosition
 
-#: How long saving the log position may take when the triggerer goes away.
-LAST_SAVE_SECONDS = 1.0
+#: Seconds to wait for an answer of a triggerer that may be going away.
+ANSWER_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 class GlueRayRunTrigger(BaseTrigger):
@@ -75,8 +76,13 @@ class GlueRayRunTrigger(BaseTrigger):
         cursor = await self._log_position.load(LogCursor.from_json(self.cursor))
         policy = FollowPolicy.from_json(self.policy)
         steps = follow(ref, policy, cursor)
-        async with watching(self._key(), self._make_backend) as watcher:
-            outcome = await run_async(steps, watcher, ref, self.log, on_progress=self._log_position.advance)
+        try:
+            async with watching(self._key(), self._make_backend, in_thread) as watcher:
+                outcome = await run_async(steps, watcher, ref, self.log, on_progress=self._log_position.advance)
+        except asyncio.CancelledError:
+            if self.kill is not None and self.task_instance is not None and not has_kill_of_triggers():
+                await self._stop_if_killed(ref)
+            raise
         event = {**outcome.to_json(), "log_position_saved": self._log_position.was_saved}
         self._log_position = None
         if self.task_instance is not None:
@@ -86,10 +92,7 @@ class GlueRayRunTrigger(BaseTrigger):
     async def cleanup(self) -> None:
         """Save the log position: the triggerer is going away before the run has ended."""
         if self._log_position is not None:
-            # A triggerer that stops still hears us but no longer answers; waiting on would make it hang.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_SAVE_SECONDS):
-                    await self._log_position.save()
+            await _answered(self._log_position.save())
 
     async def on_kill(self) -> None:
         """Stop the run: a user set the state of the deferred task, or cleared it. Not called on a restart."""
@@ -97,14 +100,37 @@ class GlueRayRunTrigger(BaseTrigger):
             return
         ref = RunRef.from_json(self.kill)
         self.log.info("Task killed; stopping %s", ref.title)
-        async with watching(self._key(), self._make_backend) as watcher:
+        async with watching(self._key(), self._make_backend, in_thread) as watcher:
             await watcher.call(lambda backend: backend.stop(ref))
+
+    async def _stop_if_killed(self, ref: RunRef) -> None:
+        """Stop the run below Airflow 3.3, which only cancels the trigger: as it does when it moves it elsewhere.
+
+        A run that has ended is left alone: another triggerer may have seen its end, and what is stopped with it, such
+        as a session, is then for the task to use.
+        """
+        if not await _answered(is_over_for_user(self.task_instance)):
+            return
+        async with watching(self._key(), self._make_backend, in_thread) as watcher:
+            seen = await watcher.call(lambda backend: backend.describe([ref]))
+        if not seen[ref].state.is_terminal:
+            await self.on_kill()
 
     def _key(self) -> str:
         return f"{poll_key(self.run_json['backend'])} {json.dumps(self.hook, sort_keys=True)}"
 
     def _make_backend(self) -> RunBackend:
         return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]
+
+
+async def _answered(question: Coroutine[Any, Any, T]) -> T | None:
+    """Return the triggerer's answer; a triggerer that stops still hears us but no longer answers.
+
+    The question is not cancelled then: see ``airflow_compat``.
+    """
+    asked = asyncio.ensure_future(question)
+    done, _ = await asyncio.wait({asked}, timeout=ANSWER_SECONDS)
+    return asked.result() if done else None
 
 
 def _min_deferral_seconds(policy: FollowPolicy) -> float:

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 from airflow.sdk import Asset, task
-from airflow.sdk.exceptions import AirflowFailException
-from structlog.testing import capture_logs
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import RunFailed, RunStopped
+from tests.runner import capture_logs
 
 
 def test_it_runs(place, make_step, make_task):

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.serde import deserialize
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import (
     FunctionFailed,
     PackagingError,

@@ -42,6 +42,8 @@ SETTINGS = {
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
     # A worker kills its task after so many heartbeats that the API server was too busy to answer.
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "20",
+    # So does one whose start or state it was too busy to take.
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",
     "AIRFLOW__TRIGGERER__RUNNER_HEALTH_CHECK_THRESHOLD": "120",
@@ -222,7 +224,9 @@ class Step:
         """Wait until the task is in one of the states; anything it cannot leave any more ends the wait."""
         final = {"success", "failed", "upstream_failed", "skipped", "removed"}
         task = until(self.instance, lambda task: task["state"] in {*states, *final}, seconds)
-        assert task["state"] in states, f"{task['state']} instead of {states}:\n{self.log()}"
+        assert task["state"] in states, (
+            f"{task['state']} instead of {states}:\n{self.log()}\n\nAirflow:\n{self.house.airflow.log_tail(60)}"
+        )
         return task
 
     def log(self, number: int = 1) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator

@@ -9,8 +9,8 @@ from zipfile import ZipFile
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import CapacityExceeded, SpecError
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator

@@ -7,9 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
-from structlog.testing import capture_logs
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import (
     CapacityExceeded,
     RunStopped,
@@ -28,6 +27,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
 from airflow_provider_glueray.operators.session_group import glue_ray_session
 from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor
 from tests.gates import waits_for
+from tests.runner import capture_logs
 
 ENDLESS = "import time\nwhile True: time.sleep(0.05)"
 MODES = pytest.mark.parametrize("deferrable", [False, True])

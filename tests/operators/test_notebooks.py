@@ -11,15 +11,15 @@ from uuid import uuid4
 import boto3
 import nbformat
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from structlog.testing import capture_logs
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import RunFailed, RunStopped, RunTimedOut, SpecError, StatementFailed
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from tests.gates import waits_for
+from tests.runner import capture_logs
 
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 

@@ -14,9 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
-from structlog.testing import capture_logs
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.cli.main import main
 from airflow_provider_glueray.core.errors import (
     CapacityExceeded,
@@ -31,6 +30,7 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
 from tests.contract import kuberay_player
 from tests.hooks.kuberay import kubernetes_api
+from tests.runner import capture_logs
 
 MODES = pytest.mark.parametrize("deferrable", [False, True])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook

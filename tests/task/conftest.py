@@ -12,7 +12,6 @@ import nbformat
 import pytest
 from airflow.sdk import DAG, task
 from nbformat.v4 import new_code_cell, new_notebook
-from structlog.testing import capture_logs
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.runs import RunState
@@ -24,7 +23,7 @@ from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from airflow_provider_glueray.sensors.glue_jobs import GlueRayJobSensor
 from tests.contract.scripted import BACKEND, CONN_TYPE, ROW, SERVICES, Run, Service
 from tests.contract.scripts import Clock, Script
-from tests.runner import START, Result, Task, run_on
+from tests.runner import START, Result, Task, capture_logs
 
 STAGING = "s3://scripted/staging"
 #: The ways to write a step: each in the worker and deferred.
@@ -95,7 +94,7 @@ class Life:
 
     def on_kill_of(self, deferred: Result) -> None:
         """Let a user mark the deferred task as failed."""
-        run_on(self.clock, self.task.trigger_of(deferred).on_kill())
+        self.task.kill_deferred(deferred)
 
 
 class TestClock(Clock):

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
+from airflow.sdk.bases.sensor import AirflowSensorTimeout
 
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import (
     CapacityExceeded,
     RunFailed,
@@ -27,6 +28,7 @@ from airflow_provider_glueray.core.errors import (
 from airflow_provider_glueray.core.spec import RayJobSpec
 from tests.contract.scripted import BACKEND, Service
 from tests.contract.scripts import Script
+from tests.runner import HAS_STORE, serialize
 from tests.task.conftest import SENSORS, WAYS, WorkerDied
 
 #: Which scenes are played in which way. x: in the worker; d: deferred.
@@ -126,7 +128,9 @@ def life(way, life_of):
 
 
 def is_store_of_id(message: Any) -> bool:
-    return type(message).__name__ == "SetTaskStateStore" and bool(message.value.get("run_id"))
+    """Tell whether a message keeps the id of a run, in the task state store or, without one, in an XCom."""
+    value = getattr(message, "value", None)
+    return isinstance(value, dict) and "client_token" in value and bool(value["run_id"])
 
 
 #: The job of somebody else, which sensors wait for.
@@ -407,7 +411,8 @@ def test_other_retries_do_not_hide_an_active_run(life, before, after, is_stored)
 
     assert result.state == "success", result.error
     # Without the store, one retry less looks like a clear.
-    assert one.states() == ["SUCCEEDED"] if is_stored or before - after != 1 else ["STOPPED", "SUCCEEDED"]
+    is_certain = (is_stored and HAS_STORE) or before - after != 1
+    assert one.states() == (["SUCCEEDED"] if is_certain else ["STOPPED", "SUCCEEDED"])
 
 
 def test_other_retries_and_a_run_that_ended_start_another(life):
@@ -506,9 +511,10 @@ def test_another_connection_stops_the_run_and_starts_another(life, connect):
     result = one.retry()
 
     assert result.state == "success", result.error
-    assert one.states() == ["STOPPED"]
     assert there.states() == ["SUCCEEDED"]
-    assert "The connection was changed" in one.said()
+    # Without a store that outlives a try, nobody knows of the connection before.
+    assert one.states() == ["STOPPED" if HAS_STORE else "RUNNING"]
+    assert ("The connection was changed" in one.said()) is HAS_STORE
 
 
 def test_the_old_connection_is_gone(life):
@@ -521,7 +527,7 @@ def test_the_old_connection_is_gone(life):
     result = one.run()
 
     assert result.state == "success", result.error
-    assert "stop it by hand" in one.said()
+    assert ("stop it by hand" in one.said()) is HAS_STORE
 
 
 def test_there_is_no_room_for_a_while(life):
@@ -685,7 +691,7 @@ def test_the_deferral_times_out(life, way):
     """Airflow resumes the task in words of its own: the run of a step is stopped, that of others is not."""
     one = life(RUNNING)
     one.task.run()
-    result = one.task.run("__fail__", {"error": "Trigger timeout"})
+    result = one.task.run("__fail__", serialize({"error": "Trigger timeout"}))
 
     assert isinstance(result.error, AirflowSensorTimeout if way in SENSORS else RunTimedOut)
     assert one.states() == ["RUNNING" if way in SENSORS else "STOPPED"]
@@ -695,7 +701,7 @@ def test_the_trigger_breaks(life):
     """A triggerer that fails does not fail the run: it is waited for in the worker."""
     one = life()
     one.task.run()
-    result = one.task.run("__fail__", {"error": "Trigger failure", "traceback": ["oh"]})
+    result = one.task.run("__fail__", serialize({"error": "Trigger failure", "traceback": ["oh"]}))
 
     assert result.state == "success", result.error
     assert one.states() == ["SUCCEEDED"]
@@ -798,7 +804,7 @@ def test_a_timeout_leaves_the_run_alone(life):
     result = one.task.run()
     if one.is_deferred:
         assert 0 < result.message.trigger_timeout.total_seconds() <= 300
-        result = one.task.run("__fail__", {"error": "Trigger timeout"})
+        result = one.task.run("__fail__", serialize({"error": "Trigger timeout"}))
 
     assert isinstance(result.error, AirflowSensorTimeout)
     assert one.states() == ["RUNNING"]

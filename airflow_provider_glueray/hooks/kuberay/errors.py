@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowNotFoundException
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 from kubernetes.config import ConfigException  # type: ignore[import-untyped]
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
+from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
 from airflow_provider_glueray.core.errors import (
     AccessDenied,
     CapacityExceeded,

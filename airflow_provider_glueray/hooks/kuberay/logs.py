@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
@@ -87,7 +87,9 @@ class PodLogs:
         query: list[tuple[str, Any]] = [("container", container), ("timestamps", "true"), ("limitBytes", most)]
         if since_ms:
             # The generated client knows sinceSeconds only, which depends on whose clock is right.
-            query.append(("sinceTime", datetime.fromtimestamp(since_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+            query.append(
+                ("sinceTime", datetime.fromtimestamp(since_ms // 1000, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+            )
         with kubernetes_errors(f"log of pod {self._namespace}/{pod}"):
             try:
                 answer = self._client.call_api(

@@ -12,9 +12,8 @@ from functools import cached_property
 from typing import Any
 
 import httpx
-from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 
+from airflow_provider_glueray.airflow_compat import AirflowNotFoundException, BaseHook
 from airflow_provider_glueray.core.errors import (
     AccessDenied,
     ConnectionConfigError,

@@ -18,11 +18,13 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from airflow_provider_glueray.local.runtime import processes
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 NEWEST, RAY24 = "newest", "Ray2.4"
 NAMES = (NEWEST, RAY24)
