@@ -13,8 +13,10 @@ from typing import Any
 from airflow_provider_glueray import __version__
 from airflow_provider_glueray.cli.clusters import Clusters
 from airflow_provider_glueray.cli.local import add_local
+from airflow_provider_glueray.cli.output import EXIT_FAILED
 from airflow_provider_glueray.cli.render import add_render
 from airflow_provider_glueray.cli.sessions import Sessions
+from airflow_provider_glueray.core.errors import ExtraMissing
 
 #: Add a group of commands here: a function that takes argparse's subparsers and registers one parser.
 _GROUPS: tuple[Callable[[Any], None], ...] = (add_local, Sessions().add_to, Clusters().add_to, add_render)
@@ -28,7 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for add_group in _GROUPS:
         add_group(groups)
     arguments = parser.parse_args(argv)
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except ExtraMissing as error:
+        print(f"glueray: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return code
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_glueray.cli.leftovers import Leftovers, Resource
+from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.core.runs import GLUE_SESSION, RunRef
 
 #: The states in which a session costs money.
@@ -60,7 +61,8 @@ class Sessions(Leftovers):
 
 def _default_conn_id() -> str:
     """Return the connection of the configuration; nothing where it is left at its default and does not exist."""
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+    with extra(AWS, "glueray sessions"):
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
     from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
     from airflow_provider_glueray.hooks.settings import default_conn_id

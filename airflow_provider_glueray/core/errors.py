@@ -14,6 +14,7 @@ from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, Statem
 #
 # GlueRayError
 # ├── SpecError            a value breaks a rule; nothing was started
+# ├── ExtraMissing         an extra of this package is not installed
 # ├── ServiceError         a service refused or did not answer: `code`, `status`, `run`
 # │   ├── SubmitError      the run could not be started
 # │   │   ├── SourceFileError        a script, function, notebook or cell is unreadable or no Python
@@ -53,6 +54,12 @@ class SpecError(GlueRayError, ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(problems))
+
+
+class ExtraMissing(GlueRayError, ImportError):
+    """An extra of this package is not installed; the message names it."""
+
+    retryable = False
 
 
 class ServiceError(GlueRayError):

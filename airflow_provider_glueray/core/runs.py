@@ -73,6 +73,7 @@ class Backend(NamedTuple):
     :param has_client: whether its hook takes ``region_name``, ``verify`` and ``config``, as boto3's do.
     :param lists_together: whether one call lists the runs of all names, while each log is a call of its own.
     :param over: the states in which nothing is left to stop; None for all that are terminal.
+    :param extra: of this package, which its hook needs; "" for none.
     :param has_queue: whether it refuses a run while it has no capacity; one that has not takes it and lets it wait.
     """
 
@@ -85,19 +86,27 @@ class Backend(NamedTuple):
     lists_together: bool = False
     over: frozenset[RunState] | None = None
     has_queue: bool = True
+    extra: str = ""
 
 
 _HOOKS = "airflow_provider_glueray.hooks"
 #: One row per backend; a fifth one is a row here and a folder in ``hooks/``.
 BACKENDS: dict[str, Backend] = {
     GLUE_JOB: Backend(
-        f"{_HOOKS}.glue.jobs.GlueRayJobHook", "run {id} of {name}", "aws_conn_id", "aws", "glue", has_client=True
+        f"{_HOOKS}.glue.jobs.GlueRayJobHook",
+        "run {id} of {name}",
+        "aws_conn_id",
+        "aws",
+        "glue",
+        has_client=True,
+        extra="aws",
     ),
     GLUE_SESSION: Backend(
         f"{_HOOKS}.glue.sessions.GlueRaySessionHook",
         "session {id}",
         "aws_conn_id",
         has_client=True,
+        extra="aws",
         # That it is READY is the success of its start; it is over when it has ended.
         over=_TERMINAL - {RunState.SUCCEEDED},
     ),
@@ -106,6 +115,7 @@ BACKENDS: dict[str, Backend] = {
         "statement {id} of session {name}",
         "aws_conn_id",
         has_client=True,
+        extra="aws",
     ),
     RAY_JOB: Backend(
         f"{_HOOKS}.ray.jobs.RayJobsHook",
@@ -122,11 +132,13 @@ BACKENDS: dict[str, Backend] = {
         conn_type="kubernetes",
         override_key="kuberay",
         lists_together=True,
+        extra="kuberay",
     ),
     KUBERAY_CLUSTER: Backend(
         f"{_HOOKS}.kuberay.clusters.KubeRayClusterHook",
         "RayCluster {id}",
         over=frozenset({RunState.STOPPED, RunState.LOST}),
+        extra="kuberay",
     ),
 }
 

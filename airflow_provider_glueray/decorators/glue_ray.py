@@ -186,11 +186,14 @@ def _holds(path: Path, name: str) -> bool:
 
 def _send(folder: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Put the arguments into the folder of the call."""
+    from airflow_provider_glueray.core.extras import PANDAS, extra
+
     try:
-        call = {
-            "args": [encode(value, f"argument {at + 1}", folder) for at, value in enumerate(args)],
-            "kwargs": {name: encode(value, f"argument {name!r}", folder) for name, value in kwargs.items()},
-        }
+        with extra(PANDAS, "A table as an argument"):
+            call = {
+                "args": [encode(value, f"argument {at + 1}", folder) for at, value in enumerate(args)],
+                "kwargs": {name: encode(value, f"argument {name!r}", folder) for name, value in kwargs.items()},
+            }
     except NotSerializableError as error:
         raise SpecError([str(error)]) from error
     with folder.write(ARGUMENTS) as file:

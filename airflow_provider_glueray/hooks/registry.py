@@ -51,9 +51,17 @@ def hook_kwargs(
 
 
 def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
-    """Return the hook of a backend; the same ``kwargs`` make it in a worker and in a trigger."""
-    module, _, name = BACKENDS[backend].hook.rpartition(".")
-    return getattr(import_module(module), name)(**kwargs)
+    """Return the hook of a backend; the same ``kwargs`` make it in a worker and in a trigger.
+
+    :raises ExtraMissing: what the backend needs is not installed.
+    """
+    from airflow_provider_glueray.core.extras import extra
+
+    row = BACKENDS[backend]
+    module, _, name = row.hook.rpartition(".")
+    with extra(row.extra, name):
+        hook = getattr(import_module(module), name)
+    return hook(**kwargs)
 
 
 def poll_key(backend: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import json
 import os
 import shutil
@@ -15,15 +16,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from airflow_provider_glueray.local.runtime import environments, processes
 
+_DISTRIBUTION = "airflow-provider-glueray"
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 4577
 DEFAULT_NODES = 2
@@ -228,6 +232,9 @@ def start(
     `wait`, this returns when all Ray nodes are alive, else as soon as the URL responds. Raises EndpointError if the
     endpoint does not start, and leaves no process running then.
     """
+    missing = sorted(set(_missing(("local",))))
+    if missing:
+        raise EndpointError(f"{', '.join(missing)} not installed: pip install 'airflow-provider-glueray[local]'")
     report: Callable[[str], None] = (lambda _: None) if quiet else _print_line
     path = _state_path(name, home)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -253,6 +260,21 @@ def start(
             endpoint.stop()
             raise
     return endpoint
+
+
+def _missing(extras: Sequence[str]) -> Iterator[str]:
+    """Yield the distributions of extras of this package that are not installed."""
+    for text in importlib.metadata.requires(_DISTRIBUTION) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or not any(requirement.marker.evaluate({"extra": name}) for name in extras):
+            continue
+        if canonicalize_name(requirement.name) == _DISTRIBUTION:
+            yield from _missing(tuple(requirement.extras))
+            continue
+        try:
+            importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield requirement.name
 
 
 def _check_runtime(running: Endpoint, runtime: str) -> None:

@@ -15,9 +15,12 @@ from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.core.errors import SourceFileError, SpecError
+from airflow_provider_glueray.core.extras import NOTEBOOKS, extra
 from airflow_provider_glueray.notebooks import magics
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from nbformat import NotebookNode
 
     from airflow_provider_glueray.core.runs import StatementOutput
@@ -45,13 +48,19 @@ class Cell(NamedTuple):
     code: str
 
 
+def _nbformat() -> ModuleType:
+    with extra(NOTEBOOKS, "A notebook"):
+        import nbformat
+    return nbformat
+
+
 def read(text: str, name: str) -> NotebookNode:
     """Read a notebook of format 4, and bring it up to 4.5 in memory.
 
     :param name: names the notebook in errors.
     :raises SourceFileError: it is not JSON, of another format, or not what the format's schema allows.
     """
-    import nbformat
+    nbformat = _nbformat()
 
     try:
         raw = json.loads(text)
@@ -75,7 +84,8 @@ def read(text: str, name: str) -> NotebookNode:
         raise SourceFileError(f"{name} is no valid notebook: {str(error).strip().partition(chr(10))[0]}") from error
     _give_ids(cells)
     raw["nbformat_minor"] = max(minor, 5)
-    return nbformat.reads(json.dumps(raw), as_version=4)  # type: ignore[no-untyped-call, no-any-return]
+    upgraded: NotebookNode = nbformat.reads(json.dumps(raw), as_version=4)
+    return upgraded
 
 
 def with_parameters(notebook: NotebookNode, parameters: Mapping[str, Any]) -> NotebookNode:
@@ -207,18 +217,19 @@ def finish(
 
 def dump(notebook: NotebookNode) -> str:
     """Return the notebook as text that is valid in format 4 and has a UTF-8 form."""
-    import nbformat
+    nbformat = _nbformat()
 
     nbformat.validate(notebook)
     # What a program printed may hold halves of characters: JSON can escape them, UTF-8 has no bytes for them.
-    text: str = nbformat.writes(notebook)  # type: ignore[no-untyped-call]
+    text: str = nbformat.writes(notebook)
     return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 def _node(**fields: Any) -> NotebookNode:
-    import nbformat
+    nbformat = _nbformat()
 
-    return nbformat.from_dict(fields)  # type: ignore[no-untyped-call, no-any-return]
+    node: NotebookNode = nbformat.from_dict(fields)
+    return node
 
 
 def _cell(kind: str, name: str, source: str, tag: str, **more: Any) -> NotebookNode:

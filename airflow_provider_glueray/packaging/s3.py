@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
 from airflow_provider_glueray.core.errors import ConnectionConfigError, ResultMissing, SourceFileError, StagingError
+from airflow_provider_glueray.core.extras import PANDAS, extra
 from airflow_provider_glueray.glueray_step.values import DOCUMENT, KIND, NotSerializableError, decode, table_of
 
 #: Bytes of a file that stay in memory on its way to S3; more of them go through the disk.
@@ -158,7 +159,9 @@ class S3Store:
 
         if reference[KIND] == DOCUMENT:
             return decode(json.loads(content(reference["uri"]))["value"], self.load)
-        from pyarrow import BufferReader, parquet
+        with extra(PANDAS, "A table"):
+            import pandas  # noqa: F401
+            from pyarrow import BufferReader, parquet
 
         return table_of(reference, lambda uri: parquet.read_table(BufferReader(content(uri))))
 

@@ -10,13 +10,15 @@ import ast
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.spec import LocalFile, SourceFile, StepSpec
 from airflow_provider_glueray.packaging.archives import Archive, inspect_archive, zip_folder, zip_module
-from airflow_provider_glueray.packaging.s3 import S3Store
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.packaging.s3 import S3Store
 
 SpecT = TypeVar("SpecT", bound=StepSpec)
 

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from threading import RLock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
+from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
@@ -21,7 +22,9 @@ from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
-from airflow_provider_glueray.packaging.s3 import S3Store
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.packaging.s3 import S3Store
 
 #: Resources per list call: their names stand in its address, and proxies take some 8,000 characters of it.
 BATCH = 100
@@ -155,7 +158,13 @@ class KubeRayConnectionHook(KubernetesHook):
 
     @cached_property
     def storage(self) -> S3Store:
-        """S3, by the connection ``aws_conn_id`` of the extra."""
+        """S3, by the connection ``aws_conn_id`` of the extra.
+
+        :raises ExtraMissing: the amazon provider is not installed.
+        """
+        with extra(AWS, "S3, through which files, functions and notebooks pass,"):
+            from airflow_provider_glueray.packaging.s3 import S3Store
+
         return S3Store.of_connection(self._extra.get("aws_conn_id", "aws_default"))
 
     @cached_property

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,7 +21,10 @@ from airflow_provider_glueray.core.errors import (
     SubmitError,
     SubmitOutcomeUnknown,
 )
-from airflow_provider_glueray.packaging.s3 import S3Store
+from airflow_provider_glueray.core.extras import AWS, extra
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.packaging.s3 import S3Store
 
 #: The oldest Ray whose Jobs API this was tried with; see docs/ray.md.
 OLDEST = (2, 9)
@@ -190,7 +193,13 @@ class RayConnectionHook(BaseHook):
 
     @cached_property
     def storage(self) -> S3Store:
-        """S3, by the connection ``aws_conn_id`` of the extra."""
+        """S3, by the connection ``aws_conn_id`` of the extra.
+
+        :raises ExtraMissing: the amazon provider is not installed.
+        """
+        with extra(AWS, "S3, through which files, functions and notebooks pass,"):
+            from airflow_provider_glueray.packaging.s3 import S3Store
+
         return S3Store.of_connection(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
 
 
