@@ -16,18 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-import moto.glue.responses
-from botocore import xform_name
 from botocore.exceptions import UnknownRegionError
 from botocore.loaders import create_loader
 from botocore.regions import EndpointResolver
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from airflow_provider_glueray.local.api import moto_parts
 from airflow_provider_glueray.local.api.jobs import GlueApi
 from airflow_provider_glueray.local.api.sessions import SessionApi
 from airflow_provider_glueray.local.api.web_pages import Pages
@@ -45,7 +39,7 @@ _REGIONS = EndpointResolver(create_loader().load_data("endpoints"))
 _logger = logging.getLogger(__name__)
 
 
-class QuietHandler(MotoRequestHandler):
+class QuietHandler(moto_parts.RequestHandler):
     """A request handler that logs server errors only."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
@@ -65,7 +59,7 @@ class Application:
         status: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._apis, self._faults, self._pages, self._status = apis, faults, pages, status
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._moto = moto_parts.make_application()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Dispatch one request on its path and `X-Amz-Target`."""
@@ -100,7 +94,7 @@ class Application:
             return self._moto_response(environ, start_response)
         api = next((api for api in self._apis if api.handles(operation, request)), None)
         if api is None:
-            if not hasattr(moto.glue.responses.GlueResponse, xform_name(operation)):
+            if not moto_parts.has_glue_operation(operation):
                 message = f"{operation} is not supported by this local endpoint"
                 return _send_error(start_response, GlueError("UnknownOperationException", message))
             return self._moto_response(environ, start_response)
