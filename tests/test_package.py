@@ -309,6 +309,12 @@ def test_another_provider_registers_connections_of_type_ray(tmp_path, other):
         ({"extra": {"address": "ray-head:8265"}}, "http://ray-head:8265"),
         ({"host": "mine", "extra": {"address": "http://theirs:1"}}, "http://mine:8265"),
         ({"extra": {"address": "ray://ray-head:10001"}}, "Ray's Jobs API is at http:// or https://"),
+        ({"extra": {"extra__ray__address": "http://ray-head:8265"}}, "http://ray-head:8265"),
+        ({"extra": {"extra__kubernetes__address": "http://ray-head:8265"}}, "http://ray-head:8265"),
+        (
+            {"extra": {"kube_config": "{}"}},
+            "It has 'kube_config': clusters are made by a connection of type",
+        ),
         ({}, "has no host, and no 'address' in its extra"),
     ],
 )
@@ -340,3 +346,34 @@ def test_public_names_stand_at_the_root():
 def test_the_version_is_written_once():
     """In the package; its metadata is made from there."""
     assert metadata.version("airflow-provider-glueray") == airflow_provider_glueray.__version__
+
+
+@pytest.mark.parametrize("given", [{"X-Who": "me"}, '{"X-Who": "me"}'], ids=["mapping", "text"])
+def test_headers_and_cookies_may_be_texts(monkeypatch, given):
+    """As a form with text fields stores them."""
+    extra = {"address": "http://ray-head:8265", "headers": given, "cookies": given, "metadata": "", "verify": False}
+    monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", json.dumps({"conn_type": "ray", "extra": extra}))
+    client = named("hooks.ray.jobs.RayJobsHook")()._client
+
+    assert client.headers["X-Who"] == "me"
+    assert client.cookies["X-Who"] == "me"
+
+
+@pytest.mark.parametrize("given", ["X-Who: me", "[1]", [1]])
+def test_headers_of_another_kind_are_refused(monkeypatch, given):
+    connection = {"conn_type": "ray", "host": "ray-head", "extra": {"headers": given}}
+    monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", json.dumps(connection))
+    with pytest.raises(ConnectionConfigError, match=r"'headers' .* is no JSON object of names"):
+        _ = named("hooks.ray.jobs.RayJobsHook")()._client
+
+
+def test_another_provider_for_ray_is_named(tmp_path, monkeypatch):
+    """Ours is not, nor one that has nothing to do with Ray."""
+    for name in ("astro-provider-ray", "apache-airflow-providers-array"):
+        info = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[apache_airflow_provider]\nprovider_info=nowhere:get\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert named("hooks.ray.connection.other_ray_providers")() == ["astro-provider-ray"]

@@ -5,10 +5,12 @@ It knows the Jobs API's manners, and nothing of runs.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 OLDEST = (2, 9)
 #: Seconds for a request, and to connect.
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+#: What forms for connections of older Airflows put before the name of a field.
+OLD_PREFIXES = ("extra__ray__", "extra__kubernetes__")
+#: Fields of astro-provider-ray by which it makes a cluster.
+KUBE_FIELDS = ("kube_config", "kube_config_path", "cluster_context")
 #: Answers of a gateway that got none, or none in time: what was asked for may have been done.
 GATEWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 
@@ -150,10 +156,12 @@ class RayConnectionHook(BaseHook):
     def _base(self) -> str:
         host, port = self._connection.host or "", self._connection.port
         # Other providers of this type hide the host, and have the whole address in the extra.
-        host = host or str(self._connection.extra_dejson.get("address") or "").strip()
+        host = host or str(self._field("address") or "").strip()
         if not host:
+            kube = [name for name in KUBE_FIELDS if self._field(name)]
+            hint = f". It has {kube[0]!r}: clusters are made by a connection of type 'kubernetes'" if kube else ""
             raise ConnectionConfigError(
-                f"The connection {self.ray_conn_id!r} has no host, and no 'address' in its extra"
+                f"The connection {self.ray_conn_id!r} has no host, and no 'address' in its extra{hint}"
             )
         scheme, found, _ = host.partition("://")
         if found and scheme not in ("http", "https"):
@@ -169,13 +177,31 @@ class RayConnectionHook(BaseHook):
 
     @cached_property
     def _client(self) -> httpx.Client:
-        extra = self._connection.extra_dejson
-        headers = dict(extra.get("headers") or {})
+        headers = self._mapping("headers")
         if self._connection.password:
             headers["Authorization"] = f"Bearer {self._connection.password}"
-        verify = self._verify(extra.get("verify"))
-        cookies = dict(extra.get("cookies") or {})
+        verify = self._verify(self._field("verify"))
+        cookies = self._mapping("cookies")
         return httpx.Client(base_url=self._base, headers=headers, cookies=cookies, timeout=TIMEOUT, verify=verify)
+
+    def _field(self, name: str) -> Any:
+        """Return a field of the extra, also of one that an old form wrote with a prefix."""
+        extra = self._connection.extra_dejson
+        return next((extra[each] for each in (name, *(f"{old}{name}" for old in OLD_PREFIXES)) if each in extra), None)
+
+    def _mapping(self, name: str) -> dict[str, str]:
+        """Return a field of the extra that holds names and values, also where a form has made a text of it.
+
+        :raises ConnectionConfigError: it holds something else.
+        """
+        given = self._field(name)
+        try:
+            value = json.loads(given) if isinstance(given, str) and given.strip() else given or {}
+            return {str(key): str(each) for key, each in value.items()}
+        except (ValueError, AttributeError) as error:
+            raise ConnectionConfigError(
+                f"{name!r} in the extra of the connection {self.ray_conn_id!r} is no JSON object of names and values"
+            ) from error
 
     @staticmethod
     def _verify(given: Any) -> Any:
@@ -201,6 +227,13 @@ class RayConnectionHook(BaseHook):
             from airflow_provider_glueray.packaging.s3 import S3Store
 
         return S3Store.of_connection(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
+
+
+def other_ray_providers() -> list[str]:
+    """Return the distributions of other providers that are about Ray, and may register its connections as well."""
+    found = entry_points(group="apache_airflow_provider")
+    names = {each.dist.name for each in found if each.dist is not None}
+    return sorted(name for name in names if "ray" in re.split(r"[-_.]", name.lower()))
 
 
 def reason(answer: httpx.Response) -> str:

@@ -24,7 +24,7 @@ from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RAY_JOB, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.ray.connection import RayConnectionHook, reason
+from airflow_provider_glueray.hooks.ray.connection import RayConnectionHook, other_ray_providers, reason
 from airflow_provider_glueray.hooks.ray.logs import (
     END_LINES,
     LARGE,
@@ -60,6 +60,8 @@ class RayJobsHook(RayConnectionHook):
         :raises SubmitError: the cluster cannot be reached, refuses the token, or is too old.
         """
         self._check_version()
+        for other in other_ray_providers():
+            self.log.info("%s is installed too; this run is by RayJobsHook of airflow-provider-glueray", other)
         uris, packages = packed(spec)
         # Refused now, not when the run is started: nothing is wrong with the cluster.
         to_ray_submission(spec, "", uris, {})
