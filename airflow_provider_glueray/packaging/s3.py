@@ -31,6 +31,11 @@ _DENIED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 class AwsConnection(AwsBaseHook):
     """A connection of type ``aws`` that has to exist; ``AwsBaseHook`` falls back on boto3's own credentials."""
 
+    @property
+    def title(self) -> str:
+        """What a sentence calls it."""
+        return f"connection {self.aws_conn_id!r}" if self.aws_conn_id else "boto3's own credentials"
+
     @cached_property
     def conn_config(self) -> Any:
         """The connection.
@@ -218,7 +223,9 @@ def _s3_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except NoCredentialsError as error:
-        raise ConnectionConfigError(f"{error} (writing {uri}). Add them to the Airflow connection for S3") from error
+        raise ConnectionConfigError(
+            f"{str(error).rstrip('.')} (writing {uri}). Add them to the Airflow connection for S3"
+        ) from error
     except ClientError as error:
         code = _code(error)
         if code == "NoSuchBucket":

@@ -115,7 +115,7 @@ class GlueConnectionHook(AwsConnection):
         key = f"{service}/{once}"
         with self._lock:
             if key not in self._clients:
-                with aws_errors(f"connection {self.aws_conn_id!r}"):
+                with aws_errors(self.title):
                     config = self._get_config()
                     if once:
                         config = config.merge(Config(retries={"total_max_attempts": 1}))

@@ -63,7 +63,10 @@ def aws_errors(operation: str, run: RunRef | None = None) -> Iterator[None]:
     try:
         yield
     except (NoCredentialsError, NoRegionError) as error:
-        raise ConnectionConfigError(f"{operation}: {error}. Add it to the Airflow connection") from error
+        raise ConnectionConfigError(
+            f"{operation}: {str(error).rstrip('.')}. Add it to the Airflow connection, or to boto3's own (AWS_REGION, "
+            "AWS_PROFILE and the like)"
+        ) from error
     except ClientError as error:
         raise _error_for(operation, error, run) from error
     except BotoCoreError as error:
