@@ -14,13 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from airflow_provider_glueray.local.runtime import processes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Airflow takes a twentieth of it on two cores that have nothing else to do.
 START_SECONDS = 300

@@ -7,7 +7,7 @@ The data comes from `python example_dags/datasets.py reviews s3://glueray-local/
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import Param, dag, task
 
@@ -26,7 +26,7 @@ OUTPUT = "{{ params.output.rstrip('/') }}/day=" + DAY
 @dag(
     dag_id="customer_reviews_nightly",
     schedule="0 2 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
@@ -74,17 +74,16 @@ OUTPUT = "{{ params.output.rstrip('/') }}/day=" + DAY
 def customer_reviews_nightly():
     """Check the input, clean it, verify the output, report."""
 
-    @task
+    @task(retries=0)
     def check_input(uri: str) -> int:
         """Return how many files there are to read; fail at once when there is none."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-        from airflow.sdk.exceptions import AirflowFailException
 
         bucket, key = S3Hook.parse_s3_url(uri)
         keys = S3Hook(CONN_ID).list_keys(bucket, prefix=key.rstrip("/") + "/")
         files = [key for key in keys or [] if key.endswith(".parquet")]
         if not files:
-            raise AirflowFailException(
+            raise ValueError(
                 f"no Parquet files below {uri}; to make some: python example_dags/datasets.py reviews s3://…/raw"
             )
         return len(files)
@@ -107,13 +106,12 @@ def customer_reviews_nightly():
     )
     # [END howto_operator_glue_ray_job]
 
-    @task
+    @task(retries=0)
     def verify(uri: str) -> dict:
         """Count the rows in the files themselves and compare them with the summary of the script."""
         import json
 
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-        from airflow.sdk.exceptions import AirflowFailException
         from pyarrow import fs, parquet
 
         hook = S3Hook(CONN_ID)
@@ -131,7 +129,7 @@ def customer_reviews_nightly():
         found = s3.get_file_info(fs.FileSelector(f"{bucket}/{key}/parquet", allow_not_found=True))
         rows = sum(parquet.read_metadata(info.path, filesystem=s3).num_rows for info in found if info.is_file)
         if rows != summary["rows_out"]:
-            raise AirflowFailException(f"{uri}: the files hold {rows} rows, _summary.json says {summary['rows_out']}")
+            raise ValueError(f"{uri}: the files hold {rows} rows, _summary.json says {summary['rows_out']}")
         return summary
 
     @task

@@ -7,7 +7,7 @@ kept for every day, with outputs and times, also when a cell fails.
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import Param, XComArg, dag, task
 
@@ -23,7 +23,7 @@ DAY = "{{ (dag_run.data_interval_start or dag_run.run_after) | ds }}"
 @dag(
     dag_id="customer_reviews_notebook",
     schedule="0 2 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},

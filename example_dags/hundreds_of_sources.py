@@ -7,7 +7,7 @@ table, a row for each column of each source: its type, rows, nulls, and its leas
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from airflow.sdk import Param, dag, task
@@ -39,7 +39,7 @@ PARAMS = {
 }
 ON_RAY = {"role": ROLE, "staging_uri": f"s3://{BUCKET}/staging", "number_of_workers": 2}
 NIGHTLY = {
-    "start_date": datetime(2026, 1, 1, tzinfo=UTC),
+    "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
     "catchup": False,
     "max_active_runs": 1,
     "default_args": {"retries": 2, "retry_delay": timedelta(minutes=1)},
@@ -75,18 +75,15 @@ def profile_of(source: str) -> list[dict]:
 # [END howto_function_with_helpers]
 
 
-@task
+@task(retries=0)
 def list_sources(uri: str, count: int) -> list[str]:
     """Return the files that there are to read; fail at once when there is none."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    from airflow.sdk.exceptions import AirflowFailException
 
     bucket, key = S3Hook.parse_s3_url(uri)
     keys = S3Hook(CONN_ID).list_keys(bucket, prefix=key.rstrip("/") + "/") or []
     if not keys:
-        raise AirflowFailException(
-            f"no CSV files below {uri}; to make some: python example_dags/datasets.py tables s3://…/raw"
-        )
+        raise ValueError(f"no CSV files below {uri}; to make some: python example_dags/datasets.py tables s3://…/raw")
     return [f"s3://{bucket}/{key}" for key in sorted(keys) if key.endswith(".csv")][: int(count)]
 
 

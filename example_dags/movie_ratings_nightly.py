@@ -7,7 +7,7 @@ run and a sensor waits for it, so other tasks can run in between.
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import Param, dag, task
 
@@ -28,7 +28,7 @@ OUTPUT = "{{ params.output.rstrip('/') }}/day=" + DAY
 @dag(
     dag_id="movie_ratings_nightly",
     schedule="0 2 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
@@ -69,17 +69,16 @@ OUTPUT = "{{ params.output.rstrip('/') }}/day=" + DAY
 def movie_ratings_nightly():
     """Check the input, start the run, wait for it, verify the output, report."""
 
-    @task
+    @task(retries=0)
     def check_input(uri: str) -> int:
         """Return how many files there are to read; fail at once when there is none."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-        from airflow.sdk.exceptions import AirflowFailException
 
         bucket, key = S3Hook.parse_s3_url(uri)
         keys = S3Hook(CONN_ID).list_keys(bucket, prefix=key.rstrip("/") + "/")
         files = [key for key in keys or [] if key.endswith(".csv")]
         if not files:
-            raise AirflowFailException(
+            raise ValueError(
                 f"no CSV files below {uri}; to make some: python example_dags/datasets.py movies s3://…/raw"
             )
         return len(files)
@@ -104,13 +103,12 @@ def movie_ratings_nightly():
     )
     # [END howto_sensor_glue_ray_job]
 
-    @task
+    @task(retries=0)
     def verify(uri: str) -> dict:
         """Count the films of each decade in the files themselves and compare them with the summary of the script."""
         import json
 
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-        from airflow.sdk.exceptions import AirflowFailException
         from pyarrow import fs, parquet
 
         hook = S3Hook(CONN_ID)
@@ -132,7 +130,7 @@ def movie_ratings_nightly():
                 films[decade] = films.get(decade, 0) + parquet.read_metadata(info.path, filesystem=s3).num_rows
         summarised = {row["decade"]: row["films"] for row in summary["decades"]}
         if films != summarised:
-            raise AirflowFailException(f"{uri}: the files hold {films}, _summary.json says {summarised}")
+            raise ValueError(f"{uri}: the files hold {films}, _summary.json says {summarised}")
         return summary
 
     @task

@@ -20,8 +20,7 @@ FILES = [*sorted(EXAMPLES.glob("*.py")), Path(__file__).with_name("dags") / "eve
 @pytest.fixture(scope="module")
 def tasks() -> list[tuple[Path, str, str]]:
     """Return file, DAG and task of everything in the examples that can be rendered."""
-    from airflow.dag_processing.dagbag import DagBag
-
+    from airflow_provider_glueray.airflow_compat import DagBag
     from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
     from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 

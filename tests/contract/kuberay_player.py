@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import httpx
@@ -90,7 +90,7 @@ class KubeRayPlayer:
         body = {"entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": runtime_env}
         answer = self._ray.post("/api/jobs/", json=body)
         answer.raise_for_status()
-        began = datetime.now(UTC)
+        began = datetime.now(timezone.utc)
         self._jobs[place] = {"id": submission_id, "printed": 0, "began": began}
         with self._kubernetes.lock:
             if place not in self._kubernetes.rayjobs:  # deleted meanwhile
@@ -117,7 +117,7 @@ class KubeRayPlayer:
         details = self._ray.get(f"/api/jobs/{job['id']}").json()
         self._copy_log(job, whole=details["status"] in ENDED)
         state, spec = details["status"], rayjob["spec"]
-        lasted = (datetime.now(UTC) - job["began"]).total_seconds()
+        lasted = (datetime.now(timezone.utc) - job["began"]).total_seconds()
         if state not in ENDED and lasted > spec.get("activeDeadlineSeconds", 1e9):
             self._stop(place)
             message = "The RayJob has passed the activeDeadlineSeconds"
@@ -152,4 +152,4 @@ def _stamp(moment: datetime) -> str:
 
 
 def _now() -> str:
-    return _stamp(datetime.now(UTC))
+    return _stamp(datetime.now(timezone.utc))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def test_the_body_runs_on_the_cluster(connected, make_step, make_task):
 
 def test_values_arrive_as_they_were(connected, make_step, make_task):
     """JSON values, dates, times, decimals, paths, tuples and sets; not as their text."""
-    moment = datetime(2026, 11, 21, 2, 30, tzinfo=UTC)
+    moment = datetime(2026, 11, 21, 2, 30, tzinfo=timezone.utc)
     args = [None, True, 1, 2.5, "text", moment, date(2026, 11, 21), time(2, 30), timedelta(hours=1), Decimal("1.10")]
     result = make_task(make_step(echo, *args, where=Path("/data"), pair=(1, [2]), odd=float("inf"))).run()
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ def there_and_back(value: Any) -> Any:
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.dates() | st.times()
-    | st.datetimes() | st.datetimes(timezones=st.just(UTC)) | st.timedeltas() | st.decimals(allow_nan=False)
+    | st.datetimes() | st.datetimes(timezones=st.just(timezone.utc)) | st.timedeltas() | st.decimals(allow_nan=False)
 )  # fmt: skip
 VALUES = st.recursive(
     SCALARS,

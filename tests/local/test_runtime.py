@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -486,7 +486,7 @@ def test_a_function_with_tables(endpoint: local_client.Endpoint, dag: DAG, make_
     """A function's arguments and values pass through Python 3.9 and Arrow 11, and this Python reads its Parquet."""
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(endpoint.airflow_connection()))
     frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.to_datetime(["2026-11-21", "2026-11-22"]))
-    moment = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    moment = datetime(2026, 11, 21, 2, tzinfo=timezone.utc)
     given = {
         "role": "GlueRayRole",
         "staging_uri": f"s3://{local_client.BUCKET}/functions",

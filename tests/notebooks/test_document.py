@@ -6,7 +6,7 @@ import enum
 import json
 import math
 import warnings
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 import nbformat
@@ -31,7 +31,7 @@ from airflow_provider_glueray.notebooks.document import (
 
 EXAMPLE = Path(__file__).parents[2] / "example_dags" / "notebooks" / "customer_reviews.ipynb"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-STARTED = datetime(2026, 11, 22, 2, tzinfo=UTC).timestamp()
+STARTED = datetime(2026, 11, 22, 2, tzinfo=timezone.utc).timestamp()
 
 
 def code(source, *tags):
@@ -166,7 +166,7 @@ def test_values_survive_being_written_down(value):
     assert repr(seen["name"]) == repr(value)
 
 
-class Colour(enum.StrEnum):
+class Colour(str, enum.Enum):
     RED = "red"
 
 
@@ -177,7 +177,7 @@ class Colour(enum.StrEnum):
         ([-math.inf], 'a = [float("-inf")]'),
         (math.nan, 'a = float("nan")'),
         (date(2026, 11, 22), "a = '2026-11-22'"),
-        (datetime(2026, 11, 22, tzinfo=UTC), "a = '2026-11-22T00:00:00+00:00'"),
+        (datetime(2026, 11, 22, tzinfo=timezone.utc), "a = '2026-11-22T00:00:00+00:00'"),
         ({"day": date(2026, 11, 22), None: (1,)}, "a = {'day': '2026-11-22', None: (1, )}"),
         (Colour.RED, "a = 'red'"),
         (enum.IntEnum("Size", "BIG").BIG, "a = 1"),

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ MODES = pytest.mark.parametrize("deferrable", [False, True])
 
 def running(seconds: float = 20, **status: str) -> dict[str, Any]:
     """Return the status of a RayJob that began so long ago: the longer ago, the longer late lines are waited for."""
-    began = datetime.now(UTC) - timedelta(seconds=seconds)
+    began = datetime.now(timezone.utc) - timedelta(seconds=seconds)
     begun = {"startTime": began.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", **begun, **status}
 
 
 def done() -> dict[str, Any]:
     """Return the status of a RayJob that has just succeeded, after 20 seconds."""
-    end = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    end = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return running(jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime=end)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from airflow.sdk import Asset, Param, dag, task
@@ -21,7 +21,7 @@ def make(dag_id: str, conn_id: str, *, deferrable: bool) -> None:
     @dag(
         dag_id=dag_id,
         schedule=None,
-        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
         params={"most": Param(4, type="integer")},
     )
     def small() -> None:

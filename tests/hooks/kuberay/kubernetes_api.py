@@ -17,7 +17,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -135,7 +135,7 @@ class Kubernetes:
     def age(self, place: str, seconds: float) -> None:
         """Make a thing older than it is."""
         namespace, name = place.split("/")
-        moment = datetime.now(UTC) - timedelta(seconds=seconds)
+        moment = datetime.now(timezone.utc) - timedelta(seconds=seconds)
         self._thing(namespace, name)["metadata"]["creationTimestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def run_pod(
@@ -168,7 +168,7 @@ class Kubernetes:
     def print(self, pod: tuple[str, str], *lines: str, container: str = "ray-job-submitter", at: str = "") -> None:
         """Let a container print lines, now or at a given time."""
         for line in lines:
-            moment = at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "123Z"
+            moment = at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f") + "123Z"
             self.logs[(*pod, container)].append((moment, line))
 
     def config(self, **more: Any) -> dict[str, Any]:
@@ -405,7 +405,7 @@ def _merge(target: dict[str, Any], patch: Mapping[str, Any]) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextmanager

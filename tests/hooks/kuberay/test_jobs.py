@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -572,9 +572,9 @@ class TestLogs:
         ref = start()
         pod = cluster.run_pod(ref.id)
         monkeypatch.setattr(logs, "LOG_BYTES", 50_000)
-        base = int(datetime(2026, 3, 1, 2, tzinfo=UTC).timestamp() * 1000)
+        base = int(datetime(2026, 3, 1, 2, tzinfo=timezone.utc).timestamp() * 1000)
         for count in range(5_000):
-            moment = datetime.fromtimestamp((base + count // 3) / 1000, UTC)
+            moment = datetime.fromtimestamp((base + count // 3) / 1000, timezone.utc)
             cluster.print(pod, f"line {count}", at=moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + f"{count % 3:03}Z")
         cursor, lines = LogCursor(), []
         while len(lines) < 5_000:

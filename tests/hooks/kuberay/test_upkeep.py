@@ -6,7 +6,7 @@ import ipaddress
 import json
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class TestLeftOver:
     def old(self, cluster: Any, start: Any, count: int, days: float, name: str = "nightly-clean") -> list[RunRef]:
         """Return runs that have ended a while ago."""
         refs = [start(f"{name}-{days}-{number}", name=name) for number in range(count)]
-        end = (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        end = (datetime.now(timezone.utc) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
         for ref in refs:
             cluster.age(ref.id, (days + 1) * DAY)
             cluster.rayjobs[tuple(ref.id.split("/"))]["status"] = {**DONE, "endTime": end}
@@ -120,8 +120,8 @@ class TestServers:
             .issuer_name(name)
             .public_key(key.public_key())
             .serial_number(1)
-            .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+            .not_valid_before(datetime.now(timezone.utc) - timedelta(days=1))
+            .not_valid_after(datetime.now(timezone.utc) + timedelta(days=1))
             .add_extension(here, critical=False)
             .sign(key, hashes.SHA256())
         )

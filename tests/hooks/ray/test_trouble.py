@@ -109,7 +109,10 @@ def test_tls(answering, forward, reply, new_cluster, at, make_spec, start, follo
 
 def certified(folder: Path) -> tuple[Path, ssl.SSLContext]:
     """Make a CA; return the path of its certificate, and what serves with one that it has signed for 127.0.0.1."""
-    now, keys = datetime.datetime.now(datetime.UTC), [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    now, keys = (
+        datetime.datetime.now(datetime.timezone.utc),
+        [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)],
+    )
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("An authority", "A cluster")]
     for number, (key, name) in enumerate(zip(keys, names, strict=True)):
         ca = number == 0
