@@ -28,8 +28,8 @@ AT_PARSE = [
     "operators.ray_clusters", "operators.cluster_group", "sensors.glue_jobs", "sensors.glue_sessions", "triggers.runs",
     "links.runs", "get_provider_info", "cli.main", "decorators.glue_ray",
 ]  # fmt: skip
-#: Modules that an import may load beside airflow.sdk; each costs every forked parse.
-MOST_MODULES = 34
+#: Modules that an import may load beside Airflow's own; each costs every forked parse.
+MOST_MODULES = 32
 #: Rooms and modules that need the standard library only.
 PURE = [
     *(f"core.{name}" for name in ("runs", "logs", "errors", "validation", "spec", "backend", "follow", "clock")),
@@ -68,7 +68,8 @@ def test_the_dag_processor_loads_nothing_heavy(module, loaded_by):
     loaded = loaded_by[module]
 
     assert not HEAVY & {name.partition(".")[0] for name in loaded}
-    assert len(loaded) <= MOST_MODULES, sorted(loaded)
+    ours = sorted(name for name in loaded if name.partition(".")[0] != "airflow")
+    assert len(ours) <= MOST_MODULES, ours
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -249,7 +250,10 @@ def test_the_form_of_a_ray_connection():
 
     assert dict(manager.hooks)["ray"].hook_class_name == "airflow_provider_glueray.hooks.ray.jobs.RayJobsHook"
     fields = {name for name in manager.connection_form_widgets if name.startswith("extra__ray__")}
-    assert fields == {"extra__ray__headers", "extra__ray__verify", "extra__ray__aws_conn_id"}
+    # Below 3.2, Airflow knows no fields that a provider declares, and shows the extra.
+    knows_fields = "conn-fields" in (Path(airflow.__file__).parent / "provider_info.schema.json").read_text()
+    declared = {"extra__ray__headers", "extra__ray__verify", "extra__ray__aws_conn_id"}
+    assert fields == (declared if knows_fields else set())
     hook = named("hooks.ray.jobs.RayJobsHook")
     assert (hook.conn_type, hook.conn_name_attr) == ("ray", "ray_conn_id")
 

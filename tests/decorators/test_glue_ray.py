@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.serde import deserialize
 
 from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import (
@@ -25,6 +24,7 @@ from airflow_provider_glueray.core.errors import (
 )
 from airflow_provider_glueray.decorators import glue_ray
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
+from tests.runner import deserialize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

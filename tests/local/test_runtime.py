@@ -25,7 +25,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.serde import deserialize
 
 from airflow_provider_glueray.cli.main import main
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
@@ -34,6 +33,7 @@ from airflow_provider_glueray.local.runtime import compat_shim, environments, pr
 from airflow_provider_glueray.packaging.upload import read_local
 from tests.local.conftest import until, write_wheel, zipped
 from tests.local.test_scripts import messages
+from tests.runner import deserialize
 
 pytestmark = pytest.mark.full
 
