@@ -23,7 +23,7 @@ STEP_PYTHON := 3.10
 # Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test test-full lint bench clean python39
+.PHONY: demo check test test-full matrix release-check lint bench clean python39
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
@@ -36,6 +36,13 @@ test: $(VENV)/.ready
 
 test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready python39
 	$(PYTEST) --cov --cov-report=term:skip-covered
+
+# The built wheel under other releases of Airflow and Python; CELLS names some, OPTIONS is for --help.
+matrix: $(VENV)/.ready
+	$(BIN)/python -m tests.matrix $(OPTIONS) $(CELLS)
+
+release-check: $(VENV)/.ready
+	@GLUERAY_REPOSITORY=$(REPOSITORY) $(BIN)/python -m tests.release
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
