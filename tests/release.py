@@ -1,7 +1,7 @@
 """Prove a release without publishing it: ``make release-check REPOSITORY=https://…``.
 
-Builds the distributions, has twine check them, and compares what is in them with what the project says of itself. ``dist``
-then also has a list of all that ``[all]`` installs (CycloneDX), and the notes of the release.
+Builds the distributions, has twine check them, and compares what is in them with what the project says of itself. Then
+``dist`` also has a list of all that ``[all]`` installs (CycloneDX), and the notes of the release.
 """
 
 from __future__ import annotations
