@@ -57,6 +57,8 @@ class Supervisor:
 
     xcoms: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] = field(default_factory=dict)
+    #: When a sensor that has been rescheduled first looked.
+    first_look: datetime | None = None
     #: Of the task, as a trigger hears it.
     state: str | None = "deferred"
     #: Called before each message is answered; a test makes the worker die there.
@@ -89,6 +91,8 @@ class Supervisor:
                 if msg.key in self.store:
                     return comms.TaskStateStoreResult(value=self.store[msg.key])
                 return comms.ErrorResponse(error=comms.ErrorType.TASK_STORE_NOT_FOUND)
+            case "GetTaskRescheduleStartDate":
+                return comms.TaskRescheduleStartDate(start_date=self.first_look)
             case "ValidateInletsAndOutlets":
                 return comms.InactiveAssetsResult(inactive_assets=[])
             case "GetConnection":
@@ -129,6 +133,7 @@ class Task:
     map_index: int = -1
     clock: Any = None
     dag_run_start: datetime | None = None
+    reschedules: int = 0
     _ti: Any = None
 
     def run(self, next_method: str | None = None, next_kwargs: Any = None) -> Result:
@@ -148,7 +153,7 @@ class Task:
         )  # fmt: skip
         server = TIRunContext(
             dag_run=dag_run, max_tries=self.max_tries, should_retry=self.try_number <= self.max_tries,
-            next_method=next_method, next_kwargs=next_kwargs,
+            next_method=next_method, next_kwargs=next_kwargs, task_reschedule_count=self.reschedules,
         )  # fmt: skip
         ti = task_runner.RuntimeTaskInstance.model_construct(
             id=uuid4(), task_id=self.operator.task_id, dag_id=self.operator.dag_id, run_id=self.run_id,
@@ -198,6 +203,11 @@ class Task:
     def lose_store(self) -> None:
         """Forget what the task has stored, as an Airflow does that has no task state store."""
         self.supervisor.store.clear()
+
+    def poke_again(self) -> Result:
+        """Run a sensor that has been rescheduled: the same try, and its XComs are gone."""
+        self.reschedules += 1
+        return self.run()
 
     def clear(self) -> Result:
         """Do what a click on Clear does, then run: a new series."""
