@@ -39,6 +39,8 @@ from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.runtime import environments, processes
 from tests.runner import START, Task
 
+#: Names the folder of an endpoint that somebody else has started: this Python may have no Ray, or one too old.
+ENDPOINT_HOME = "GLUERAY_TEST_ENDPOINT_HOME"
 #: The endpoints' names, and where the process that starts the workers keeps the folder of their state files.
 SHARED, RAY24, HOME = "tests", "tests-ray24", pytest.StashKey[Path]()
 
@@ -174,7 +176,13 @@ def endpoint(shared_home: Path, regions: tuple[str, str]) -> local_client.Endpoi
 
     Use `clean_endpoint` beside it to change faults.
     """
-    running = local_client.start(SHARED, port=0, home=shared_home, wait=False)
+    given = os.environ.get(ENDPOINT_HOME)
+    running = (
+        local_client.find(SHARED, Path(given))
+        if given
+        else local_client.start(SHARED, port=0, home=shared_home, wait=False)
+    )
+    assert running is not None, f"no endpoint {SHARED!r} runs in {given}"
     running.wait_ready(240)  # also where another worker has started it
     return running.at(regions[0])
 

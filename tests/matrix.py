@@ -2,11 +2,13 @@
 
 Each cell is an environment of its own, with what could be installed on the day on which its Airflow was released: what
 the constraints of that release were made of. The tests run in a copy without the package, so only the wheel is there.
+The local endpoint is that of the checkout, with its Ray: Airflow needs neither.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,8 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+from airflow_provider_glueray.local import client
+from airflow_provider_glueray.local.runtime.environments import RAY24, RUNTIME_SPECS, PythonMissing, find_python
+from tests.conftest import ENDPOINT_HOME, SHARED
 
 ROOT = Path(__file__).parents[1]
 UV = str(Path(sys.executable).with_name("uv"))
@@ -29,8 +36,10 @@ TEST_PACKAGES = (
     "pytest-xdist",
     "syrupy",
 )
+#: What an Airflow needs, whatever its connections lead to.
+EXTRAS = "aws,kuberay,notebooks,pandas"
 #: What the tests read.
-TEST_FILES = ("tests", "demo", "example_dags", "pyproject.toml")
+TEST_FILES = ("tests", "demo", "docs", "example_dags", "pyproject.toml")
 #: Those that know Airflow.
 TEST_FOLDERS = (
     "cli",
@@ -89,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="a constraints file of the release, instead of what there was on its day; for one cell",
     )
-    parser.add_argument("--demo", action="store_true", help="run the demo too")
     arguments = parser.parse_args(argv)
     unknown = set(arguments.cells) - set(CELLS)
     if unknown:
@@ -121,36 +129,32 @@ def build() -> Path:
 def run(cell: Cell, wheel: Path, folder: Path, arguments: argparse.Namespace) -> tuple[int, str]:
     """Install the wheel in a cell and run the tests; return the exit status, and what was installed."""
     python = folder / "venv" / "bin" / "python"
-    made = subprocess.run([UV, "venv", "--quiet", "--no-python-downloads", "--python", cell.python, folder / "venv"])
-    if made.returncode:
+    try:
+        base = find_python(replace(RUNTIME_SPECS[RAY24], name=cell.name, python=cell.python)).path
+    except PythonMissing:
         return NO_PYTHON, ""
-    given = (
-        ("--constraints", str(arguments.constraints))
-        if arguments.constraints
-        else ("--exclude-newer", cell.release.day)
-    )
-    wanted = (
-        f"apache-airflow=={cell.release.version}",
-        f"airflow-provider-glueray[all] @ {wheel.as_uri()}",
-        *TEST_PACKAGES,
-    )
-    installed = subprocess.run(
-        [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *given, *wanted]
-    )
+    subprocess.run([UV, "venv", "--quiet", "--python", base, str(folder / "venv")], check=True)
+    install = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+    if arguments.constraints:
+        install += ["--constraints", str(arguments.constraints)]
+    else:
+        install += ["--exclude-newer", cell.release.day]
+    ours = f"airflow-provider-glueray[{EXTRAS}] @ {wheel.as_uri()}"
+    installed = subprocess.run([*install, f"apache-airflow=={cell.release.version}", ours, *TEST_PACKAGES])
     if installed.returncode:
         return installed.returncode, ", it cannot be installed"
     there = folder / "tests-of-the-wheel"
     for name in TEST_FILES:
         _copy(ROOT / name, there / name)
     environment = dict(_environment(folder))
-    steps = [_pytest(python, quick=arguments.quick)]
-    if arguments.demo:
-        steps.append([str(python), "-m", "demo"])
-    for step in steps:
-        status = subprocess.run(step, cwd=there, env=environment).returncode
-        if status:
-            return status, ""
-    return 0, f", with {', '.join(_versions(python))}"
+    command = _pytest(python, quick=arguments.quick)
+    with contextlib.ExitStack() as stack:
+        if not arguments.quick:
+            home = folder / "endpoint"
+            stack.enter_context(client.start(SHARED, port=0, home=home, wait=False))
+            environment[ENDPOINT_HOME] = str(home)
+        status = subprocess.run(command, cwd=there, env=environment).returncode
+    return status, f", with {', '.join(_versions(python))}"
 
 
 def _pytest(python: Path, *, quick: bool) -> list[str]:
@@ -178,7 +182,13 @@ def _environment(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _versions(python: Path) -> list[str]:
     listed = subprocess.run([UV, "pip", "freeze", "--python", python], capture_output=True, text=True, check=True)
-    told = ("apache-airflow-providers-amazon==", "boto3==", "ray==", "moto==", "pandas==", "pyarrow==")
+    told = (
+        "apache-airflow-providers-amazon==",
+        "boto3==",
+        "apache-airflow-providers-cncf-kubernetes==",
+        "pandas==",
+        "pyarrow==",
+    )
     return [line for line in listed.stdout.splitlines() if line.startswith(told)]
 
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from airflow_provider_glueray.core.backend import Prepared
@@ -36,7 +35,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
 )
 from airflow_provider_glueray.hooks.kuberay.resource import KubeRayResourceHook
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
-from airflow_provider_glueray.hooks.kuberay.status import PendingReason, ended_reason, snapshot_of
+from airflow_provider_glueray.hooks.kuberay.status import PendingReason, ended_reason, snapshot_of, time_of
 from airflow_provider_glueray.packaging.upload import stage
 
 #: The most RayJobs of a job that are looked at, and deleted, when a run of it is started.
@@ -174,5 +173,5 @@ class KubeRayHook(KubeRayResourceHook):
 def _ended_before(rayjob: Mapping[str, Any], moment: float) -> bool:
     """Tell whether a run was over before a moment; where KubeRay notes no end, its creation has to be as long ago."""
     snapshot, metadata = snapshot_of(rayjob), rayjob["metadata"]
-    made = datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
+    made = time_of(metadata["creationTimestamp"])
     return snapshot.is_over and not metadata.get("deletionTimestamp") and (snapshot.completed or made) < moment

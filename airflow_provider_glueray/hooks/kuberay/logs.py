@@ -13,6 +13,7 @@ from kubernetes.client.exceptions import ApiException  # type: ignore[import-unt
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, ROLE, SUBMITTER
+from airflow_provider_glueray.hooks.kuberay.status import time_of
 
 #: The most bytes of a log taken by one read; the rest comes with the next.
 LOG_BYTES = 4 * 1024 * 1024
@@ -119,7 +120,7 @@ def _lines(content: bytes) -> Iterator[tuple[int, str, str]]:
         if found is None:
             continue
         known[stamp] += 1
-        moment = datetime.fromisoformat(f"{found[1]}{found[3]}").timestamp()
+        moment = time_of(f"{found[1]}{found[3]}")
         fraction = found[2] or "0"
         yield int(moment) * 1000 + int(f"{fraction:0<3}"[:3]), f"{fraction}#{known[stamp]}", text
 

@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +28,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     UNRECOVERABLE,
     VERSION,
 )
-from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason
+from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason, time_of
 
 #: Requests to start one run.
 ATTEMPTS = 3
@@ -190,7 +189,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         slow: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for resource in resources:
             metadata = resource["metadata"]
-            age = time.time() - datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
+            age = time.time() - time_of(metadata["creationTimestamp"])
             waits = self._snapshot_of(resource).state in (RunState.STARTING, RunState.QUEUED)
             if waits and age >= settings.waits().pending_reason and not resource["spec"].get("suspend"):
                 slow[metadata["namespace"]].append(resource)

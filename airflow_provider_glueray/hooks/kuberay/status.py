@@ -95,9 +95,9 @@ def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) 
         raw, message = f"{raw}/{reason.reason}", reason.message
     elif state is RunState.QUEUED and raw == "Suspended":
         message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
-    started, ended = _time_of(status.get("startTime")), _time_of(status.get("endTime"))
+    started, ended = time_of(status.get("startTime")), time_of(status.get("endTime"))
     if ended is None and state.is_terminal:
-        ended = _time_of((status.get("rayJobInfo") or {}).get("endTime"))
+        ended = time_of((status.get("rayJobInfo") or {}).get("endTime"))
     return RunSnapshot(
         ref=ref,
         state=state,
@@ -126,11 +126,13 @@ def _state_of(status: Mapping[str, Any]) -> tuple[RunState, str]:
 
 
 @overload
-def _time_of(text: str) -> float: ...
+def time_of(text: str) -> float: ...
 @overload
-def _time_of(text: None) -> None: ...
-def _time_of(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
+def time_of(text: None) -> None: ...
+def time_of(text: str | None) -> float | None:
+    """Read a time of Kubernetes (RFC 3339) as epoch seconds."""
+    # Python 3.10 does not know the Z.
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
 def _usage(rayjob: Mapping[str, Any], seconds: float) -> Usage:
@@ -209,8 +211,8 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingR
         raw, message = f"{raw}/{reason.reason}", reason.message
     elif state is RunState.QUEUED:
         message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
-    began = _time_of(metadata["creationTimestamp"])
-    ended = _time_of(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else now
+    began = time_of(metadata["creationTimestamp"])
+    ended = time_of(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else now
     groups = raycluster["spec"].get("workerGroupSpecs") or ()
     pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in groups)
     seconds = max(ended - began, 0.0)
