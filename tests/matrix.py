@@ -1,8 +1,9 @@
 """The built wheel under other releases of Airflow and Python: ``python -m tests.matrix --help``.
 
 Each cell is an environment of its own, with what could be installed on the day on which its Airflow was released: what
-the constraints of that release were made of. The tests run in a copy without the package, so only the wheel is there.
-The local endpoint is that of the checkout, with its Ray: Airflow needs neither.
+the constraints of that release were made of. "lowest" has the lowest that the package allows. The tests run in a copy
+without the package, so only the wheel is there. The local endpoint is that of the checkout, with its Ray: Airflow needs
+neither.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class Release(NamedTuple):
     pythons: Sequence[str]
 
 
+#: The lowest of what ``pyproject.toml`` allows, each package that it names.
+LOWEST = "lowest"
 RELEASES = (
+    Release(LOWEST, "", ("3.10",)),
     Release("3.0.6", "2025-08-30", ("3.10", "3.11", "3.12")),
     Release("3.1.8", "2026-03-12", ("3.10", "3.11", "3.12", "3.13")),
     Release("3.2.2", "2026-05-30", ("3.10", "3.11", "3.12", "3.13")),
@@ -135,12 +139,14 @@ def run(cell: Cell, wheel: Path, folder: Path, arguments: argparse.Namespace) ->
         return NO_PYTHON, ""
     subprocess.run([UV, "venv", "--quiet", "--python", base, str(folder / "venv")], check=True)
     install = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
-    if arguments.constraints:
-        install += ["--constraints", str(arguments.constraints)]
-    else:
-        install += ["--exclude-newer", cell.release.day]
     ours = f"airflow-provider-glueray[{EXTRAS}] @ {wheel.as_uri()}"
-    installed = subprocess.run([*install, f"apache-airflow=={cell.release.version}", ours, *TEST_PACKAGES])
+    if cell.release.version == LOWEST:
+        options = _lowest(folder)
+    elif arguments.constraints:
+        options = ["--constraints", str(arguments.constraints), f"apache-airflow=={cell.release.version}"]
+    else:
+        options = ["--exclude-newer", cell.release.day, f"apache-airflow=={cell.release.version}"]
+    installed = subprocess.run([*install, *options, ours, *TEST_PACKAGES])
     if installed.returncode:
         return installed.returncode, ", it cannot be installed"
     there = folder / "tests-of-the-wheel"
@@ -155,6 +161,16 @@ def run(cell: Cell, wheel: Path, folder: Path, arguments: argparse.Namespace) ->
             environment[ENDPOINT_HOME] = str(home)
         status = subprocess.run(command, cwd=there, env=environment).returncode
     return status, f", with {', '.join(_versions(python))}"
+
+
+def _lowest(folder: Path) -> list[str]:
+    """Return what makes the lowest bounds of the package those of whoever installs it."""
+    extras = [option for name in EXTRAS.split(",") for option in ("--extra", name)]
+    command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.10"]
+    pins = folder / "lowest.txt"
+    options = ["--resolution", "lowest-direct", "--output-file", str(pins), str(ROOT / "pyproject.toml")]
+    subprocess.run([*command, *extras, *options], check=True, stdout=subprocess.DEVNULL)
+    return ["--constraints", str(pins)]
 
 
 def _pytest(python: Path, *, quick: bool) -> list[str]:
