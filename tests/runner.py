@@ -101,6 +101,7 @@ class Supervisor:
 
     async def asend(self, msg: Any) -> Any:
         """Answer one message of a trigger."""
+        await asyncio.sleep(0.05)  # as a real one, so that more can happen meanwhile
         if type(msg).__name__ == "GetTaskStates":
             states = {} if self.state is None else {msg.task_ids[0]: self.state}
             return comms.TaskStatesResult(task_states={msg.run_ids[0]: states})
@@ -243,8 +244,9 @@ class Task:
             following = asyncio.ensure_future(fire(trigger))
             await asyncio.sleep(BEFORE_CANCEL)
             self.supervisor.state = state
-            following.cancel()
-            await asyncio.wait({following})
+            while not following.done():  # a triggerer of before 3.3 does so again and again
+                following.cancel()
+                await asyncio.wait({following}, timeout=0.01)
             self.supervisor.state = "deferred"
 
         run_on(self.clock, play())

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -23,8 +24,8 @@ from airflow_provider_glueray.core.watcher import watching
 from airflow_provider_glueray.hooks.registry import make_hook, poll_key
 from airflow_provider_glueray.triggers._log_position import LogPosition
 
-#: Seconds to wait for an answer of a triggerer that may be going away.
-ANSWER_SECONDS = 1.0
+#: Seconds to wait for a triggerer that may be going away: to note the log position, and to say what became of the task.
+LAST_SAVE_SECONDS, ANSWER_SECONDS = 1.0, 10.0
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class GlueRayRunTrigger(BaseTrigger):
                 outcome = await run_async(steps, watcher, ref, self.log, on_progress=self._log_position.advance)
         except asyncio.CancelledError:
             if self.kill is not None and self.task_instance is not None and not has_kill_of_triggers():
-                await self._stop_if_killed(ref)
+                await self._to_its_end(self._stop_if_killed(ref), ref)
             raise
         event = {**outcome.to_json(), "log_position_saved": self._log_position.was_saved}
         self._log_position = None
@@ -92,7 +93,7 @@ class GlueRayRunTrigger(BaseTrigger):
     async def cleanup(self) -> None:
         """Save the log position: the triggerer is going away before the run has ended."""
         if self._log_position is not None:
-            await _answered(self._log_position.save())
+            await _answered(self._log_position.save(), LAST_SAVE_SECONDS)
 
     async def on_kill(self) -> None:
         """Stop the run: a user set the state of the deferred task, or cleared it. Not called on a restart."""
@@ -103,13 +104,25 @@ class GlueRayRunTrigger(BaseTrigger):
         async with watching(self._key(), self._make_backend, in_thread) as watcher:
             await watcher.call(lambda backend: backend.stop(ref))
 
+    async def _to_its_end(self, stop: Coroutine[Any, Any, None], ref: RunRef) -> None:
+        """Stop, however often this is cancelled: below Airflow 3.3 a triggerer does so each second until it has ended.
+
+        A triggerer that goes away cancels what is under way here as well.
+        """
+        task = asyncio.ensure_future(stop)
+        while not task.done():
+            with suppress(asyncio.CancelledError, Exception):
+                await asyncio.shield(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.log.error("Could not stop %s; if it runs, stop it by hand: %s", ref.title, error)
+
     async def _stop_if_killed(self, ref: RunRef) -> None:
         """Stop the run below Airflow 3.3, which only cancels the trigger: as it does when it moves it elsewhere.
 
         A run that has ended is left alone: another triggerer may have seen its end, and what is stopped with it, such
         as a session, is then for the task to use.
         """
-        if not await _answered(is_over_for_user(self.task_instance)):
+        if not await _answered(is_over_for_user(self.task_instance), ANSWER_SECONDS):
             return
         async with watching(self._key(), self._make_backend, in_thread) as watcher:
             seen = await watcher.call(lambda backend: backend.describe([ref]))
@@ -123,13 +136,13 @@ class GlueRayRunTrigger(BaseTrigger):
         return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]
 
 
-async def _answered(question: Coroutine[Any, Any, T]) -> T | None:
+async def _answered(question: Coroutine[Any, Any, T], seconds: float) -> T | None:
     """Return the triggerer's answer; a triggerer that stops still hears us but no longer answers.
 
     The question is not cancelled then: see ``airflow_compat``.
     """
     asked = asyncio.ensure_future(question)
-    done, _ = await asyncio.wait({asked}, timeout=ANSWER_SECONDS)
+    done, _ = await asyncio.wait({asked}, timeout=seconds)
     return asked.result() if done else None
 
 
