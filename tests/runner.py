@@ -167,7 +167,10 @@ class Task:
         self._ti = ti
         context = ti.get_template_context()
         state, message, error = task_runner.run(ti, context, log)
-        task_runner.finalize(ti, state, context, log, error)
+        try:
+            task_runner.finalize(ti, state, context, log, error)
+        except Exception as gone:  # an older Airflow lets through that its links could not be written
+            error = error or gone
         return Result(state.value, error, message, dict(self.supervisor.xcoms))
 
     @property
@@ -294,6 +297,16 @@ def capture_logs() -> Iterator[list[Any]]:
         finally:
             root.setLevel(level)
             root.removeHandler(handler)
+
+
+def stored_id(message: Any, key: str | None = None) -> bool:
+    """Tell whether a message keeps the id of a run: in the task state store or, without one, in an XCom.
+
+    :param key: of the run's record; any if it is None.
+    """
+    value = getattr(message, "value", None)
+    is_record = isinstance(value, dict) and "client_token" in value and bool(value["run_id"])
+    return is_record and (key is None or message.key.removesuffix("_record") == key)
 
 
 async def fire(trigger: Any) -> Any:

@@ -27,7 +27,7 @@ from airflow_provider_glueray.operators.glue_sessions import (
 from airflow_provider_glueray.operators.session_group import glue_ray_session
 from airflow_provider_glueray.sensors.glue_sessions import GlueRaySessionSensor
 from tests.gates import waits_for
-from tests.runner import capture_logs
+from tests.runner import capture_logs, stored_id
 
 ENDLESS = "import time\nwhile True: time.sleep(0.05)"
 MODES = pytest.mark.parametrize("deferrable", [False, True])
@@ -107,7 +107,7 @@ class TestCreate:
         task = make_task(make_create(make, retries=1, poll_interval=1))
 
         def die(message: Any) -> None:
-            if type(message).__name__ == "SetTaskStateStore" and message.value["run_id"]:
+            if stored_id(message):
                 raise WorkerDied
 
         task.supervisor.before = die
@@ -244,7 +244,7 @@ class TestStatement:
         task = make_task(make_statement(make, session, "once = 1\nonce", retries=2))
 
         def die(message: Any) -> None:
-            if type(message).__name__ == "SetTaskStateStore" and message.value["run_id"]:
+            if stored_id(message):
                 raise WorkerDied
 
         before = len(hook.statements(session))

@@ -19,7 +19,7 @@ from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 from airflow_provider_glueray.operators.notebooks import GlueRayNotebookOperator
 from tests.gates import waits_for
-from tests.runner import capture_logs
+from tests.runner import capture_logs, serialize, stored_id
 
 PARAMETERS = new_code_cell("day = 'never'\nlimit = 1", metadata={"tags": ["parameters"]})
 
@@ -177,11 +177,7 @@ def test_a_retry_goes_on_where_the_worker_died(hook, make, make_task, is_stored)
     task = make_task(operator)
 
     def die(message: Any) -> None:
-        if (
-            type(message).__name__ == "SetTaskStateStore"
-            and message.key == "glueray_cell_3"
-            and message.value["run_id"]
-        ):
+        if stored_id(message, "glueray_cell_3"):
             raise WorkerDied
 
     task.supervisor.before = die
@@ -253,7 +249,7 @@ def test_a_deferral_timeout(hook, make, make_task, connected):
     result = task.run()
     for _ in range(2):
         result = task.resume(result)
-    result = task.run("__fail__", {"error": "Trigger timeout"})
+    result = task.run("__fail__", serialize({"error": "Trigger timeout"}))
     assert isinstance(result.error, RunTimedOut)
     assert statuses(operator) == ["completed", "failed"]
     assert_stopped(hook, operator)
@@ -262,7 +258,7 @@ def test_a_deferral_timeout(hook, make, make_task, connected):
     operator = make("1", deferrable=True)
     task = make_task(operator)
     task.run()
-    assert isinstance(task.run("__fail__", {"error": "Trigger timeout"}).error, RunTimedOut)
+    assert isinstance(task.run("__fail__", serialize({"error": "Trigger timeout"})).error, RunTimedOut)
     assert_stopped(hook, operator)
 
 

@@ -30,7 +30,7 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
 from tests.contract import kuberay_player
 from tests.hooks.kuberay import kubernetes_api
-from tests.runner import capture_logs
+from tests.runner import capture_logs, stored_id
 
 MODES = pytest.mark.parametrize("deferrable", [False, True])
 
@@ -126,7 +126,7 @@ class TestCreate:
         one = make_task(make(GlueRayCreateClusterOperator, retries=1))
 
         def die(message: Any) -> None:
-            if type(message).__name__ == "SetTaskStateStore" and message.value["run_id"]:
+            if stored_id(message):
                 raise KeyboardInterrupt
 
         one.supervisor.before = die

@@ -28,7 +28,7 @@ from airflow_provider_glueray.core.errors import (
 from airflow_provider_glueray.core.spec import RayJobSpec
 from tests.contract.scripted import BACKEND, Service
 from tests.contract.scripts import Script
-from tests.runner import HAS_STORE, serialize
+from tests.runner import HAS_STORE, serialize, stored_id
 from tests.task.conftest import SENSORS, WAYS, WorkerDied
 
 #: Which scenes are played in which way. x: in the worker; d: deferred.
@@ -125,12 +125,6 @@ def life(way, life_of):
         return made
 
     return make
-
-
-def is_store_of_id(message: Any) -> bool:
-    """Tell whether a message keeps the id of a run, in the task state store or, without one, in an XCom."""
-    value = getattr(message, "value", None)
-    return isinstance(value, dict) and "client_token" in value and bool(value["run_id"])
 
 
 #: The job of somebody else, which sensors wait for.
@@ -286,7 +280,7 @@ def test_a_retry_takes_up_what_the_triggerer_lost(life):
 def test_a_retry_finds_a_run_whose_id_was_never_stored(life):
     """The worker dies between the answer and the record of it."""
     one = life(retries=1)
-    one.dies_at_message(is_store_of_id)
+    one.dies_at_message(stored_id)
     assert isinstance(one.run().error, WorkerDied)
     result = one.retry()
 
@@ -308,7 +302,7 @@ def test_a_retry_finds_a_run_whose_start_had_no_answer(life):
 def test_a_retry_takes_the_run_that_ended_meanwhile(life):
     """It is not run again."""
     one = life(retries=1)
-    one.dies_at_message(is_store_of_id)
+    one.dies_at_message(stored_id)
     one.run()
     one.clock.forward(3600)
     result = one.retry()
@@ -506,7 +500,7 @@ def test_another_connection_stops_the_run_and_starts_another(life, connect):
     one = life(RUNNING, retries=1, conn_id="{{ 'scripted' if ti.try_number == 1 else 'elsewhere' }}")
     there = Service(one.clock, Script(), work=one.service.work, files=one.service.files)
     connect("elsewhere", there)
-    one.dies_at_message(is_store_of_id) if not one.is_deferred else None
+    one.dies_at_message(stored_id) if not one.is_deferred else None
     one.task.run()
     result = one.retry()
 
