@@ -74,16 +74,18 @@ OUTPUT = "{{ params.output.rstrip('/') }}/day=" + DAY
 def customer_reviews_nightly():
     """Check the input, clean it, verify the output, report."""
 
-    @task(retries=0)
+    @task
     def check_input(uri: str) -> int:
         """Return how many files there are to read; fail at once when there is none."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        from airflow_provider_glueray.airflow_compat import AirflowFailException
 
         bucket, key = S3Hook.parse_s3_url(uri)
         keys = S3Hook(CONN_ID).list_keys(bucket, prefix=key.rstrip("/") + "/")
         files = [key for key in keys or [] if key.endswith(".parquet")]
         if not files:
-            raise ValueError(
+            raise AirflowFailException(
                 f"no Parquet files below {uri}; to make some: python example_dags/datasets.py reviews s3://…/raw"
             )
         return len(files)
@@ -106,13 +108,15 @@ def customer_reviews_nightly():
     )
     # [END howto_operator_glue_ray_job]
 
-    @task(retries=0)
+    @task
     def verify(uri: str) -> dict:
         """Count the rows in the files themselves and compare them with the summary of the script."""
         import json
 
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
         from pyarrow import fs, parquet
+
+        from airflow_provider_glueray.airflow_compat import AirflowFailException
 
         hook = S3Hook(CONN_ID)
         bucket, key = S3Hook.parse_s3_url(uri)
@@ -129,7 +133,7 @@ def customer_reviews_nightly():
         found = s3.get_file_info(fs.FileSelector(f"{bucket}/{key}/parquet", allow_not_found=True))
         rows = sum(parquet.read_metadata(info.path, filesystem=s3).num_rows for info in found if info.is_file)
         if rows != summary["rows_out"]:
-            raise ValueError(f"{uri}: the files hold {rows} rows, _summary.json says {summary['rows_out']}")
+            raise AirflowFailException(f"{uri}: the files hold {rows} rows, _summary.json says {summary['rows_out']}")
         return summary
 
     @task

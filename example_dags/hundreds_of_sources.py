@@ -75,15 +75,19 @@ def profile_of(source: str) -> list[dict]:
 # [END howto_function_with_helpers]
 
 
-@task(retries=0)
+@task
 def list_sources(uri: str, count: int) -> list[str]:
     """Return the files that there are to read; fail at once when there is none."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+    from airflow_provider_glueray.airflow_compat import AirflowFailException
+
     bucket, key = S3Hook.parse_s3_url(uri)
     keys = S3Hook(CONN_ID).list_keys(bucket, prefix=key.rstrip("/") + "/") or []
     if not keys:
-        raise ValueError(f"no CSV files below {uri}; to make some: python example_dags/datasets.py tables s3://…/raw")
+        raise AirflowFailException(
+            f"no CSV files below {uri}; to make some: python example_dags/datasets.py tables s3://…/raw"
+        )
     return [f"s3://{bucket}/{key}" for key in sorted(keys) if key.endswith(".csv")][: int(count)]
 
 

@@ -69,16 +69,18 @@ OUTPUT = "{{ params.output.rstrip('/') }}/day=" + DAY
 def movie_ratings_nightly():
     """Check the input, start the run, wait for it, verify the output, report."""
 
-    @task(retries=0)
+    @task
     def check_input(uri: str) -> int:
         """Return how many files there are to read; fail at once when there is none."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        from airflow_provider_glueray.airflow_compat import AirflowFailException
 
         bucket, key = S3Hook.parse_s3_url(uri)
         keys = S3Hook(CONN_ID).list_keys(bucket, prefix=key.rstrip("/") + "/")
         files = [key for key in keys or [] if key.endswith(".csv")]
         if not files:
-            raise ValueError(
+            raise AirflowFailException(
                 f"no CSV files below {uri}; to make some: python example_dags/datasets.py movies s3://…/raw"
             )
         return len(files)
@@ -103,13 +105,15 @@ def movie_ratings_nightly():
     )
     # [END howto_sensor_glue_ray_job]
 
-    @task(retries=0)
+    @task
     def verify(uri: str) -> dict:
         """Count the films of each decade in the files themselves and compare them with the summary of the script."""
         import json
 
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
         from pyarrow import fs, parquet
+
+        from airflow_provider_glueray.airflow_compat import AirflowFailException
 
         hook = S3Hook(CONN_ID)
         bucket, key = S3Hook.parse_s3_url(uri)
@@ -130,7 +134,7 @@ def movie_ratings_nightly():
                 films[decade] = films.get(decade, 0) + parquet.read_metadata(info.path, filesystem=s3).num_rows
         summarised = {row["decade"]: row["films"] for row in summary["decades"]}
         if films != summarised:
-            raise ValueError(f"{uri}: the files hold {films}, _summary.json says {summarised}")
+            raise AirflowFailException(f"{uri}: the files hold {films}, _summary.json says {summarised}")
         return summary
 
     @task
