@@ -68,9 +68,10 @@ class _XComStore:
         self._task_instance = task_instance
 
     def get(self, key: str) -> Any:
-        from airflow.sdk.execution_time.xcom import XCom
+        from airflow.sdk.execution_time import task_runner
 
-        return XCom.get_one(key=_xcom_key(key), **_task_of(self._task_instance))
+        # Airflow's own way to read one warns that there is none, in the log of each first try.
+        return _value_of(task_runner.SUPERVISOR_COMMS.send(_request_of(_xcom_key(key), self._task_instance)))
 
     def set(self, key: str, value: Any) -> None:
         self._task_instance.xcom_push(key=_xcom_key(key), value=value)
@@ -79,6 +80,19 @@ class _XComStore:
 def _xcom_key(key: str) -> str:
     # The run's reference is an XCom too, under the name of its record.
     return f"{key}_record"
+
+
+def _request_of(key: str, task_instance: Any) -> Any:
+    from airflow.sdk.execution_time.comms import GetXCom
+
+    return GetXCom(key=key, **_task_of(task_instance))
+
+
+def _value_of(answer: Any) -> Any:
+    """Return the value of an XCom, or None where there is none."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return None if getattr(answer, "value", None) is None else XCom.deserialize_value(answer)
 
 
 def _task_of(task_instance: Any) -> dict[str, Any]:
@@ -121,11 +135,7 @@ async def is_over_for_user(task_instance: Any) -> bool:
 
 async def get_xcom(key: str, task_instance: Any) -> Any:
     """Return an XCom of a trigger's task, or None."""
-    from airflow.sdk.execution_time.comms import GetXCom
-    from airflow.sdk.execution_time.xcom import XCom
-
-    answer = await _ask(GetXCom(key=key, **_task_of(task_instance)))
-    return None if getattr(answer, "value", None) is None else XCom.deserialize_value(answer)
+    return _value_of(await _ask(_request_of(key, task_instance)))
 
 
 async def set_xcom(key: str, value: Any, task_instance: Any) -> None:

@@ -5,13 +5,15 @@ python play_dags.py DAG_ID:CONF_JSON …
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 
-from airflow.dag_processing.dagbag import DagBag
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
+
+from airflow_provider_glueray.airflow_compat import DagBag
 
 
 def play(bag: DagBag, dag_id: str, conf: dict[str, object]) -> dict[str, object]:
@@ -29,7 +31,9 @@ def main() -> None:
     """Play what the command line names."""
     from airflow.configuration import conf
 
-    bag = DagBag(conf.get("core", "dags_folder"), bundle_name="dags-folder")
+    # Airflow 3.0 knows no bundle here.
+    bundle = {"bundle_name": "dags-folder"} if "bundle_name" in inspect.signature(DagBag).parameters else {}
+    bag = DagBag(conf.get("core", "dags_folder"), **bundle)
     assert not bag.import_errors, bag.import_errors
     asked = [argument.partition(":") for argument in sys.argv[1:]]
     print("PLAYED " + json.dumps({dag_id: play(bag, dag_id, json.loads(text)) for dag_id, _, text in asked}))

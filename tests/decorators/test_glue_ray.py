@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from airflow.sdk import DAG, task
+from airflow.sdk.definitions._internal import templater
 
 from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.errors import (
@@ -89,13 +91,15 @@ def test_values_arrive_as_they_were(connected, make_step, make_task):
     """JSON values, dates, times, decimals, paths, tuples and sets; not as their text."""
     moment = datetime(2026, 11, 21, 2, 30, tzinfo=timezone.utc)
     args = [None, True, 1, 2.5, "text", moment, date(2026, 11, 21), time(2, 30), timedelta(hours=1), Decimal("1.10")]
-    result = make_task(make_step(echo, *args, where=Path("/data"), pair=(1, [2]), odd=float("inf"))).run()
+    # Airflow 3.0 resolves a path as if it were a reference to another task (docs/airflow.md).
+    where = Path("/data") if "PathLike" in inspect.getsource(templater) else "/data"
+    result = make_task(make_step(echo, *args, where=where, pair=(1, [2]), odd=float("inf"))).run()
 
     assert result.state == "success", result.error
     value = deserialize(result.xcoms["return_value"])
     assert value["types"] == [
         "NoneType", "bool", "int", "float", "str", "datetime", "date", "time", "timedelta", "Decimal",
-        "PosixPath", "tuple", "float",
+        type(where).__name__, "tuple", "float",
     ]  # fmt: skip
     assert value["args"] == [each.isoformat() if isinstance(each, time) else each for each in args]
     assert value["kwargs"] == {"where": "/data", "pair": (1, [2]), "odd": float("inf")}

@@ -95,7 +95,7 @@ def test_warnings_when_the_job_has_changed(start, make_step, index, capfd):
     """What is known to go wrong, and what has no wheel; not in the nights after, nor where nobody wants it."""
 
     def warned() -> list[str]:
-        return [line for line in capfd.readouterr().out.splitlines() if "[warning" in line]
+        return [line for line in capfd.readouterr().out.splitlines() if "[warning" in line or " WARNING - " in line]
 
     for name in ("pydantic-2", "glueray_nil-1"):
         (index / f"{name}.tar.gz").touch()
