@@ -23,7 +23,7 @@ STEP_PYTHON := 3.10
 # Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test test-full matrix release-check lint bench clean python39
+.PHONY: demo check test test-full matrix matrix-ends release-check lint bench clean python39
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
@@ -40,6 +40,10 @@ test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready pytho
 # The built wheel under other releases of Airflow and Python; CELLS names some, OPTIONS is for --help.
 matrix: $(VENV)/.ready
 	$(BIN)/python -m tests.matrix $(OPTIONS) $(CELLS)
+
+# The lowest that the package allows, and the newest, for CI.
+matrix-ends: $(VENV)/.ready
+	$(BIN)/python -m tests.matrix --quick lowest-py3.10 3.3.2-py3.13
 
 release-check: $(VENV)/.ready
 	@GLUERAY_REPOSITORY=$(REPOSITORY) $(BIN)/python -m tests.release
