@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_provider_glueray.cli.leftovers import Leftovers, Resource
 from airflow_provider_glueray.core.errors import ConnectionConfigError
+from airflow_provider_glueray.core.extras import KUBERAY
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import DAG
 from airflow_provider_glueray.hooks.kuberay.status import cluster_snapshot
 
@@ -24,6 +25,7 @@ class Clusters(Leftovers):
 
     group, noun, live = "clusters", "clusters", "there"
     end, ending = "delete", "deleting"
+    needs = KUBERAY
     help = "Ray clusters on KubeRay: list them, delete those that are left over"
     description = (
         "RayClusters that tasks have made in the connection's namespace. Those of others, and those which RayJobs make "
@@ -34,11 +36,8 @@ class Clusters(Leftovers):
 
     def connect(self, arguments: argparse.Namespace) -> Any:
         """Return a hook by the connection."""
-        try:
-            from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
-        except ModuleNotFoundError as error:
-            raise ConnectionConfigError(f"{error}. Install airflow-provider-glueray[kuberay] first.") from error
         from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
+        from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
         from airflow_provider_glueray.hooks.settings import default_conn_id
 
         conn_id = default_conn_id() if arguments.conn_id is None else arguments.conn_id

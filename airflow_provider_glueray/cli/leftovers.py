@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 from airflow_provider_glueray.cli.output import EXIT_FAILED, EXIT_OK, age, print_table
 from airflow_provider_glueray.core.errors import GlueRayError
+from airflow_provider_glueray.core.extras import extra
 from airflow_provider_glueray.core.runs import RunRef
 
 _Command = Callable[[argparse.Namespace, Any, TextIO], int]
@@ -42,11 +43,12 @@ class Leftovers:
     """A group of commands for one kind of resource; subclasses find the resources and have these class attributes.
 
     ``group``, ``help``, ``description`` are those of the group; ``noun`` names the resources and ``live`` the state of
-    those that can be ended; ``end`` is the command that ends them and ``ending`` its participle; the rest are the texts
-    of options, ``list_all_help`` where the service also lists resources that have ended.
+    those that can be ended; ``end`` is the command that ends them and ``ending`` its participle; ``needs`` is the extra
+    that the hook needs; the rest are the texts of options, ``list_all_help`` where the service also lists resources
+    that have ended.
     """
 
-    group = help = description = noun = live = end = ending = ""
+    group = help = description = noun = live = end = ending = needs = ""
     ids_help = all_help = list_all_help = conn_id_help = ""
 
     def add_options(self, command: argparse.ArgumentParser) -> None:
@@ -95,7 +97,9 @@ class Leftovers:
         # Airflow logs to stdout, which here belongs to the answer.
         with redirect_stdout(sys.stderr):
             try:
-                return command(arguments, self.connect(arguments), out)
+                with extra(self.needs, f"glueray {self.group}"):
+                    hook = self.connect(arguments)
+                return command(arguments, hook, out)
             except GlueRayError as error:
                 print(f"glueray {self.group}: {error}", file=sys.stderr)
                 return EXIT_FAILED

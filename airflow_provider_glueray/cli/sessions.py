@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_glueray.cli.leftovers import Leftovers, Resource
-from airflow_provider_glueray.core.extras import AWS, extra
+from airflow_provider_glueray.core.extras import AWS
 from airflow_provider_glueray.core.runs import GLUE_SESSION, RunRef
 
 #: The states in which a session costs money.
@@ -24,6 +24,7 @@ class Sessions(Leftovers):
 
     group, noun, live = "sessions", "Ray sessions", "up"
     end, ending = "stop", "stopping"
+    needs = AWS
     help = "Ray sessions: list them, stop those that are left over"
     description = "Ray sessions of an account and region. Spark sessions are never shown and never touched."
     ids_help, all_help = "ids of sessions", "every Ray session that is up"
@@ -61,8 +62,7 @@ class Sessions(Leftovers):
 
 def _default_conn_id() -> str:
     """Return the connection of the configuration; nothing where it is left at its default and does not exist."""
-    with extra(AWS, "glueray sessions"):
-        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
     from airflow_provider_glueray.airflow_compat import AirflowNotFoundException
     from airflow_provider_glueray.hooks.settings import default_conn_id
