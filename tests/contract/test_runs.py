@@ -23,7 +23,7 @@ from airflow_provider_glueray.core.errors import (
 )
 from airflow_provider_glueray.core.follow import FollowPolicy, Waits, follow
 from airflow_provider_glueray.core.logs import LogCursor
-from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState
+from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, Usage
 from airflow_provider_glueray.core.spec import RayJobSpec, RaySessionSpec
 from airflow_provider_glueray.hooks.glue.statements import prepare
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
@@ -32,7 +32,6 @@ from tests.contract import scripted
 from tests.contract.scripts import script_of
 
 pytestmark = pytest.mark.only("glue", "ray", "kuberay", "session", "scripted")
-JOBS = pytest.mark.only("glue", "ray", "kuberay", "scripted")
 SLEEP = "import time\nprint('begun', flush=True)\ntime.sleep(120)\n"
 
 
@@ -122,7 +121,7 @@ def bench(place, tmp_path: Path) -> Bench:
 
 
 def test_it_runs_and_prints_in_order(bench):
-    """Without a gap or a repetition, also what was printed last and has no end of line."""
+    """Without a gap or a repetition, also what was printed last and has no end of line; with what it used."""
     source = "import sys\nfor n in range(300):\n    print('line', n)\nsys.stdout.write('no end')\nsys.stdout.flush()\n"
     outcome, printed = bench.wait(bench.start(source))
 
@@ -130,6 +129,23 @@ def test_it_runs_and_prints_in_order(bench):
     assert failure_of(outcome) is None
     shown = [line for line in printed if line.startswith("line ") or line == "no end"]
     assert shown == [*(f"line {n}" for n in range(300)), "no end"]
+    check_usage(bench, outcome.snapshot.usage)
+    # What has ended is not stopped.
+    bench.hook.stop(outcome.snapshot.ref)
+    assert bench.hook.describe([outcome.snapshot.ref])[outcome.snapshot.ref].state is RunState.SUCCEEDED
+
+
+def check_usage(bench: Bench, usage: Usage | None) -> None:
+    """Expect seconds of every job, and workers and M-DPU hours where they belong to the run."""
+    if bench.place.session:
+        return
+    assert usage is not None
+    assert usage.seconds > 0
+    if bench.place.backend == "ray-job":  # the cluster is there for everybody
+        assert (usage.workers, usage.mdpu_hours) == (0, 0.0)
+    else:
+        assert usage.workers >= 2
+        assert usage.mdpu_hours == pytest.approx(usage.seconds * usage.workers * 2 / 3600)
 
 
 def test_it_fails_with_7(bench):
@@ -157,14 +173,6 @@ def test_it_is_stopped_and_stopped_again(bench):
 
     assert outcome.snapshot.state is RunState.STOPPED
     assert type(failure_of(outcome)) is RunStopped
-
-
-def test_a_run_that_has_ended_is_not_stopped(bench):
-    ref = bench.start("print('quick')\n")
-    bench.wait(ref)
-    bench.hook.stop(ref)
-
-    assert bench.hook.describe([ref])[ref].state is RunState.SUCCEEDED
 
 
 def test_it_times_out(bench):
@@ -290,21 +298,6 @@ def test_it_is_queued(bench):
         assert bench.wait(ref)[0].snapshot.state is RunState.SUCCEEDED
         return
     assert bench.wait(bench.start("print('now')\n"))[0].snapshot.state is RunState.SUCCEEDED
-
-
-@JOBS
-def test_it_reports_usage(bench):
-    """Seconds everywhere; workers and M-DPU hours where they belong to the run."""
-    outcome, _ = bench.wait(bench.start("import time\ntime.sleep(0.2)\n"))
-    usage = outcome.snapshot.usage
-
-    assert usage is not None
-    assert usage.seconds > 0
-    if bench.place.backend == "ray-job":  # the cluster is there for everybody
-        assert (usage.workers, usage.mdpu_hours) == (0, 0.0)
-    else:
-        assert usage.workers >= 2
-        assert usage.mdpu_hours == pytest.approx(usage.seconds * usage.workers * 2 / 3600)
 
 
 @pytest.mark.parametrize("name", ["GLUERAY_TEST_AWS", "GLUERAY_TEST_RAY", "GLUERAY_TEST_KUBERAY"])

@@ -165,32 +165,36 @@ def test_a_lost_answer_starts_nothing_twice(
     assert follow_to_end(hook, ref)[0].snapshot.state is RunState.SUCCEEDED
 
 
-@pytest.mark.parametrize(
-    ("trouble", "words"),
-    [
-        ("token", "Not allowed to use Ray"),
-        (502, "502 Bad Gateway, a page"),
-        (302, "leads elsewhere"),
-        (404, "answered 404 Not Found, a page"),
-        (200, "is not Ray"),
-    ],
-)
+#: What a poll meets, and the words for it: a token that is refused, else the status of a gateway's page.
+TROUBLES = {
+    "token": "Not allowed to use Ray",
+    502: "502 Bad Gateway, a page",
+    302: "leads elsewhere",
+    404: "answered 404 Not Found, a page",
+    200: "is not Ray",
+}
+
+
 def test_trouble_while_a_run_goes_on(
-    trouble, words, answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end, told, tmp_path
+    answering, forward, reply, new_cluster, at, make_spec, start, follow_to_end, told, tmp_path
 ):
     """Polls fail in words, the run does not; even a gateway's own 404 is not a run that is lost."""
-    polls, gate = [], tmp_path / "gate"
+    gate, seen = tmp_path / "gate", 0
 
     def sometimes(handler):
+        nonlocal seen
         if handler.command == "GET" and "/api/jobs/glueray-" in handler.path:
-            polls.append(handler.path)
-            if len(polls) == 4:
-                gate.touch()
-            if 2 <= len(polls) <= 3 and trouble == "token":
+            failed = sum("failed, trying again" in line for line in told)
+            # The poll after a failed one is answered, so that each failure is the first of its kind.
+            trouble = list(TROUBLES)[failed] if failed == seen and failed < len(TROUBLES) else None
+            seen = failed
+            if trouble == "token":
                 handler.headers.replace_header("Authorization", "Bearer wrong")
-            elif 2 <= len(polls) <= 3:
+            elif trouble is not None:
                 reply(handler, trouble, PAGE, Content_Type="text/html", Location="https://login.example/")
                 return
+            elif failed == len(TROUBLES):
+                gate.touch()
         answer = forward(handler)
         reply(handler, answer.status_code, answer.content)
 
@@ -199,7 +203,10 @@ def test_trouble_while_a_run_goes_on(
 
     assert outcome.snapshot.state is RunState.SUCCEEDED
     assert "done" in lines
-    assert any("failed, trying again" in line and words in line for line in told), told
+    failed = [line for line in told if "failed, trying again" in line]
+    assert len(failed) == len(TROUBLES), told
+    for line, words in zip(failed, TROUBLES.values(), strict=True):
+        assert words in line
     assert not any("<html" in line for line in told)
 
 
