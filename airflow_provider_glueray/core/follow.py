@@ -233,7 +233,31 @@ def follow(ref: RunRef, policy: FollowPolicy, cursor: LogCursor | None = None) -
         yield Log(logging.INFO, f"::group::The last of the cluster's logs: {', '.join(FAILURE_SOURCES)}")
         yield from _Logs(FAILURE_SOURCES, since, is_resumed=False).read(to_end=True, most=100)
         yield Log(logging.INFO, "::endgroup::")
+    if last.is_held and policy.owns_run:
+        last = yield from _take_away(last, policy)
     return logs.outcome(last, deadline_passed=stop_asked is not None)
+
+
+def _take_away(last: RunSnapshot, policy: FollowPolicy) -> Generator[Step, Answer, RunSnapshot]:
+    """Take away what a run that has ended still holds, its log being read.
+
+    Of one that has not succeeded, what is held may be its driver, and a retry must not run beside that: there is no
+    verdict before nothing is held any more.
+    """
+    ref, due, refusals = last.ref, 0.0, 0
+    answer = Answer(0.0)
+    while True:
+        if answer.now >= due:
+            answer = yield Stop()
+            due = answer.now + (policy.waits.stop_again if answer.error is None else policy.waits.look_again)
+            refusals += answer.error is not None
+            if answer.error is not None and refusals in (1, 10, 100, 1000):
+                yield Log(logging.WARNING, f"What {ref.title} still holds could not be taken away: {answer.error}")
+        if last.state is RunState.SUCCEEDED:
+            return last
+        answer = yield Poll(policy.waits.least_poll, last.raw_state)
+        if answer.error is None and (answer.value.state is RunState.LOST or not answer.value.is_held):
+            return last._replace(is_held=False)
 
 
 def _tell_state(snapshot: RunSnapshot) -> Log:

@@ -217,12 +217,14 @@ class RunSnapshot(NamedTuple):
     usage: Usage | None = None
     #: False when the service used a word that the table above does not have.
     recognised: bool = True
+    #: True when a run that has ended still holds what may run on, such as the head of a cluster of its own.
+    is_held: bool = False
 
     @property
     def is_over(self) -> bool:
         """True when nothing of it is left to stop. A session that has started is not over, a RayCluster until gone."""
         over = _row(self.ref.backend).over
-        return self.state.is_terminal if over is None else self.state in over
+        return not self.is_held and (self.state.is_terminal if over is None else self.state in over)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

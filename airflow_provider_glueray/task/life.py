@@ -210,6 +210,10 @@ class RunLife:
         if record.run_id is None:
             self._record_run_id(record, snapshot.ref, snapshot.started)
         if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
+            if not snapshot.is_over:
+                # Whoever saw it end had no time to wait until nothing of it can run.
+                steps = follow(snapshot.ref, self._policy(record)._replace(sources=()))
+                run_sync(steps, self._hook, snapshot.ref, self._log)
             self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
             return False
         if snapshot.is_over and not self._is_certain(record, context):

@@ -1,8 +1,8 @@
 """The part of KubeRay's operator, played on a real Ray cluster: what a RayJob says really runs.
 
 The stand-in for the API of Kubernetes (tests/hooks/kuberay/kubernetes_api.py) only keeps objects. This looks at its
-RayJobs as the operator does, takes a manifest at its word, hands its entrypoint with its environments to Ray as the
-submitter's pod does, and writes status, pods and logs back. It has no images, nodes and pods of its own.
+RayJobs as the operator does, takes a manifest at its word, hands its entrypoint with its environments to Ray and writes
+the status back; what is asked of a head goes to that Ray. It has no images, nodes and pods of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shlex
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -40,6 +39,7 @@ class KubeRayPlayer:
     @contextmanager
     def playing(self) -> Iterator[KubeRayPlayer]:
         """Play until the end of the block."""
+        self._kubernetes.dashboard = self._forward
         thread = threading.Thread(target=self._play, daemon=True)
         thread.start()
         try:
@@ -50,6 +50,10 @@ class KubeRayPlayer:
             for place in list(self._jobs):
                 self._stop(place)
             self._ray.close()
+
+    def _forward(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> tuple[int, str]:
+        answer = self._ray.request(method, path, params=query, content=body)
+        return answer.status_code, answer.text
 
     def _play(self) -> None:
         while not self._over.wait(0.1):
@@ -80,23 +84,21 @@ class KubeRayPlayer:
     def _submit(self, place: tuple[str, str], rayjob: Mapping[str, Any]) -> None:
         spec = rayjob["spec"]
         head, worker = self._environments(place[0], spec)
-        # The submitter's shell takes quotes away, `ray job submit` puts them back for the shell of Ray's supervisor.
         entrypoint = shlex.join(["env", *(f"{key}={text}" for key, text in head.items())])
-        entrypoint += f" {shlex.join(shlex.split(spec['entrypoint']))}"
+        entrypoint += f" {spec['entrypoint']}"
         runtime_env = json.loads(spec.get("runtimeEnvYAML") or "{}")
         plain = {key: text for key, text in worker.items() if "$" not in text}  # Ray would expand the others
         runtime_env["env_vars"] = {**plain, **runtime_env.get("env_vars", {})}
-        submission_id = f"{place[1]}-{rayjob['metadata']['resourceVersion']}-{int(time.time())}"
-        body = {"entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": runtime_env}
+        body = {"entrypoint": entrypoint, "submission_id": spec["jobId"], "runtime_env": runtime_env}
         answer = self._ray.post("/api/jobs/", json=body)
         answer.raise_for_status()
         began = datetime.now(timezone.utc)
-        self._jobs[place] = {"id": submission_id, "printed": 0, "began": began}
+        self._jobs[place] = {"id": spec["jobId"], "began": began}
         with self._kubernetes.lock:
             if place not in self._kubernetes.rayjobs:  # deleted meanwhile
                 return
-            self._jobs[place]["pod"] = self._kubernetes.run_pod("/".join(place))
-        self._say(rayjob, jobDeploymentStatus="Running", jobStatus="PENDING", startTime=_stamp(began))
+            self._say(rayjob, jobDeploymentStatus="Running", jobStatus="PENDING", startTime=_stamp(began))
+            self._kubernetes.make_cluster(place)
 
     def _environments(self, namespace: str, spec: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the environment of the head's and of the workers' containers."""
@@ -115,7 +117,6 @@ class KubeRayPlayer:
     def _look(self, place: tuple[str, str], rayjob: dict[str, Any]) -> None:
         job = self._jobs[place]
         details = self._ray.get(f"/api/jobs/{job['id']}").json()
-        self._copy_log(job, whole=details["status"] in ENDED)
         state, spec = details["status"], rayjob["spec"]
         lasted = (datetime.now(timezone.utc) - job["began"]).total_seconds()
         if state not in ENDED and lasted > spec.get("activeDeadlineSeconds", 1e9):
@@ -128,13 +129,6 @@ class KubeRayPlayer:
             self._say(rayjob, jobDeploymentStatus=word, jobStatus=state, endTime=_now(), **why)
         else:
             self._say(rayjob, jobStatus=state)
-
-    def _copy_log(self, job: dict[str, Any], *, whole: bool) -> None:
-        text = self._ray.get(f"/api/jobs/{job['id']}/logs").json().get("logs") or ""
-        end = len(text) if whole else text.rfind("\n") + 1
-        if end > job["printed"]:
-            self._kubernetes.print(job["pod"], *text[job["printed"] : end].splitlines())
-            job["printed"] = end
 
     def _say(self, rayjob: dict[str, Any], **status: str) -> None:
         with self._kubernetes.lock:

@@ -135,7 +135,9 @@ class ScriptedHook:
         completed = now if state.is_terminal else None
         seconds = now - run.began
         usage = Usage(seconds, 2, seconds * 4 / 3600) if completed else None
-        return RunSnapshot(ref, state, raw, run.script.message if completed else "", run.began, completed, usage)
+        message = run.script.message if completed else ""
+        is_held = state.is_terminal and run.script.holds > 0 and (run.stopped or now) + run.script.holds > now
+        return RunSnapshot(ref, state, raw, message, run.began, completed, usage, is_held=is_held)
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> Mapping[RunRef, LogPage]:
         self._service.called("read_logs")

@@ -37,6 +37,8 @@ class Script:
     states: Sequence[tuple[float, str]] = ((0, "STARTING"), (2, "RUNNING"), (10, "SUCCEEDED"))
     lines: Sequence[tuple[float, str]] = ()
     message: str = ""
+    #: How long after a stop a run that has ended still holds what may run on; 0 for one that holds nothing.
+    holds: float = 0.0
 
 
 def script_of(source: str) -> Script:

@@ -286,3 +286,49 @@ def test_a_log_that_goes_on_after_its_run(pages, goes_on):
 
     told = [step.message for step in hand.of(Log) if "goes on" in step.message]
     assert told == ["The log goes on 60 seconds after the run has ended; the rest is at the service only"] * goes_on
+
+
+def ends(raw: str, *held: bool) -> list[RunSnapshot]:
+    """Return snapshots of a run that ends, and of what it holds then."""
+    return [seen("RUNNING"), *(seen(raw)._replace(is_held=each) for each in held)]
+
+
+@pytest.mark.parametrize("raw", ["FAILED", "STOPPED"])
+def test_no_verdict_while_something_of_it_may_run(raw):
+    """Its log is read first, and then what it holds is taken away and waited for: a retry must not run beside it."""
+    hand = Hand(ends(raw, True, True, True, False), [["live"], ["last"]])
+    outcome = hand.play(FollowPolicy())
+
+    assert outcome.snapshot.state is RunState[raw]
+    assert not outcome.snapshot.is_held
+    assert len(hand.of(Stop)) == 1
+    asked = [type(step) for step in hand.asked]
+    assert ReadLogs not in asked[asked.index(Stop) :]
+    assert asked[asked.index(Stop) :] == [Stop, Poll, Poll, Poll]
+
+
+def test_a_success_is_told_at_once():
+    """Its driver has ended; what it still holds is taken away, and nobody waits for it."""
+    hand = Hand(ends("SUCCEEDED", True), [["last"]])
+    outcome = hand.play(FollowPolicy())
+
+    assert outcome.snapshot.state is RunState.SUCCEEDED
+    assert isinstance(hand.asked[-1], Stop)
+
+
+def test_what_cannot_be_taken_away_is_asked_for_again():
+    """Said once and not each time, and there is still no verdict."""
+    hand = Hand(ends("FAILED", *[True] * 30, False), stop_error=OSError("denied"))
+    outcome = hand.play(FollowPolicy(sources=()))
+
+    assert outcome.snapshot.state is RunState.FAILED
+    assert len(hand.of(Stop)) > 5
+    assert len([step for step in hand.of(Log) if "could not be taken away: denied" in step.message]) == 2  # 1st, 10th
+
+
+def test_the_run_of_somebody_else_is_left_alone():
+    """A sensor tells how it has ended, and takes nothing away."""
+    hand = Hand(ends("FAILED", True), [["last"]])
+
+    assert hand.play(FollowPolicy(owns_run=False)).snapshot.state is RunState.FAILED
+    assert hand.of(Stop) == []

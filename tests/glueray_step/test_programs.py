@@ -11,13 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 import airflow_provider_glueray.glueray_step
 from airflow_provider_glueray.packaging.programs import program_text
 
 FILES = sorted(Path(airflow_provider_glueray.glueray_step.__file__).parent.glob("*.py"))
-PROGRAMS = ["fetch_and_run", "run_cells", "run_with_min_workers", "request_min_workers"]
+PROGRAMS = ["fetch_and_run", "note_start", "run_cells", "run_with_min_workers", "request_min_workers"]
 SHOWS = """
 import json, os, sys
 print(json.dumps([__name__, sys.argv[1:], os.path.basename(__file__), os.environ.get("a"), os.getpid()]), flush=True)
@@ -122,3 +124,56 @@ def test_run_with_min_workers(tmp_path):
 
     assert (out, process.returncode) == (f"{process.pid} ['--a', 'b']\n", 7), err
     assert (tmp_path / "asked").read_text() == f"['-c', '16', '{process.pid}']"
+
+
+@pytest.fixture(scope="module")
+def store():
+    """Return the environment of who talks to an S3 that has a bucket."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        where = {"AWS_ENDPOINT_URL": "http://127.0.0.1:{1}".format(*server.get_host_and_port())}
+        where |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, text in where.items():
+                patch.setenv(name, text)
+            boto3.client("s3").create_bucket(Bucket="starts")
+        yield where
+    finally:
+        server.stop()
+
+
+def noting(store: dict[str, str], uri: str) -> tuple[int, str]:
+    """Run what notes a start; return its status and what it says."""
+    process = run("note_start", **store, GLUERAY_STARTED=uri)
+    said = process.communicate(timeout=120)[1]
+    return process.returncode, said
+
+
+def test_a_start_is_noted_once(store):
+    """A second start of the run ends with a sentence; that of another run goes on."""
+    assert noting(store, "s3://starts/staging/a/started/1") == (0, "")
+    status, said = noting(store, "s3://starts/staging/a/started/1")
+
+    assert status == 1
+    assert said.startswith(
+        "glueray: this run has started before (s3://starts/staging/a/started/1 says so) and does not"
+    )
+    assert noting(store, "s3://starts/staging/a/started/2") == (0, "")
+
+
+def test_of_many_at_once_one_starts(store):
+    """Whoever they are: S3 takes the first note only."""
+    processes = [run("note_start", **store, GLUERAY_STARTED="s3://starts/at/once") for _ in range(4)]
+    for process in processes:
+        process.communicate(timeout=240)
+
+    assert sorted(process.returncode for process in processes) == [0, 1, 1, 1]
+
+
+def test_what_cannot_be_noted_runs(store):
+    """The script's log says that this guard is missing."""
+    status, said = noting(store, "s3://nowhere-at-all/started/1")
+
+    assert status == 0
+    assert "the start could not be noted, so a second one would not be refused" in said

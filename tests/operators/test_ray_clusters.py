@@ -439,7 +439,7 @@ class TestRuns:
             result = make_task(make_step(cluster=shared, number_of_workers=7, overrides=over)).run()
         assert result.state == "success", result.error
         assert f"number_of_workers=7 is for a cluster of the run's own; {shared} has 2" in said(logs)
-        assert "image='theirs' submits the run; it runs on that of" in said(logs)
+        assert f"image='theirs' is for a cluster of the run's own; {shared} has" in said(logs)
 
     def test_a_function(self, cluster, dag, make_task, shared):
         """`@task.glue_ray(cluster=…)`: its call reaches a run in that cluster."""

@@ -7,6 +7,7 @@ of hours takes milliseconds.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,8 @@ nobody_waits_for_it                                    xd      xd      -        
 a_run_fails                                            xd      xd      xd        xd        xd
 every_other_end_is_a_failure                           xd      xd      xd        xd        xd
 a_retry_after_a_failure_starts_anew                    xd      xd      xd        xd        -
+no_verdict_while_something_of_it_may_run               xd      xd      xd        xd        -
+a_retry_waits_until_nothing_of_it_can_run              xd      xd      xd        xd        -
 a_retry_takes_up_the_run_of_a_dead_worker              x       x       x         x         -
 a_retry_takes_up_what_the_triggerer_lost               d       d       d         d         -
 a_retry_finds_a_run_whose_id_was_never_stored          xd      xd      xd        xd        -
@@ -252,6 +255,35 @@ def test_a_retry_after_a_failure_starts_anew(life):
 
     assert result.state == "success", result.error
     assert one.states() == ["FAILED", "SUCCEEDED"]
+
+
+def test_no_verdict_while_something_of_it_may_run(life):
+    """What it holds is taken away, and the task fails when that is gone."""
+    one = life(replace(FAILING, holds=40.0))
+    result = one.run()
+    [run] = one.service.runs.values()
+
+    assert result.state == "failed"
+    assert run.stopped is not None
+    assert one.clock.now() >= run.stopped + 40
+
+
+def test_a_retry_waits_until_nothing_of_it_can_run(life, way):
+    """Nobody saw it fail, for its worker or its trigger was lost; the new run begins when the old one holds nothing."""
+    one = life(replace(FAILING, holds=40.0), retries=1)
+    if way.endswith("deferred"):
+        assert one.task.run().state == "deferred"
+    else:
+        one.dies_after(5)
+        assert isinstance(one.run().error, WorkerDied)
+    one.clock.forward(100)
+    one.service.script = Script()
+    result = one.retry()
+    old, new = one.service.runs.values()
+
+    assert result.state == "success", result.error
+    assert old.stopped is not None
+    assert new.began >= old.stopped + 40
 
 
 def test_a_retry_takes_up_the_run_of_a_dead_worker(life):

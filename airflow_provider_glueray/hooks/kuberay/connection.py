@@ -20,7 +20,7 @@ from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, ROLE, VERSION
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ class KubeRayConnectionHook(KubernetesHook):
     # -- logs and pages -------------------------------------------------------------------------------------
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
-        """Read what is new in the logs of runs. See ``RunBackend``.
+        """Read what is new in the logs of pods: ``process`` is the head's, ``monitor`` the autoscaler's.
 
-        The driver's log is what the submitter's pod prints; ``process`` is the head's, ``monitor`` the autoscaler's.
         Ray keeps the others in files inside of the pods: they are empty here.
         """
         wanted = [source for source in sources if source in SOURCES]
@@ -105,22 +104,25 @@ class KubeRayConnectionHook(KubernetesHook):
     def _selector(self, names: Sequence[str]) -> str:
         return f"{self.label} in ({','.join(names)})"
 
-    def _pods(self, namespace: str, names: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
-        """Return pods by the name of what they belong to."""
+    def _pods(self, namespace: str, names: Sequence[str], role: str = "") -> dict[str, list[Mapping[str, Any]]]:
+        """Return pods by the name of what they belong to; those of a role, or all."""
         pods = defaultdict(list)
+        of_role = f",{ROLE}={role}" if role else ""
         for begin in range(0, len(names), BATCH):
             with kubernetes_errors(f"pods in namespace {namespace!r}"):
+                selector = self._selector(names[begin : begin + BATCH]) + of_role
                 answer = self.core_v1_client.list_namespaced_pod(
-                    namespace, label_selector=self._selector(names[begin : begin + BATCH]), _preload_content=False
+                    namespace, label_selector=selector, _preload_content=False
                 )
                 for pod in json.loads(answer.data)["items"]:
                     pods[pod["metadata"]["labels"][self.label]].append(pod)
         return dict(pods)
 
-    def _warnings(self, namespace: str) -> list[Mapping[str, Any]]:
+    def _events(self, namespace: str, selector: str = "") -> list[Mapping[str, Any]]:
+        """Return events of a namespace, such as its warnings by ``type=Warning``."""
         with kubernetes_errors(f"events in namespace {namespace!r}"):
             answer = self.core_v1_client.list_namespaced_event(
-                namespace, field_selector="type=Warning", limit=500, _preload_content=False
+                namespace, field_selector=selector, limit=500, _preload_content=False
             )
             return list(json.loads(answer.data)["items"])
 

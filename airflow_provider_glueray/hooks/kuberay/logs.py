@@ -1,4 +1,4 @@
-"""The logs of pods, read in pieces, each line once."""
+"""The logs of pods, read in pieces, each line once; and how far a run's logs were read, its driver's among them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
-from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogLine, LogPage
+from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogPage
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, ROLE, SUBMITTER
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, ROLE
 from airflow_provider_glueray.hooks.kuberay.status import time_of
 
 #: The most bytes of a log taken by one read; the rest comes with the next.
@@ -32,10 +32,25 @@ class _Source(NamedTuple):
 
 #: The sources there are; the others are empty.
 SOURCES = {
-    SCRIPT: _Source(SUBMITTER, SUBMITTER),
     "process": _Source(HEAD, HEAD),
     "monitor": _Source(HEAD, "autoscaler"),
 }
+
+
+#: What tells the position in the driver's log, which is Ray's, from those in the logs of pods.
+_DRIVER = "driver "
+
+
+def split_cursor(cursor: LogCursor) -> tuple[LogCursor, LogCursor]:
+    """Return how far the driver's log was read, and how far those of pods."""
+    driver = frozenset(each for each in cursor.seen if each.startswith(_DRIVER))
+    of_driver = cursor._replace(seen=frozenset(each.removeprefix(_DRIVER) for each in driver))
+    return of_driver, cursor._replace(seen=cursor.seen - driver)
+
+
+def join_cursor(driver: LogCursor, pods: LogCursor) -> LogCursor:
+    """Return one cursor for both; see :func:`split_cursor`."""
+    return pods._replace(seen=pods.seen | {f"{_DRIVER}{each}" for each in driver.seen})
 
 
 class PodLogs:
@@ -55,10 +70,8 @@ class PodLogs:
             for pod in pods:
                 labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
                 if labels.get(ROLE) == SOURCES[source].role and pod["status"].get("phase") != "Pending":
-                    node = "" if source == SCRIPT else name
-                    fresh += [
-                        (at, key, LogLine(source, text, node)) for at, key, text in self._fresh(name, source, cursor)
-                    ]
+                    lines = self._fresh(name, source, cursor)
+                    fresh += [(at, key, LogLine(source, text, name)) for at, key, text in lines]
         if not fresh:
             return LogPage((), cursor)
         fresh.sort(key=lambda each: each[0])

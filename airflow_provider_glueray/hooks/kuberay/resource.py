@@ -28,7 +28,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     UNRECOVERABLE,
     VERSION,
 )
-from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason, time_of
+from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason, startup_timeout_reason, time_of
 
 #: Requests to start one run.
 ATTEMPTS = 3
@@ -134,15 +134,19 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         found = self._list(refs)
         for ref in refs:
             resource = found.get(ref.id)
-            if resource is None or self._snapshot_of(resource).is_over:
-                continue
             try:
+                if resource is None or self._snapshot_of(resource).is_over:
+                    self._take_away(ref)
+                    continue
                 # What it waits for is not asked anew: who kills a task gives us five seconds.
                 self._end(ref, resource, {STOPPED: self._pending_messages.get(ref.id, NO_REASON)})
             except SubmitError as error:
                 raise StopError(
                     f"{ref.title} was not stopped: {error}", code=error.code, status=error.status, run=ref
                 ) from error
+
+    def _take_away(self, ref: RunRef) -> None:
+        """Take away what a run that has ended still holds in the cluster."""
 
     def _end(self, ref: RunRef, resource: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
         """Remove a resource's pods, and write the reason on it."""
@@ -177,10 +181,12 @@ class KubeRayResourceHook(KubeRayConnectionHook):
 
     def _delete(self, ref: RunRef) -> None:
         """Delete a resource; it is gone when all that belongs to it is. One that is gone is no error."""
-        namespace, name = namespaced_name(ref)
-        with kubernetes_errors(f"deletion of {ref.title}", ref), _gone_is_fine():
+        self._delete_named(self.plural, *namespaced_name(ref), ref.title)
+
+    def _delete_named(self, plural: str, namespace: str, name: str, title: str) -> None:
+        with kubernetes_errors(f"deletion of {title}"), _gone_is_fine():
             self._custom_objects.delete_namespaced_custom_object(
-                GROUP, VERSION, namespace, self.plural, name, propagation_policy="Foreground"
+                GROUP, VERSION, namespace, plural, name, propagation_policy="Foreground"
             )
 
     def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:
@@ -197,13 +203,14 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             try:
                 pods = self._pods(namespace, [resource["metadata"]["name"] for resource in those])
                 some_have_none = any(resource["metadata"]["name"] not in pods for resource in those)
-                events = self._warnings(namespace) if some_have_none else []
+                events = self._events(namespace, "type=Warning") if some_have_none else []
             except SubmitError as error:
                 # It would be good to know, but the run is not affected.
                 self._warn_once(f"Why runs do not get under way cannot be seen: {error}")
                 continue
             for resource in those:
                 reason = pending_reason(resource, pods.get(resource["metadata"]["name"], ()), events)
+                reason = startup_timeout_reason(resource, time.time(), reason) or reason
                 if reason is not None:
                     reasons[id_of(resource)] = reason
         return reasons

@@ -12,9 +12,10 @@ from typing import Any
 
 from airflow_provider_glueray.core.errors import SpecError
 
-#: Seconds that the Ray cluster stays after the run, for a look at its logs. The driver's log is that of the
-#: submitter's pod and stays longer: as long as the RayJob.
+#: Seconds that the Ray cluster of a run stays where nobody takes it away when its log has been read.
 DEFAULT_TTL = 600
+#: Seconds in which pods must be up: nodes that have to be started first take minutes.
+STARTUP_TIMEOUT = 3600
 #: Days for which a RayJob that has ended can be looked at. KubeRay itself never deletes one.
 KEEP_DAYS = 7
 #: One Z.2X worker. The guide's node for it is an r7g.2xlarge (8 vCPU, 64 GiB), of which the kubelet, the system and
@@ -33,7 +34,7 @@ _UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
 class RayJobSettings:
     """What a RayJob needs and a spec does not have: ``kuberay`` in the connection's extra, then in ``overrides``.
 
-    :param image: of head, workers and submitter, for the processor in ``node_selector``.
+    :param image: of head and workers, for the processor in ``node_selector``.
     :param namespace: that of the connection.
     :param ray_version: that of the image.
     :param service_account: whose AWS rights head and workers have (IRSA).
@@ -42,9 +43,11 @@ class RayJobSettings:
     :param node_selector, tolerations: of head and workers.
     :param image_pull_secrets: names of secrets.
     :param labels, annotations: of the RayJob or the RayCluster, such as Kueue's queue.
-    :param head_pod, worker_pod, submitter_pod: parts of pod templates that are merged into ours; lists of objects with
-        names are merged by these, such as the containers ``ray-head``, ``ray-worker`` and ``ray-job-submitter``.
-    :param ttl_seconds_after_finished: how long the Ray cluster stays after the run.
+    :param head_pod, worker_pod: parts of pod templates that are merged into ours; lists of objects with names are
+        merged by these, such as the containers ``ray-head`` and ``ray-worker``.
+    :param ttl_seconds_after_finished: how long the Ray cluster stays after the run when no task is there to read its
+        log; it goes as soon as that has been read.
+    :param startup_timeout: seconds in which the pods must be up; 0 for no bound. Waiting in a queue does not count.
     :param keep_finished_days: RayJobs of the same job that have ended longer ago are deleted when a run is started;
         0 keeps them all.
     """
@@ -61,8 +64,8 @@ class RayJobSettings:
     annotations: Mapping[str, str] = field(default_factory=dict)
     head_pod: Mapping[str, Any] = field(default_factory=dict)
     worker_pod: Mapping[str, Any] = field(default_factory=dict)
-    submitter_pod: Mapping[str, Any] = field(default_factory=dict)
     ttl_seconds_after_finished: int = DEFAULT_TTL
+    startup_timeout: int = STARTUP_TIMEOUT
     keep_finished_days: int = KEEP_DAYS
 
     def __post_init__(self) -> None:
@@ -76,7 +79,7 @@ class RayJobSettings:
             problems.append("kuberay: image must be the name of an image with Ray, pyarrow and smart_open[s3]")
         problems += [
             f"kuberay: {name}={value!r} must be a whole number, 0 or more"
-            for name in ("ttl_seconds_after_finished", "keep_finished_days")
+            for name in ("ttl_seconds_after_finished", "startup_timeout", "keep_finished_days")
             for value in [getattr(self, name)]
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_SECONDS
         ]
@@ -106,7 +109,7 @@ class RayJobSettings:
         return cls(**{"image": "", **given}, namespace=namespace)
 
 
-_MAPPINGS = ("resources", "node_selector", "labels", "annotations", "head_pod", "worker_pod", "submitter_pod")
+_MAPPINGS = ("resources", "node_selector", "labels", "annotations", "head_pod", "worker_pod")
 _LISTS = ("tolerations", "image_pull_secrets")
 
 

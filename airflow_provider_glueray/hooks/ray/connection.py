@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -24,6 +24,7 @@ from airflow_provider_glueray.core.errors import (
     SubmitOutcomeUnknown,
 )
 from airflow_provider_glueray.core.extras import AWS, extra
+from airflow_provider_glueray.hooks.dashboard.jobs_api import GATEWAY, JobsApi, reason
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.packaging.s3 import S3Store
@@ -36,11 +37,9 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 OLD_PREFIXES = ("extra__ray__", "extra__kubernetes__")
 #: Fields of astro-provider-ray by which it makes a cluster.
 KUBE_FIELDS = ("kube_config", "kube_config_path", "cluster_context")
-#: Answers of a gateway that got none, or none in time: what was asked for may have been done.
-GATEWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 
 
-class RayConnectionHook(BaseHook):
+class RayConnectionHook(JobsApi, BaseHook):
     """Hold a connection of type ``ray``."""
 
     conn_name_attr = "ray_conn_id"
@@ -71,37 +70,6 @@ class RayConnectionHook(BaseHook):
                 f"The cluster at {self._base} has Ray {version}; 2.9 is the oldest that will do"
             )
         return version
-
-    def _job(self, submission_id: str) -> Mapping[str, Any] | None:
-        answer = self._ask("GET", f"/api/jobs/{submission_id}")
-        if self._is_unknown(answer):
-            return None
-        return self._content(answer)  # type: ignore[no-any-return]
-
-    def _is_unknown(self, answer: httpx.Response) -> bool:
-        """Tell Ray's own "does not exist" from the page of a gateway that has lost Ray."""
-        return answer.status_code == httpx.codes.NOT_FOUND and "does not exist" in answer.text
-
-    def _content(self, answer: httpx.Response, kind: type = dict) -> Any:
-        """Return what an answer holds.
-
-        :raises SubmitError: it is none of Ray's.
-        """
-        if not answer.is_success:
-            raise SubmitError(f"Ray at {self._base} answered {reason(answer)}", status=answer.status_code)
-        try:
-            content = answer.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, kind):
-            raise SubmitError(f"What answers at {self._base} is not Ray: {reason(answer)}", status=answer.status_code)
-        return content
-
-    def _ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        with self._open(method, path, **kwargs) as answer:
-            answer.read()
-            self._refuse_strangers(answer)
-            return answer
 
     @contextmanager
     def _open(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx.Response]:
@@ -234,12 +202,3 @@ def other_ray_providers() -> list[str]:
     found = entry_points(group="apache_airflow_provider")
     names = {each.dist.name for each in found if each.dist is not None}
     return sorted(name for name in names if "ray" in re.split(r"[-_.]", name.lower()))
-
-
-def reason(answer: httpx.Response) -> str:
-    """Return the status and the last words of an answer: Ray sends whole tracebacks, a gateway whole pages."""
-    status = f"{answer.status_code} {answer.reason_phrase}".strip()
-    if "html" in answer.headers.get("content-type", "") or answer.text.lstrip()[:1] == "<":
-        return f"{status}, a page for people"
-    lines = [line for line in answer.text.strip().splitlines() if line.strip()]
-    return f"{answer.status_code} {lines[-1][:500]}" if lines else status

@@ -6,9 +6,7 @@ run. What is local is put into the cluster's own package store, under the hash o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_glueray.core import clock
@@ -24,23 +22,14 @@ from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RAY_JOB, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.ray.connection import RayConnectionHook, other_ray_providers, reason
-from airflow_provider_glueray.hooks.ray.logs import (
-    END_LINES,
-    LARGE,
-    LogOffset,
-    lines_after,
-    strip_status_bytes,
-    tail_digest,
-)
+from airflow_provider_glueray.hooks.dashboard.jobs_api import reason
+from airflow_provider_glueray.hooks.ray.connection import RayConnectionHook, other_ray_providers
 from airflow_provider_glueray.hooks.ray.packages import Package, packed
 from airflow_provider_glueray.hooks.ray.requests import sizing_message, submission_id_of, to_ray_submission
 from airflow_provider_glueray.hooks.ray.responses import CLIENT_TOKEN, NAME, ClusterSize, cluster_size, snapshot_of
 
 #: Requests to start one run.
 ATTEMPTS = 3
-#: Where logs are read; a name that nothing there has, and how often to ask for it.
-LOGS, NO_LOG, PROBES, PROBE_SECONDS = "/api/v0/logs/file", "glueray-no-such.log", 5, 0.2
 
 
 class RayJobsHook(RayConnectionHook):
@@ -146,61 +135,12 @@ class RayJobsHook(RayConnectionHook):
         pages = {ref: LogPage((), cursor) for ref, cursor in cursors.items()}
         for ref, cursor in cursors.items() if SCRIPT in sources else ():
             try:
-                pages[ref] = self._new_lines(ref, cursor)
+                pages[ref] = self._new_lines(ref.id, cursor)
             except SubmitError as error:
                 if len(cursors) == 1:
                     raise
                 self.log.warning("Could not read the log of %s: %s", ref.title, error)
         return pages
-
-    def _new_lines(self, ref: RunRef, cursor: LogCursor) -> LogPage:
-        offset, end = LogOffset.of(cursor), ""
-        if not offset.node:
-            offset = offset._replace(node=(self._job(ref.id) or {}).get("driver_node_id") or "")
-        if not offset.node:
-            return LogPage((), cursor)
-        try:
-            if offset.shown >= LARGE and not cursor.to_end:
-                # Before the log: what is written between the two is new to the next read.
-                with self._log_of(ref, offset.node, END_LINES) as pieces:
-                    end = tail_digest(pieces)
-                if end and end == offset.end:
-                    return LogPage((), cursor)
-            with self._log_of(ref, offset.node) as pieces:
-                return lines_after(pieces, offset, to_end=cursor.to_end, end=end)
-        except SubmitError as error:
-            if _is_absent(str(error)):
-                return LogPage((), cursor)
-            raise
-
-    @contextmanager
-    def _log_of(self, ref: RunRef, node: str, lines: int = -1) -> Iterator[Iterable[bytes]]:
-        """Open the log of a run, or so many of its last lines."""
-        has_status_bytes = self._has_status_bytes
-        with self._open("GET", LOGS, params=_driver_log(ref.id, node, lines=lines)) as answer:
-            if not answer.is_success or "html" in answer.headers.get("content-type", ""):
-                answer.read()
-                self._refuse_strangers(answer)
-                raise SubmitError(f"Ray did not hand over the log of {ref.title}: {reason(answer)}")
-            pieces = answer.iter_bytes()
-            yield strip_status_bytes(pieces) if has_status_bytes else pieces
-
-    @cached_property
-    def _has_status_bytes(self) -> bool:
-        """Whether this Ray puts a status byte before each chunk of a log.
-
-        :raises SubmitError: Ray does not answer so that one could tell.
-        """
-        found = self._content(self._ask("GET", "/api/v0/nodes?limit=1"))["data"]["result"]["result"]
-        for _ in range(PROBES):
-            answer = self._ask("GET", LOGS, params=_driver_log("", found[0]["node_id"], NO_LOG))
-            # Ray drops the words of an error now and then, and says nothing at all: 2.9, and a newer one that is busy.
-            if answer.is_success and answer.content:
-                return answer.content[:1] == b"0"
-            if _is_absent(answer.text):
-                return False
-            clock.sleep(PROBE_SECONDS)
-        raise SubmitError(f"How Ray at {self._base} hands over logs is unknown: {reason(answer)}")
 
     def stop(self, *refs: RunRef) -> None:
         """Ask Ray to stop runs. A run that has ended, or is not there, is no error.
@@ -236,14 +176,3 @@ class RayJobsHook(RayConnectionHook):
         if not answer.is_success:
             raise SubmitError(f"Ray did not take {package.archive.name} into its package store: {reason(answer)}")
         self.log.info("Uploaded %s as %s", package.archive.name, package.uri)
-
-
-def _driver_log(submission_id: str, node: str, name: str = "", lines: int = -1) -> dict[str, Any]:
-    """Return what to ask for a log; JOB_LOGS_PATH_TEMPLATE in ray/dashboard/modules/job/common.py names it."""
-    return {
-        "node_id": node, "filename": name or f"job-driver-{submission_id}.log", "lines": lines, "format": "text",
-    }  # fmt: skip
-
-
-def _is_absent(words: str) -> bool:
-    return "file is not found" in words

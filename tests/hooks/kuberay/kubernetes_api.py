@@ -3,7 +3,8 @@
 RayJobs and RayClusters are validated as the real one does with ``fieldValidation=Strict``: against the published schema
 of KubeRay's custom resources, where a member that the schema does not have is refused. No operator runs: a test says
 what the statuses of a thing are, one for each time it is listed. Only what is suspended, deleted or not valid goes its
-way by itself, as in kuberay/…/rayjob_controller.go, raycluster_controller.go and utils/validation.go.
+way by itself, as in kuberay/…/rayjob_controller.go, raycluster_controller.go and utils/validation.go; and a RayJob that
+is Running has a cluster with a head, which stays when the run has ended. tests/kubernetes has the real ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import ssl
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cache
@@ -108,6 +109,8 @@ class Kubernetes:
         self.rayclusters: dict[tuple[str, str], dict[str, Any]] = {}
         #: The statuses of every RayCluster that is made from now on.
         self.cluster_statuses: tuple[Mapping[str, Any], ...] = COMES_UP
+        #: What answers for the dashboards of heads: a request's method, path, query and body to status and content.
+        self.dashboard: Callable[[str, str, Mapping[str, str], bytes], tuple[int, str]] = Dashboard()
         #: RayJobs whose Ray job KubeRay has stopped, because they were deleted while it ran.
         self.stopped: list[str] = []
         self.pods: dict[tuple[str, str], dict[str, Any]] = {}
@@ -138,18 +141,13 @@ class Kubernetes:
         moment = datetime.now(timezone.utc) - timedelta(seconds=seconds)
         self._thing(namespace, name)["metadata"]["creationTimestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def run_pod(
-        self, place: str, role: str = "ray-job-submitter", phase: str = "Running", **status: Any
-    ) -> tuple[str, str]:
+    def run_pod(self, place: str, role: str = "ray-head", phase: str = "Running", **status: Any) -> tuple[str, str]:
         """Add a pod of a thing as KubeRay would, from its template; return its namespace and name."""
         namespace, name = place.split("/")
         spec = self._thing(namespace, name)["spec"]
-        if role == "ray-job-submitter":
-            template = spec["submitterPodTemplate"]
-        else:
-            cluster = spec.get("rayClusterSpec", spec)
-            group = cluster["headGroupSpec"] if role == "ray-head" else cluster["workerGroupSpecs"][0]
-            template = group["template"]
+        cluster = spec.get("rayClusterSpec", spec)
+        group = cluster["headGroupSpec"] if role == "ray-head" else cluster["workerGroupSpecs"][0]
+        template = group["template"]
         pod = {
             "metadata": {
                 "name": f"{name}-{role}-x7k2p",
@@ -162,10 +160,25 @@ class Kubernetes:
         self.pods[namespace, pod["metadata"]["name"]] = pod
         return namespace, pod["metadata"]["name"]
 
+    def make_cluster(self, place: tuple[str, str], *, has_head: bool = True) -> None:
+        """Make the cluster of a RayJob, with a head, unless they are there; tell of them in the RayJob's status."""
+        rayjob = self.rayjobs[place]
+        spec = rayjob["spec"]
+        cluster = spec["clusterSelector"]["ray.io/cluster"] if spec.get("clusterSelector") else place[1]
+        if "rayClusterSpec" in spec and place not in self.rayclusters:
+            labels = {**rayjob["metadata"]["labels"], "ray.io/originated-from-crd": "RayJob"}
+            metadata = {"namespace": place[0], "name": place[1], "labels": labels, "creationTimestamp": _now()}
+            self.rayclusters[place] = {"metadata": metadata, "spec": spec["rayClusterSpec"], "status": {}}
+        if "rayClusterSpec" in spec and has_head and not self._pods_of(place):
+            self.run_pod("/".join(place))
+        rayjob["status"] |= {"jobId": spec["jobId"], "rayClusterName": cluster}
+        if has_head:
+            rayjob["status"]["rayClusterStatus"] = {"head": {"serviceName": f"{cluster}-head-svc"}}
+
     def _thing(self, namespace: str, name: str) -> dict[str, Any]:
         return self.rayjobs.get((namespace, name)) or self.rayclusters[namespace, name]
 
-    def print(self, pod: tuple[str, str], *lines: str, container: str = "ray-job-submitter", at: str = "") -> None:
+    def print(self, pod: tuple[str, str], *lines: str, container: str = "ray-head", at: str = "") -> None:
         """Let a container print lines, now or at a given time."""
         for line in lines:
             moment = at or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f") + "123Z"
@@ -189,6 +202,9 @@ class Kubernetes:
         self, method: str, path: str, query: Mapping[str, str], body: bytes, content_type: str
     ) -> tuple[int, Any] | None:
         """Return status and content for a request, or None to hang up without a word."""
+        proxied = re.fullmatch(r"/api/v1/namespaces/([^/]+)/services/([^/:]+):8265/proxy(/.*)", path)
+        if proxied is not None:
+            return self._proxied(method, *proxied.groups(), query, body)
         found = re.fullmatch(r"/(?:api/v1|apis/ray\.io/v1)/namespaces/([^/]+)/(\w+)(?:/([^/]+))?(?:/(\w+))?", path)
         if found is None:
             return 404, "404 page not found\n"
@@ -214,6 +230,18 @@ class Kubernetes:
             if verb == "list":
                 return 200, {"items": self._listed(resource, namespace, query)}
         return 404, "404 page not found\n"
+
+    def _proxied(
+        self, method: str, namespace: str, service: str, path: str, query: Mapping[str, str], body: bytes
+    ) -> tuple[int, Any]:
+        verb = {"GET": "get", "POST": "create"}[method]
+        with self.lock:
+            self.calls[f"{verb} services/proxy"] += 1
+            if (verb, "services/proxy") in self.denied:
+                return _status(403, "Forbidden", f'services "{service}" is forbidden: cannot {verb} services/proxy')
+            if (namespace, service.removesuffix("-head-svc")) not in self.rayclusters:
+                return _status(404, "NotFound", f'services "{service}" not found', kind="services")
+        return self.dashboard(method, path, query, body)
 
     def _custom(
         self,
@@ -322,11 +350,15 @@ class Kubernetes:
                 thing["status"] |= {"jobStatus": "", "message": "", "reason": ""}
                 for key in self._pods_of(place):
                     del self.pods[key]
+                self.rayclusters.pop(place, None)
         elif self._has_no_cluster(thing) and word not in _ENDED:
             # KubeRay tries again and again, and the status stays what it was.
             thing["status"] = status or {"jobDeploymentStatus": "Initializing"}
         elif self._plays.get(place):
             thing["status"] = dict(self._plays[place].popleft())
+            word = thing["status"].get("jobDeploymentStatus")
+            if store is self.rayjobs and word in ("Initializing", "Running"):
+                self.make_cluster(place, has_head=word == "Running")
         else:
             return
         self._touch(thing)
@@ -368,6 +400,34 @@ class Kubernetes:
         lines = [(at, text) for at, text in self.logs[namespace, pod, container] if at[:19] >= since[:19]]
         content = "".join(f"{at} {text}\n" if query.get("timestamps") == "true" else f"{text}\n" for at, text in lines)
         return 200, content.encode()[: int(query.get("limitBytes", 2**31))].decode(errors="replace")
+
+
+class Dashboard:
+    """Answers for a head as Ray's dashboard does, of jobs that a test describes.
+
+    :ivar statuses: of Ray jobs, by their ids; :ivar logs: what their drivers have written.
+    """
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, str] = defaultdict(lambda: "RUNNING")
+        self.logs: dict[str, str] = defaultdict(str)
+
+    def __call__(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> tuple[int, str]:
+        """Answer a request."""
+        job = re.fullmatch(r"/api/jobs/([^/]+)(/stop)?", path)
+        if job is not None and job[2]:
+            self.statuses[job[1]] = "STOPPED"
+            return 200, json.dumps({"stopped": True})
+        if job is not None:
+            status = self.statuses[job[1]]
+            ended = {} if status in ("PENDING", "RUNNING") else {"end_time": 1}
+            return 200, json.dumps({"submission_id": job[1], "status": status, "driver_node_id": "n", **ended})
+        if path == "/api/v0/nodes":
+            return 200, json.dumps({"data": {"result": {"result": [{"node_id": "n"}]}}})
+        job_id = query["filename"].removeprefix("job-driver-").removesuffix(".log")
+        if job_id not in self.logs:
+            return 500, "file is not found"
+        return 200, self.logs[job_id]
 
 
 def _status(code: int, reason: str, message: str, kind: str = "") -> tuple[int, Any]:

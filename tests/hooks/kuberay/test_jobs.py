@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -37,6 +38,11 @@ START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
 WAITING_TOO_LONG = Waits().pending_reason + 5
+
+
+def just_now() -> str:
+    """Return a time as Kubernetes tells it; how long a start takes is reckoned by the clocks of machines."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def spec(**fields: Any) -> RayJobSpec:
@@ -238,7 +244,8 @@ class TestStaging:
 class TestDescribe:
     """What has become of runs, and what it costs to know."""
 
-    def test_fifty_runs_are_one_call(self, cluster, hook, start):
+    def test_fifty_runs_are_two_calls(self, cluster, hook, start):
+        """One for the runs, and one for their heads."""
         refs = [start(f"m{count}") for count in range(50)]
         for ref in refs:
             cluster.play(ref.id, RUNNING)
@@ -246,7 +253,7 @@ class TestDescribe:
         found = hook.describe(refs)
 
         assert {snapshot.state for snapshot in found.values()} == {RunState.RUNNING}
-        assert cluster.calls.total() - before == 1
+        assert cluster.calls.total() - before == 2
 
     def test_of_two_namespaces(self, cluster, hook, start, monkeypatch):
         monkeypatch.setenv(
@@ -295,7 +302,7 @@ class TestTrouble:
     def slow(self, cluster, start) -> RunRef:
         """Return a run that has been initializing for a while."""
         ref = start()
-        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing", "startTime": START})
+        cluster.play(ref.id, {"jobDeploymentStatus": "Initializing", "startTime": just_now()})
         cluster.age(ref.id, WAITING_TOO_LONG)
         return ref
 
@@ -374,14 +381,13 @@ class TestFollowing:
     def test_to_success(self, cluster, start, watch, told):
         ref = start()
         cluster.play(ref.id, {"jobDeploymentStatus": "Initializing"}, RUNNING, RUNNING, DONE)
-        pod = cluster.run_pod(ref.id)
-        cluster.print(pod, "Waiting for Ray Dashboard", "rows: 5")
+        cluster.dashboard.logs["glueray-m1"] = "rows: 5\nbytes: 7"
         outcome = watch(ref)
 
         assert failure_of(outcome) is None
         assert [text for text in told if text.startswith("[script]")] == [
-            "[script] Waiting for Ray Dashboard",
             "[script] rows: 5",
+            "[script] bytes: 7",
         ]
         assert any(text.startswith("RayJob is Running/RUNNING") for text in told)
 
@@ -392,7 +398,7 @@ class TestFollowing:
         failed = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": message}
         cluster.play(ref.id, RUNNING, {**failed, "startTime": START, "endTime": END})
         lines = ["Traceback (most recent call last):", '  File "clean.py", line 3', "ValueError: no such column"]
-        cluster.print(cluster.run_pod(ref.id), *lines)
+        cluster.dashboard.logs["glueray-m1"] = "\n".join(lines)
         text = str(failure_of(watch(ref)))
 
         assert f"RayJob {ref.id} failed (last state Failed/AppFailed)" in text
@@ -432,7 +438,7 @@ class TestFollowing:
     def test_a_pod_that_is_never_scheduled(self, cluster, start, watch, whose):
         """Whichever deadline strikes, the error says what the run has waited for."""
         ref = start(run_timeout=60)
-        starting = {"jobDeploymentStatus": "Initializing", "startTime": START}
+        starting = {"jobDeploymentStatus": "Initializing", "startTime": just_now()}
         late = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "Passed.", "endTime": END}
         cluster.play(ref.id, *[starting] * 3, *([late] if whose != "ours" else []))
         cluster.age(ref.id, WAITING_TOO_LONG)
@@ -471,6 +477,125 @@ class TestFollowing:
 
         assert 'secret "db" not found' in str(failure_of(watch(ref)))
         assert 'secret "db" not found' in str(failure_of(watch(ref)))
+
+
+class TestOneDriver:
+    """A run has one driver at most, and no verdict but success while it may live."""
+
+    FAILED: ClassVar = {
+        "jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "JobStatusCheckTimeoutExceeded",
+        "startTime": START, "endTime": END,
+    }  # fmt: skip
+
+    def test_held_until_its_head_is_gone(self, cluster, hook, start):
+        """KubeRay has given it up, and the driver goes on until somebody deletes its cluster."""
+        ref = start()
+        cluster.play(ref.id, RUNNING, self.FAILED)
+        seen = [hook.describe([ref])[ref] for _ in range(2)]
+        hook.stop(ref)
+        going = hook.describe([ref])[ref]
+        cluster.pods.clear()
+        gone = [hook.describe([ref])[ref] for _ in range(2)][-1]
+
+        assert [(each.state, each.is_held) for each in seen] == [(RunState.RUNNING, False), (RunState.FAILED, True)]
+        assert not seen[-1].is_over
+        assert (going.state, going.is_held) == (RunState.FAILED, True)
+        assert (gone.state, gone.is_held, gone.is_over) == (RunState.FAILED, False, True)
+        assert cluster.calls["delete rayclusters"] == 1
+
+    def test_a_head_that_outlives_its_cluster(self, cluster, hook, start):
+        """Kubernetes has let go of the RayCluster, and its pods end within their grace period."""
+        ref = start()
+        cluster.play(ref.id, RUNNING, self.FAILED)
+        for _ in range(2):
+            hook.describe([ref])
+        cluster.rayclusters.clear()
+        ending = hook.describe([ref])[ref]
+        for pod in cluster.pods.values():
+            pod["status"]["phase"] = "Failed"
+
+        assert ending.is_held
+        assert not hook.describe([ref])[ref].is_held
+
+    def test_what_is_known_is_not_asked_again(self, cluster, hook, start):
+        ref = start()
+        cluster.play(ref.id, DONE)
+        hook.describe([ref])
+        before = cluster.calls.copy()
+        hook.describe([ref])
+
+        assert cluster.calls - before == {"list rayjobs": 1}
+
+    def test_without_the_right_to_see(self, cluster, hook, start):
+        """It is said, and the verdict is KubeRay's."""
+        ref = start()
+        cluster.play(ref.id, RUNNING, self.FAILED)
+        hook.describe([ref])
+        cluster.denied.add(("list", "rayclusters"))
+
+        assert hook.describe([ref])[ref].is_over
+
+    @pytest.mark.parametrize(
+        ("of_pod", "words"),
+        [
+            (None, "its pod is not there; it was deleted, or its node is gone"),
+            ({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}, "Evicted"),
+            (
+                {
+                    "phase": "Failed",
+                    "containerStatuses": [
+                        {"name": "ray-head", "state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+                    ],
+                },
+                r"OOMKilled \(137\), it took more memory than its limit",
+            ),
+            (
+                {
+                    "phase": "Failed",
+                    "conditions": [
+                        {
+                            "type": "DisruptionTarget",
+                            "status": "True",
+                            "reason": "PreemptionByScheduler",
+                            "message": "x",
+                        }
+                    ],
+                },
+                "PreemptionByScheduler: x",
+            ),
+        ],
+    )
+    def test_its_head_is_lost(self, cluster, hook, start, of_pod, words):
+        """KubeRay would go on waiting, or make a new head and submit to that."""
+        ref = start()
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        [(key, pod)] = cluster.pods.items()
+        if of_pod is None:
+            del cluster.pods[key]
+        else:
+            pod["status"] = of_pod
+        snapshot = hook.describe([ref])[ref]
+
+        assert snapshot.state is RunState.FAILED
+        assert re.search(
+            f"HeadLost: The head of its Ray cluster is lost, and its driver with it: .*{words}", snapshot.message
+        )
+        assert cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["suspend"] is True
+
+    def test_an_event_tells_of_a_head_that_is_gone(self, cluster, hook, start):
+        ref = start()
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        cluster.pods.clear()
+        name = f"{ref.id.split('/')[1]}-head-x7k2p"
+        cluster.events = [
+            {"type": "Normal", "reason": "Scheduled", "message": "no", "involvedObject": {"name": name}},
+            {"type": "Normal", "reason": "TaintManagerEviction", "message": "n1", "involvedObject": {"name": name}},
+            {"type": "Warning", "reason": "Evicted", "message": "other", "involvedObject": {"name": "other-head-x"}},
+        ]
+
+        assert hook.describe([ref])[ref].message.endswith("with it: TaintManagerEviction: n1")
 
 
 class TestStop:
@@ -553,19 +678,43 @@ class TestLogs:
         return [line.text for line in page.lines], LogCursor.from_json(json.loads(json.dumps(page.cursor.to_json())))
 
     def test_every_line_once(self, cluster, hook, start):
-        """Also those that come in the same second, or at the same moment, as what was read before."""
-        ref = start()
-        pod = cluster.run_pod(ref.id)
-        cluster.print(pod, "a", "a", at="2026-03-01T02:00:00.123456789Z")
+        """The driver's own lines from its head, on from where they were read; the last one also without an end."""
+        ref = self.running(cluster, hook, start)
+        log = cluster.dashboard.logs
+        log["glueray-m1"] = "a\na\n"
         first, cursor = self.read(hook, ref, LogCursor())
-        cluster.print(pod, "a", at="2026-03-01T02:00:00.123456789Z")
-        cluster.print(pod, "", "b", at="2026-03-01T02:00:00.9Z")
+        log["glueray-m1"] += "a\n\nhalf"
         second, cursor = self.read(hook, ref, cursor)
         third, cursor = self.read(hook, ref, cursor)
-        cluster.print(pod, "c", at="2026-03-01T02:00:07Z")
-        fourth, _ = self.read(hook, ref, cursor)
+        fourth, _ = self.read(hook, ref, cursor._replace(to_end=True))
 
-        assert (first, second, third, fourth) == (["a", "a"], ["a", "", "b"], [], ["c"])
+        assert (first, second, third, fourth) == (["a", "a"], ["a", ""], [], ["half"])
+
+    def running(
+        self, cluster: Any, hook: KubeRayHook, start: Callable[..., RunRef], client_token: str = "m1"
+    ) -> RunRef:
+        """Return a run that is under way."""
+        ref = start(client_token)
+        cluster.play(ref.id, RUNNING)
+        assert hook.describe([ref])[ref].state is RunState.RUNNING
+        return ref
+
+    def test_what_pods_print(self, cluster, hook, start):
+        """Also what comes in the same second, or at the same moment, as what was read before; beside the driver's."""
+        ref = self.running(cluster, hook, start)
+        [pod] = cluster.pods
+        cluster.dashboard.logs["glueray-m1"] = "mine\n"
+        cluster.print(pod, "a", "a", at="2026-03-01T02:00:00.123456789Z")
+        first, cursor = self.read(hook, ref, LogCursor(), "process", SCRIPT)
+        cluster.print(pod, "a", at="2026-03-01T02:00:00.123456789Z")
+        cluster.print(pod, "", "b", at="2026-03-01T02:00:00.9Z")
+        second, cursor = self.read(hook, ref, cursor, "process", SCRIPT)
+        third, cursor = self.read(hook, ref, cursor, "process", SCRIPT)
+        cluster.print(pod, "c", at="2026-03-01T02:00:07Z")
+        cluster.dashboard.logs["glueray-m1"] += "mine\n"
+        fourth, _ = self.read(hook, ref, cursor, "process", SCRIPT)
+
+        assert (first, second, third, fourth) == (["mine", "a", "a"], ["a", "", "b"], [], ["mine", "c"])
 
     def test_a_log_that_runs_fast(self, cluster, hook, start, monkeypatch):
         """The cursor stays small, and what one read cannot take comes with the next."""
@@ -578,7 +727,7 @@ class TestLogs:
             cluster.print(pod, f"line {count}", at=moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + f"{count % 3:03}Z")
         cursor, lines = LogCursor(), []
         while len(lines) < 5_000:
-            more, cursor = self.read(hook, ref, cursor)
+            more, cursor = self.read(hook, ref, cursor, "process")
             lines += more
             assert more
             assert len(cursor.seen) <= 2 * logs.MOST_SEEN
@@ -607,24 +756,42 @@ class TestLogs:
         ]
         assert page.lines[0].node == pod[1]
 
-    def test_without_the_right(self, cluster, hook, start):
-        ref = start()
-        cluster.run_pod(ref.id)
-        cluster.denied.add(("get", "pods/log"))
+    def test_without_the_right(self, cluster, hook, start, monkeypatch):
+        """Said once for the driver's log, of which Ray's last words are still in the message of a failure."""
+        ref = self.running(cluster, hook, start)
+        cluster.denied |= {("get", "pods/log"), ("get", "services/proxy")}
+        said: list[str] = []
+        monkeypatch.setattr(hook.log, "warning", lambda text, *values: said.append(text % values))
 
+        assert [self.read(hook, ref, LogCursor())[0] for _ in range(2)] == [[], []]
+        assert len(said) == 1
+        assert "log of the script cannot be read" in said[0]
+        assert "get and create on services/proxy" in said[0]
         with pytest.raises(AccessDenied, match="get on pods/log"):
-            hook.read_logs({ref: LogCursor()}, (SCRIPT,))
+            hook.read_logs({ref: LogCursor()}, ("process",))
+
+    def test_the_head_does_not_answer(self, cluster, hook, start):
+        """A failed read while the run goes on; when it is over its log is gone with it."""
+        ref = self.running(cluster, hook, start)
+        cluster.dashboard = lambda *_: (503, "no endpoints available for service")
+        with pytest.raises(SubmitError, match=r"head etl/nightly-clean-.* does not answer"):
+            self.read(hook, ref, LogCursor())
+
+        assert self.read(hook, ref, LogCursor(to_end=True))[0] == []
 
     def test_fifty_runs(self, cluster, hook, start):
-        """One list of pods, and one read for each."""
-        refs = [start(f"m{count}") for count in range(50)]
-        for ref in refs:
-            cluster.print(cluster.run_pod(ref.id), ref.id)
+        """One look at the log of each; where it is was told when they were described."""
+        refs = [self.running(cluster, hook, start, f"m{count}") for count in range(50)]
+        cluster.dashboard.logs |= {f"glueray-m{count}": f"line of {count}\n" for count in range(50)}
+        cursors = {
+            ref: page.cursor for ref, page in hook.read_logs(dict.fromkeys(refs, LogCursor()), (SCRIPT,)).items()
+        }
+        cluster.dashboard.logs |= {f"glueray-m{count}": f"line of {count}\nmore\n" for count in range(50)}
         before = cluster.calls.copy()
-        pages = hook.read_logs(dict.fromkeys(refs, LogCursor()), (SCRIPT,))
+        pages = hook.read_logs(cursors, (SCRIPT,))
 
-        assert [page.lines[0].text for page in pages.values()] == [ref.id for ref in refs]
-        assert cluster.calls - before == {"list pods": 1, "get pods/log": 50}
+        assert [[line.text for line in page.lines] for page in pages.values()] == [["more"]] * 50
+        assert cluster.calls - before == {"get services/proxy": 50}
 
 
 class TestPlaces:

@@ -1,4 +1,4 @@
-"""RayJobs by plain calls: manifests against KubeRay's published schema, names, labels, shells, and what states mean."""
+"""RayJobs by plain calls: manifests against KubeRay's published schema, names, labels, shells, what states mean."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
     HEAD,
     JOB,
+    NO_NEW_HEAD,
     STOPPED,
-    SUBMITTER,
     UNRECOVERABLE,
     WORKER,
     label_value,
@@ -40,7 +40,13 @@ from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
     to_rayjob,
 )
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
-from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_JOB_STATE, PendingReason, pending_reason, snapshot_of
+from airflow_provider_glueray.hooks.kuberay.status import (
+    KUBERAY_JOB_STATE,
+    PendingReason,
+    pending_reason,
+    snapshot_of,
+    startup_timeout_reason,
+)
 from tests.hooks.kuberay import kubernetes_api
 
 NASTY = 'it\'s $HOME; `id` $(PATH) "1e-5" \\ 100% {x} é\n\tno'
@@ -62,7 +68,6 @@ def pod(rayjob: dict[str, Any], container: str) -> dict[str, Any]:
     template = {
         HEAD: cluster["headGroupSpec"]["template"],
         WORKER: cluster["workerGroupSpecs"][0]["template"],
-        SUBMITTER: rayjob["spec"]["submitterPodTemplate"],
     }[container]
     return template["spec"]
 
@@ -142,7 +147,7 @@ class TestManifest:
             assert pod(rayjob, container)["nodeSelector"] == {"kubernetes.io/arch": "arm64"}
             assert pod(rayjob, container)["serviceAccountName"] == "etl"
             assert environment(rayjob, container)["day"] == "2026-03-01"
-        assert pod(rayjob, SUBMITTER)["restartPolicy"] == "Never"
+            assert pod(rayjob, container)["terminationGracePeriodSeconds"] <= 5
 
     def test_a_size_that_stays(self):
         cluster = manifest(workers=Workers(3, 3))["spec"]["rayClusterSpec"]
@@ -184,9 +189,15 @@ class TestManifest:
         with pytest.raises(SpecError, match=r"'etl\.py' is local"):
             manifest(script="etl.py")
 
-    def test_what_the_submitters_shell_would_act_on(self):
-        with pytest.raises(SpecError, match=r"working_dir: 's3://bucket/\$HOME\.zip' has a"):
-            manifest(working_dir="s3://bucket/$HOME.zip")
+    def test_a_head_is_never_started_again(self):
+        """Not in its pod, not as a new pod, and nobody submits to it twice: each would run the script once more."""
+        rayjob = manifest()
+
+        assert pod(rayjob, HEAD)["restartPolicy"] == "Never"
+        assert rayjob["metadata"]["annotations"][NO_NEW_HEAD] == "true"
+        assert (rayjob["spec"]["submissionMode"], rayjob["spec"]["jobId"]) == ("HTTPMode", "glueray-m1")
+        with pytest.raises(SpecError, match="head_pod: restartPolicy must be Never"):
+            manifest(kuberay={"head_pod": {"spec": {"restartPolicy": "OnFailure"}}})
 
 
 class TestSettings:
@@ -283,11 +294,8 @@ class TestNames:
         assert label_value("a b") != label_value("a-b")
 
 
-def played(tmp_path: Path, rayjob: dict[str, Any], join: str, source: str = "") -> str:
-    """Run the entrypoint as KubeRay does, with a `ray` that does with it what Ray's own does; return what it prints."""
-    # kuberay/…/common/job.go: bash runs `ray job submit … -- <entrypoint>`; ray/dashboard/modules/job/cli.py puts the
-    # words together again (list2cmdline until 2.9 or so), job_supervisor.py gives them to a shell, in an environment
-    # that ray/_private/utils.py update_envs has made.
+def played(tmp_path: Path, rayjob: dict[str, Any], source: str = "") -> str:
+    """Run the entrypoint as Ray's job supervisor does, which has it from KubeRay as it is; return what it prints."""
     script = tmp_path / "a script.py"
     script.write_text(
         source
@@ -295,63 +303,37 @@ def played(tmp_path: Path, rayjob: dict[str, Any], join: str, source: str = "") 
         "print(json.dumps({'argv': sys.argv[1:], 'name': __name__, 'file': __file__, **os.environ}))\n"
     )
     uri = script.as_uri().replace("%20", " ")
-    given, runtime_env = rayjob["spec"], ""
-    if "rayClusterSpec" in given:
+    if "rayClusterSpec" in rayjob["spec"]:
         env = {**environment(rayjob, HEAD), "GLUERAY_SCRIPT": uri}
     else:
-        env, sent = {}, json.loads(given["runtimeEnvYAML"])
-        run = json.loads(base64.b64decode(sent["env_vars"]["GLUERAY_RUN"]))
-        sent["env_vars"]["GLUERAY_RUN"] = base64.b64encode(json.dumps({**run, "GLUERAY_SCRIPT": uri}).encode()).decode()
-        runtime_env = f"--runtime-env-json {quoted_by_go(json.dumps(sent, ensure_ascii=False))}"
-    ray = tmp_path / "bin" / "ray"
-    ray.parent.mkdir()
-    ray.write_text(
-        f"#!{sys.executable}\nimport json, os, re, subprocess, sys\nfrom shlex import join\n"
-        "from subprocess import list2cmdline\nat = sys.argv.index('--')\n"
-        "env = json.loads(sys.argv[sys.argv.index('--runtime-env-json') + 1])['env_vars'] if "
-        "'--runtime-env-json' in sys.argv[:at] else {}\n"
-        "for name, text in sorted(env.items()):\n"
-        "    os.environ[name] = re.sub(r'\\$\\{[A-Z0-9_]+\\}', '', os.path.expandvars(text))\n"
-        f"sys.exit(subprocess.call({join}(sys.argv[at + 1:]), shell=True))\n"
-    )
-    ray.chmod(0o755)
-    (ray.parent / "python").symlink_to(sys.executable)
-    path = f"{ray.parent}:{os.environ['PATH']}"
-    command = f"ray job submit --address http://head:8265 --no-wait {runtime_env} -- {given['entrypoint']} ;"
+        env = as_ray_sets(rayjob["spec"]["runtimeEnvYAML"])
+        run = json.loads(base64.b64decode(env["GLUERAY_RUN"]))
+        env["GLUERAY_RUN"] = base64.b64encode(json.dumps({**run, "GLUERAY_SCRIPT": uri}).encode()).decode()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["/bin/bash", "-ce", "--", command],
+        rayjob["spec"]["entrypoint"],
+        shell=True,
         env={**env, "PATH": path, "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=250,
+        capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stdout}{done.stderr}"
 
 
-def quoted_by_go(runtime_env_yaml: str) -> str:
-    """Do with a runtime environment what KubeRay does: YAML to JSON by Go's rules, and quotes by those of Go."""
-    # sigs.k8s.io/yaml YAMLToJSON, then strconv.Quote; encoding/json also escapes what HTML would act on.
-    text = json.dumps(yaml.safe_load(runtime_env_yaml), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    for each in "<>&\u2028\u2029":
-        text = text.replace(each, f"\\u{ord(each):04x}")
-
-    def quoted(each: str) -> str:
-        if each in '"\\':
-            return f"\\{each}"
-        if each.isprintable():
-            return each
-        return f"\\x{ord(each):02x}" if each == "\x7f" else (
-            f"\\u{ord(each):04x}" if ord(each) < 0x10000 else f"\\U{ord(each):08x}"
-        )  # fmt: skip
-
-    return f'"{"".join(map(quoted, text))}"'
+def as_ray_sets(runtime_env_yaml: str) -> dict[str, str]:
+    """Do with the variables of a runtime environment what Ray does (ray/_private/utils.py update_envs)."""
+    # KubeRay reads the YAML and sends it as JSON (ray-operator/…/dashboard_httpclient.go ConvertRayJobToReq).
+    env = yaml.safe_load(runtime_env_yaml)["env_vars"]
+    return {name: re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(text)) for name, text in sorted(env.items())}
 
 
 class TestArguments:
-    """What a user says passes the shells of KubeRay's submitter and of Ray's supervisor unharmed."""
+    """What a user says passes YAML, JSON, the shell of Ray's job supervisor and Ray's own hands unharmed."""
 
-    @pytest.mark.parametrize("join", ["join", "list2cmdline"])
-    def test_through_both_shells(self, tmp_path, join):
+    def test_through_the_shell(self, tmp_path):
         rayjob = manifest(arguments={"nasty": NASTY, "with-hyphen": "1e-5", "0": "", "day": "2026-03-01"})
-        seen = json.loads(played(tmp_path, rayjob, join))
+        seen = json.loads(played(tmp_path, rayjob))
 
         assert (seen["nasty"], seen["with-hyphen"], seen["0"], seen["day"]) == (NASTY, "1e-5", "", "2026-03-01")
         assert seen["argv"] == ["--nasty", NASTY, "--with-hyphen", "1e-5", "--0", "", "--day", "2026-03-01"]
@@ -373,8 +355,7 @@ class TestArguments:
         assert "$" not in given["system-config"]
         assert json.loads(config["object_spilling_config"]) == wanted
 
-    @pytest.mark.parametrize("join", ["join", "list2cmdline"])
-    def test_in_a_shared_cluster(self, tmp_path, join):
+    def test_in_a_shared_cluster(self, tmp_path):
         """Whose head pod has no environment for one run."""
         given = {
             "nasty": NASTY,
@@ -384,7 +365,7 @@ class TestArguments:
             "del": "\x7f",
         }
         rayjob = manifest(cluster="etl/c", arguments=given)
-        seen = json.loads(played(tmp_path, rayjob, join))
+        seen = json.loads(played(tmp_path, rayjob))
 
         assert {key: seen[key] for key in given} == given
         assert seen["argv"] == [word for key, text in given.items() for word in (f"--{key}", text)]
@@ -401,24 +382,20 @@ class TestArguments:
     )
     @example(["$HOME", "`id`", "${HOME}"])
     def test_what_workers_of_a_shared_cluster_have(self, texts):
-        """Each value as it is, or not at all: none is changed by YAML, by Go's quotes, by a shell or by Ray."""
+        """Each value as it is, or not at all: none is changed by YAML or by Ray."""
         arguments = {f"a{at}": text for at, text in enumerate(texts)}
-        sent = manifest(cluster="etl/c", arguments=arguments)["spec"]["runtimeEnvYAML"]
-        shell = subprocess.run(["/bin/bash", "-c", f"printf %s {quoted_by_go(sent)}"], capture_output=True, check=True)
-        env = json.loads(shell.stdout)["env_vars"]
+        env = as_ray_sets(manifest(cluster="etl/c", arguments=arguments)["spec"]["runtimeEnvYAML"])
 
-        assert env == json.loads(sent)["env_vars"]
-        assert all(os.path.expandvars(text) == text for text in env.values())
         there = {key: text for key, text in env.items() if key != "GLUERAY_RUN"}
         assert there.items() <= arguments.items()
-        assert all(key in there for key, text in arguments.items() if text.isascii() and text.isalnum())
+        assert all(key in there for key, text in arguments.items() if "$" not in text)
 
     def test_a_deadline_in_a_shared_cluster(self, tmp_path):
         """KubeRay ends nothing there, so the driver brings its end along."""
         rayjob = manifest(cluster="etl/c", deadline=1)
-        seen = played(tmp_path, rayjob, "join", "import signal\nsignal.pause()\n")
+        seen = played(tmp_path, rayjob, "import signal\nsignal.pause()\n")
 
-        assert seen.startswith("142: "), seen  # 128 and SIGALRM
+        assert "Alarm clock" in seen
 
     def test_nul_is_refused(self):
         with pytest.raises(SpecError, match="NUL"):
@@ -615,12 +592,60 @@ class TestTrouble:
         )
 
     def test_the_hopeless_comes_first(self):
-        reasons = ("ErrImagePull", "InvalidImageName")
+        reasons = ("ImagePullBackOff", "InvalidImageName")
         pods = [self.pod({"name": HEAD, "state": {"waiting": {"reason": reason}}}) for reason in reasons]
         trouble = pending_reason(manifest(), pods, [])
 
         assert trouble is not None
         assert (trouble.reason, trouble.is_unrecoverable) == ("InvalidImageName", True)
+
+    def test_what_changes_back_and_forth_is_one_reason(self):
+        """Or each turn would be a line of the log."""
+        found = {
+            pending_reason(manifest(), [self.pod({"name": HEAD, "state": {"waiting": {"reason": reason}}})], []).reason
+            for reason in ("ErrImagePull", "ImagePullBackOff")
+        }
+
+        assert found == {"ImagePullBackOff"}
+
+    @pytest.mark.parametrize(
+        ("text", "advice"),
+        [
+            ('Failed to pull image "x/y:1": x/y:1: not found', "`image` of the settings"),
+            ('Back-off pulling image "x/y:1": ErrImagePull: manifest unknown', "`image` of the settings"),
+            ("failed to pull image x: no match for platform in manifest: not found", "another processor"),
+            ("exec /bin/sh: exec format error", "another processor"),
+            (
+                'pods "h" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation',
+                "securityContext",
+            ),
+            ('error looking up service account etl/x: serviceaccount "x" not found', "`service_account`"),
+        ],
+    )
+    def test_what_no_waiting_mends_says_what_to_do(self, text, advice):
+        waiting = {"name": HEAD, "state": {"waiting": {"reason": "ErrImagePull", "message": text}}}
+        condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod", "message": text}
+        status = {"jobDeploymentStatus": "Initializing", "rayClusterStatus": {"conditions": [condition]}}
+        found = [
+            pending_reason(manifest(), [self.pod(waiting)], []),
+            pending_reason({**manifest(), "status": status}, [], []),
+        ]
+
+        assert all(each is not None and each.is_unrecoverable and advice in each.message for each in found), found
+
+    @pytest.mark.parametrize(("seconds", "age", "is_over"), [(60, 59, False), (60, 61, True), (0, 10**6, False)])
+    def test_how_long_it_may_take(self, seconds, age, is_over):
+        began = 1_772_330_400
+        at = "2026-03-01T02:00:00Z"
+        rayjob = manifest(kuberay={"startup_timeout": seconds})
+        rayjob |= {"status": {"jobDeploymentStatus": "Initializing", "startTime": at}}
+        reason = startup_timeout_reason(rayjob, began + age, PendingReason("Unschedulable", "0/3 nodes"))
+
+        assert (reason is not None) is is_over
+        if is_over:
+            assert reason.message == (
+                "It has not started within 60 s (startup_timeout); it waited: Unschedulable: 0/3 nodes"
+            )
 
     def test_what_kuberay_says_of_the_cluster(self):
         text = 'pods "c-head" is forbidden: exceeded quota: etl'

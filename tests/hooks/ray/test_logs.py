@@ -17,8 +17,8 @@ from ray.dashboard.modules.log.log_agent import find_start_offset_last_n_lines_f
 from airflow_provider_glueray.core.errors import SubmitError
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import RunRef, RunState
-from airflow_provider_glueray.hooks.ray import jobs, logs
-from airflow_provider_glueray.hooks.ray.logs import (
+from airflow_provider_glueray.hooks.dashboard import jobs_api, logs
+from airflow_provider_glueray.hooks.dashboard.logs import (
     CHUNK_SIZE,
     END_LINES,
     LogOffset,
@@ -231,7 +231,7 @@ def test_one_log_that_cannot_be_read_holds_up_no_other(
 @pytest.mark.full
 def test_a_large_log_that_rests(hook, make_spec, start, monkeypatch):
     """As long as nothing is written, only its end is asked for; when the run is over, all of it."""
-    monkeypatch.setattr(jobs, "LARGE", 1_000)
+    monkeypatch.setattr(jobs_api, "LARGE", 1_000)
     asked, opened = [], hook._open
 
     def count(method, path, **kwargs):
@@ -276,7 +276,7 @@ class Growing:
         query = parse_qs(urlsplit(handler.path).query)
         if "nodes" in handler.path:
             self.reply(handler, 200, b'{"data": {"result": {"result": [{"node_id": "n"}]}}}')
-        elif query["filename"] == [jobs.NO_LOG]:
+        elif query["filename"] == [jobs_api.NO_LOG]:
             self.reply(handler, 500, b"file is not found")
         else:
             lines = int(query["lines"][0])
@@ -290,8 +290,8 @@ class Growing:
 @pytest.fixture
 def growing(reply, answering, at, monkeypatch):
     """Return a log that a test writes, and what reads on in it: each time its end is looked at first."""
-    monkeypatch.setattr(jobs, "LARGE", 0)
-    monkeypatch.setattr(jobs, "END_LINES", 3)
+    monkeypatch.setattr(jobs_api, "LARGE", 0)
+    monkeypatch.setattr(jobs_api, "END_LINES", 3)
     served = Growing(reply)
     hook, ref, cursor = (
         at(host=answering(lambda handler: served.answer(handler))),

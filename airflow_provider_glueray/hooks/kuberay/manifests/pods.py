@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import Workers
 from airflow_provider_glueray.core.validation import text_of
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
@@ -26,14 +27,21 @@ CLIENT_TOKEN, JOB, DAG, TASK, RUN = "glueray/client-token", "glueray/job", "glue
 RAYJOB, RAYCLUSTER, ROLE = "glueray/rayjob", "glueray/raycluster", "glueray/role"
 #: Annotations that we add: we have asked it to stop, and why it had not got under way; why it had to be given up.
 STOPPED, UNRECOVERABLE = "glueray/stopped", "glueray/unrecoverable"
+#: An annotation: seconds that it has to get under way.
+STARTUP_TIMEOUT = "glueray/startup-timeout"
 #: What the first of these holds when there is nothing to say.
 NO_REASON = "true"
 #: Arguments of the operator, and the key of the label that each becomes.
 OWNER_LABELS = {"--airflow_dag_id": DAG, "--airflow_task_id": TASK, "--airflow_run_id": RUN}
 #: The label of Kueue, which decides on ``suspend`` where it is used.
 QUEUE = "kueue.x-k8s.io/queue-name"
+#: KubeRay then makes no new head for one that has ended (1.6 and newer; kuberay/…/raycluster_controller.go
+#: reconcilePods): a new one would know nothing of what the old one ran, and be given it once more.
+NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
+#: Seconds that a pod has to end. The shell of a head ignores SIGTERM, so it takes all of them.
+GRACE_SECONDS = 5
 #: The containers of the pods, as overrides name them.
-HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "ray-job-submitter"
+HEAD, WORKER = "ray-head", "ray-worker"
 
 _NOT_IN_LABEL = re.compile(r"[^A-Za-z0-9_.-]+")
 _NOT_IN_NAME = re.compile(r"[^a-z0-9]+")
@@ -132,11 +140,8 @@ def pod_of(
     """Return a pod template with one container, and what the user lays over it.
 
     :param max_lifetime: seconds after which Kubernetes ends the pod.
+    :raises SpecError: a head is to be restarted in its pod.
     """
-    is_submitter = container == SUBMITTER
-    # What it asks for by default (kuberay/…/common/job.go): not what the workers ask for.
-    small = {"requests": {"cpu": "500m", "memory": "200Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
-    whole = {"requests": dict(settings.resources), "limits": dict(settings.resources)}
     ours: dict[str, Any] = {
         "metadata": {"labels": {**labels, ROLE: container}},
         "spec": {
@@ -144,7 +149,7 @@ def pod_of(
                 {
                     "name": container,
                     "image": settings.image,
-                    "resources": small if is_submitter else whole,
+                    "resources": {"requests": dict(settings.resources), "limits": dict(settings.resources)},
                     # Kubernetes reads $(NAME) in a value as a reference, and $$ as a dollar.
                     "env": [{"name": key, "value": text.replace("$", "$$")} for key, text in env.items()],
                 }
@@ -152,16 +157,16 @@ def pod_of(
             "nodeSelector": dict(settings.node_selector),
             "tolerations": list(settings.tolerations),
             "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
-            **({"restartPolicy": "Never"} if is_submitter else {}),
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            **({"restartPolicy": "Never"} if container == HEAD else {}),
             **({} if max_lifetime is None else {"activeDeadlineSeconds": max_lifetime}),
-            **(
-                {"serviceAccountName": settings.service_account}
-                if settings.service_account and not is_submitter
-                else {}
-            ),
+            **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
         },
     }
     merged: dict[str, Any] = _merge_pod_template(ours, over)
+    if container == HEAD and merged["spec"]["restartPolicy"] != "Never":
+        text = "kuberay: head_pod: restartPolicy must be Never: a head that is restarted in its pod has forgotten its "
+        raise SpecError([f"{text}jobs, and is given them once more"])
     return merged
 
 

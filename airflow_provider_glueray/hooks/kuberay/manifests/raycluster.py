@@ -15,8 +15,10 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
     GROUP,
     JOB,
+    NO_NEW_HEAD,
     OWNER_LABELS,
     RAYCLUSTER,
+    STARTUP_TIMEOUT,
     VERSION,
     cluster_spec,
     label_value,
@@ -28,10 +30,7 @@ PLURAL = "rayclusters"
 #: Of the RayClusters in a namespace those that no RayJob has made for itself (kuberay/…/utils/constant.go).
 SHARED = "ray.io/originated-from-crd!=RayJob"
 #: Members of RayJobSettings that a cluster has no use for. In the connection they are for its runs.
-_OF_RUNS = ("submitter_pod", "ttl_seconds_after_finished", "keep_finished_days")
-#: KubeRay then makes no new head for one that has ended (kuberay/…/raycluster_controller.go reconcilePods):
-#: a new one would know nothing of what the old one ran, and live on for ever.
-NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
+_OF_RUNS = ("ttl_seconds_after_finished", "keep_finished_days")
 
 
 def to_raycluster(
@@ -59,7 +58,8 @@ def to_raycluster(
             "namespace": settings.namespace,
             "labels": {**settings.labels, **labels},
             "annotations": {
-                **({} if max_lifetime is None else {NO_NEW_HEAD: "true"}),
+                NO_NEW_HEAD: "true",
+                STARTUP_TIMEOUT: str(settings.startup_timeout),
                 **settings.annotations,
                 **full,
                 **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),

@@ -19,14 +19,14 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
     GROUP,
     JOB,
+    NO_NEW_HEAD,
     OWNER_LABELS,
     QUEUE,
     RAYJOB,
-    SUBMITTER,
+    STARTUP_TIMEOUT,
     VERSION,
     cluster_spec,
     label_value,
-    pod_of,
     rayjob_name,
 )
 from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
@@ -68,26 +68,25 @@ FIELD_MAPPING: Mapping[str, str] = {
 #: What becomes of those fields for which it makes a difference that the cluster is there already and is shared.
 FIELD_MAPPING_IN_CLUSTER: Mapping[str, str] = {
     "script": "runtimeEnvYAML env_vars, with what runs it: the head pod is not the run's own",
-    "arguments": "runtimeEnvYAML env_vars, and `--name value` for the script; workers have all but those with a `$`, a "
-    "backtick or an unprintable character, noted: a shell or Ray would change them on their way",
+    "arguments": "runtimeEnvYAML env_vars, and `--name value` for the script; workers have all but those with a `$`, "
+    "noted: Ray would replace what follows it",
     "number_of_workers": "the cluster's; noted if it is another number",
     "min_workers": "the cluster's; noted if it is another number",
     "object_store_memory_head": "refused: it is set when a cluster is made",
     "object_store_memory_worker": "refused, likewise",
     "object_spilling_config": "refused, likewise",
     "runtime": "the cluster's",
-    "overrides": "`kuberay`: refused where it is about the cluster; `image` is the submitter's, noted if the cluster's "
-    "is another; Kueue's queue is the cluster's",
+    "overrides": "`kuberay`: refused where it is about the cluster; `image` is the cluster's, noted if another is "
+    "asked for; Kueue's queue is the cluster's",
 }
 #: Members of RayJobSettings that only the maker of a cluster can give.
 _OF_CLUSTERS = ("ray_version", "service_account", "resources", "head_pod", "worker_pod", "ttl_seconds_after_finished")
 
-# The submitter's shell takes the quotes away, `ray job submit` puts them back (older Ray only around what has spaces,
-# with list2cmdline), and the shell of Ray's job supervisor takes them away again. So no text of a user is part of the
-# command: it is in the environment of the head pod, where the driver runs.
+# Ray writes the entrypoint to the log of the driver, so no text of a user is part of it: that is in the environment of
+# the head pod, where the driver runs.
 _ENTRYPOINT = "python -c \"import os; exec(os.environ['GLUERAY_MAIN'])\""
-# A shared cluster has no environment for one run. There it comes with the runtime environment, in letters that no shell
-# acts on and Ray leaves alone. KubeRay ends no run in a cluster that is not its own (kuberay/…/rayjob_controller.go:
+# A shared cluster has no environment for one run. There it comes with the runtime environment, in letters that Ray
+# leaves alone. KubeRay ends no run in a cluster that is not its own (kuberay/…/rayjob_controller.go:
 # the deadline only sets the status), so the program also sets an alarm for the run.
 _SHARED_ENTRYPOINT = (
     'python -c "import base64, json, os; '
@@ -126,11 +125,11 @@ def ignored_in_cluster(spec: RayJobSpec, settings: RayJobSettings, raycluster: M
             yield f"{field}={asked[word]} is for a cluster of the run's own; {spec.cluster} has {has}"
     image = there["headGroupSpec"]["template"]["spec"]["containers"][0].get("image")
     if image != settings.image:
-        yield f"image={settings.image!r} submits the run; it runs on that of {spec.cluster}, {image!r}"
-    odd = sorted(key for key, text in spec.arguments.items() if not _survives_shells(text_of(text)))
+        yield f"image={settings.image!r} is for a cluster of the run's own; {spec.cluster} has {image!r}"
+    odd = sorted(key for key, text in spec.arguments.items() if "$" in text_of(text))
     if odd:
         names = ", ".join(key.removeprefix("--") for key in odd)
-        yield f"arguments: the script has them all, its workers not {names}, which a shell or Ray would change"
+        yield f"arguments: the script has them all, its workers not {names}: Ray would replace what follows a $"
 
 
 def to_rayjob(
@@ -140,23 +139,27 @@ def to_rayjob(
     arguments: Mapping[str, str],
     settings: RayJobSettings,
     deadline_seconds: int | None,
+    started_uri: str = "",
 ) -> dict[str, Any]:
     """Translate to a RayJob that carries a client token; :data:`FIELD_MAPPING` has it field by field.
 
     :param spec: one whose files are in S3.
     :param arguments: are added to those of the spec.
     :param deadline_seconds: after which KubeRay itself ends the run, whoever still watches it.
-    :raises SpecError: a text cannot pass the shell of KubeRay's submitter, or a file is not in S3; or a field asks for
-        what the cluster to share has already.
+    :param started_uri: where the script's start is noted, so that there is no second one; "" for nowhere.
+    :raises SpecError: a file is not in S3, or a field asks for what the cluster to share has already.
     """
     given = {key.removeprefix("--"): text_of(text) for key, text in {**spec.arguments, **arguments}.items()}
     runtime_env = _runtime_env(spec)
-    _refuse_what_breaks(spec, given, runtime_env)
+    _refuse_what_breaks(spec, given)
     name = rayjob_name(spec.name, client_token)
     full = {CLIENT_TOKEN: client_token, JOB: spec.name}
     full |= {key: spec.arguments[name] for name, key in OWNER_LABELS.items() if name in spec.arguments}
     labels = {**{key: label_value(text) for key, text in full.items()}, RAYJOB: name}
     annotations = {
+        # The cluster inherits it.
+        NO_NEW_HEAD: "true",
+        STARTUP_TIMEOUT: str(settings.startup_timeout),
         **settings.annotations,
         **full,
         **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
@@ -166,12 +169,13 @@ def to_rayjob(
     main = {
         "GLUERAY_SCRIPT": spec.script_uri,
         "GLUERAY_ARGUMENTS": json.dumps(given),
+        **({"GLUERAY_STARTED": started_uri, "GLUERAY_NOTE_START": program_text("note_start")} if started_uri else {}),
         "GLUERAY_MAIN": program_text("fetch_and_run"),
     }
     if spec.cluster:
         _refuse_what_a_cluster_has(spec, settings.namespace)
         run = json.dumps({**main, "GLUERAY_SECONDS": str(deadline_seconds or 0)})
-        plain = {key: text for key, text in env.items() if _survives_shells(text)}
+        plain = {key: text for key, text in env.items() if "$" not in text}
         runtime_env["env_vars"] = {**plain, "GLUERAY_RUN": base64.b64encode(run.encode()).decode()}
         where = {
             "entrypoint": _SHARED_ENTRYPOINT,
@@ -206,18 +210,29 @@ def to_rayjob(
         },
         "spec": {
             **where,
-            # JSON is YAML that no reader can misunderstand: 1e-5 or no in quotes stay texts.
-            **({"runtimeEnvYAML": json.dumps(runtime_env, ensure_ascii=False)} if runtime_env else {}),
-            # A pod of its own submits the job and prints the driver's log, which can then be read like that of any
-            # pod and outlives the Ray cluster. HTTPMode has the log only inside of the cluster (kuberay#1374).
-            "submissionMode": "K8sJobMode",
+            **({"runtimeEnvYAML": _to_yaml(runtime_env)} if runtime_env else {}),
+            # The operator submits the job and asks the head about it: no pod follows the run whose end could be taken
+            # for that of the run (docs/adr/0031).
+            "submissionMode": "HTTPMode",
+            # A head takes an id once, so that nobody can submit the run to it a second time.
+            "jobId": job_id_of(client_token),
             # A retry is Airflow's: it knows what the run was for, and a second one here would be nobody's.
             "backoffLimit": 0,
-            "submitterConfig": {"backoffLimit": 0},
-            "submitterPodTemplate": pod_of(SUBMITTER, settings, labels, settings.submitter_pod, {}),
             **_deadline(deadline_seconds),
         },
     }
+
+
+def job_id_of(client_token: str) -> str:
+    """Return the id of the Ray job of a run."""
+    return f"glueray-{client_token}"
+
+
+def _to_yaml(value: Mapping[str, Any]) -> str:
+    """Return JSON, which is YAML that no reader can misunderstand: 1e-5 or no in quotes stay texts."""
+    text = json.dumps(value, ensure_ascii=False)
+    # What YAML has for no character of a text, or for the end of a line.
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _deadline(seconds: int | None) -> dict[str, int]:
@@ -233,27 +248,11 @@ def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
     }
 
 
-def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str], runtime_env: Mapping[str, Any]) -> None:
+def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str]) -> None:
     problems = [f"{getattr(file, 'name', file)!r} is local; KubeRay needs it in S3" for file in spec.local_files()]
-    # kuberay/…/common/job.go puts the runtime environment between double quotes of a shell command.
-    problems += [
-        f"{name}: {text!r} has a '$' or a '`', which the shell of KubeRay's submitter would act on"
-        for name, value in runtime_env.items()
-        for text in ([value] if isinstance(value, str) else value)
-        if re.search(r"[$`]", text)
-    ]
     problems += [f"arguments: {key!r} holds a NUL character" for key, text in given.items() if "\0" in text]
     if problems:
         raise SpecError(problems)
-
-
-def _survives_shells(text: str) -> bool:
-    """Tell whether a text reaches a shared cluster's workers as it is.
-
-    It stands between double quotes of a shell command, quoted by Go's rules, and then Ray expands what looks like a
-    variable (kuberay/…/common/job.go, ray/…/_private/utils.py update_envs).
-    """
-    return not re.search(r"[$`]", text) and all(each.isprintable() or each in "\n\r\t" for each in text)
 
 
 def _refuse_what_a_cluster_has(spec: RayJobSpec, namespace: str) -> None:
