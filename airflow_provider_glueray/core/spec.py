@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.validation import check_fields, items_of, number, seconds_of, text_of
+from airflow_provider_glueray.core.validation import PYTHON, check_fields, items_of, number, seconds_of, text_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,7 +110,7 @@ class StepSpec(ClusterSpec):
     py_modules: Sequence[str] = ()
     working_dir: str | None = None
     logging_configuration: Mapping[str, bool] | None = None
-    python_version: str = "3.9"
+    python_version: str = PYTHON
     glue_version: str = "4.0"
 
     def _as_kept(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ twice: at DAG parse for every value that is not a template, and on the finished 
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from datetime import date, time, timedelta
 from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn
 
-from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.logs import LOG_SOURCES
 
 #: Regions with Glue for Ray. Source: dg/ray-jobs-section, general/latest/gr/glue.
@@ -33,12 +34,13 @@ SERVICE_ARGUMENTS = {
     "--object_store_memory_worker": "object_store_memory_worker",
     "--logging_configuration": "logging_configuration",
 }
+#: The Python of AWS Glue for Ray.
+PYTHON = "3.9"
 LOGGING_SWITCHES = ("CLOUDWATCH_METRICS", "CLOUDWATCH_LOGS", "S3")
 
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 _ARGUMENT_KEY = re.compile(r"[.\-_A-Za-z0-9]+")
-_ROLE = re.compile(r"[\w+=,.@-]{1,64}")
-_ROLE_ARN = re.compile(r"arn:aws[^:]*:iam::\d{12}:role/.+")
+_ROLE = re.compile(r"[\w+=,.@-]{1,64}|arn:aws[^:]*:iam::\d{12}:role/.+")
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 
 
@@ -134,8 +136,7 @@ def _some_workers(value: object) -> str | None:
 
 @_rule("max_concurrent_runs", source="botocore ExecutionProperty")
 def _some_runs(value: object) -> str | None:
-    count = number(value)
-    return None if count is not None and count >= 1 else "must be a whole number, 1 or more"
+    return None if (number(value) or 0) >= 1 else "must be a whole number, 1 or more"
 
 
 @_rule("min_workers", "number_of_workers", source="dg/author-job-ray-job-parameters: 0 to NumberOfWorkers")
@@ -149,10 +150,7 @@ def _floor_below_ceiling(low: object, high: object) -> str | None:
 
 
 def _percent(value: object) -> str | None:
-    if value is None:
-        return None
-    count = number(value)
-    return None if count is not None and 1 <= count <= 100 else "must be a whole percentage, 1 to 100"
+    return None if value is None or 1 <= (number(value) or 0) <= 100 else "must be a whole percentage, 1 to 100"
 
 
 _rule("object_store_memory_head", source="dg/author-job-ray-job-parameters")(_percent)
@@ -178,8 +176,7 @@ def _python_script(value: object) -> str | None:
 def _role(value: object) -> str | None:
     if value is None:  # a cluster of one's own has none; the hook for Glue asks for it
         return None
-    text = str(value or "")
-    if _ROLE.fullmatch(text) or _ROLE_ARN.fullmatch(text):
+    if _ROLE.fullmatch(str(value)):
         return None
     return "must be the name or the ARN of an IAM role that glue.amazonaws.com may assume"
 
@@ -206,6 +203,19 @@ def _arguments(value: object) -> str | None:
         except TypeError as error:
             return f"{key!r}: {error}"
     return None
+
+
+def parse(source: str | bytes, name: str, python_version: str = PYTHON) -> ast.Module:
+    """Parse source as a cluster's Python does.
+
+    :param name: names the source in errors.
+    :raises SourceFileError: it is not Python of that version.
+    """
+    major, minor = (int(part) for part in python_version.split("."))
+    try:
+        return ast.parse(source, filename=name, feature_version=(major, minor))
+    except (SyntaxError, ValueError) as error:
+        raise SourceFileError(f"{name} is not Python {python_version}: {error}") from error
 
 
 _FETCHED = re.compile(r"(\w+\+)?https?://")
@@ -342,8 +352,7 @@ _DURATION = "as a timedelta or a number of seconds"
 
 def _minute_or_more(value: object) -> str | None:
     # A bare number below is most likely meant as minutes, in which the service counts.
-    seconds = seconds_of(value)
-    return None if seconds is not None and seconds >= 60 else f"must be a minute or more, {_DURATION}"
+    return None if (seconds_of(value) or 0) >= 60 else f"must be a minute or more, {_DURATION}"
 
 
 _rule("idle_timeout", source="botocore CreateSession: minutes, at least 1")(_minute_or_more)
@@ -352,15 +361,12 @@ _rule("session_timeout", source="botocore CreateSession: minutes, at least 1")(_
 
 @_rule("poll_interval", source="the pause between two polls")
 def _positive_duration(value: object) -> str | None:
-    seconds = seconds_of(value)
-    return None if seconds is not None and seconds > 0 else f"must be more than 0, {_DURATION}"
+    return None if (seconds_of(value) or 0) > 0 else f"must be more than 0, {_DURATION}"
 
 
 def _bound(value: object) -> str | None:
-    seconds = seconds_of(value)
-    return (
-        None if value is None or (seconds is not None and seconds > 0) else f"must be more than 0, {_DURATION}, or None"
-    )
+    problem = _positive_duration(value)
+    return None if value is None or problem is None else f"{problem}, or None"
 
 
 _rule("run_timeout", source="the operator stops the run itself; Glue has no such bound for Ray")(_bound)
@@ -419,15 +425,11 @@ def text_of(value: object) -> str:
     """Render an argument the way a shell user would write it; containers become JSON."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return str(value)
     if isinstance(value, (date, time)):
         return value.isoformat()
-    if isinstance(value, PurePath):
+    if isinstance(value, (int, float, PurePath)) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, (bool, Mapping, list, tuple)):
         return json.dumps(value, sort_keys=True, default=_no_text)
     return _no_text(value)
 

@@ -25,13 +25,13 @@ from airflow_provider_glueray.core.errors import (
 )
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, StatementError
 from airflow_provider_glueray.core.spec import SourceFile
-from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.core.validation import items_of
 from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
 from airflow_provider_glueray.glueray_step.values import NotSerializableError, decode, encode
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.packaging.function_source import Script, check_function, source_of, to_script
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.operator import is_unrendered
+from airflow_provider_glueray.task.operator import check_rendered, is_unrendered
 from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def glue_ray_task(
     def decorated(function: Callable[..., Any]) -> TaskDecorator:
         # Airflow makes the operators of mapped tasks only when they run, so what can be refused is refused here.
         to_script(function)
-        check_fields({name: value for name, value in kwargs.items() if not is_unrendered(value)})
+        check_rendered(kwargs)
         return task_decorator_factory(
             python_callable=function,
             multiple_outputs=multiple_outputs,

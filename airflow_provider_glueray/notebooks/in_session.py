@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
-from airflow_provider_glueray.core.errors import GlueRayError, RunFailed, SubmitError, failure_of
+from airflow_provider_glueray.core.errors import GlueRayError, RunFailed, SubmitError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef, StatementOutput
 from airflow_provider_glueray.core.spec import RaySessionSpec, Workers
 from airflow_provider_glueray.hooks import settings
@@ -52,7 +52,7 @@ class SessionNotebookRunner:
         hook: SessionBackend,
         log: TaskLog,
         make_life: Callable[[str, str, float | None], RunLife],
-        defer: Callable[[RunLife, RunRecord, RunRef, RunRef | None], None] | None,
+        defer: Callable[[RunLife, RunRef | None], None] | None,
     ) -> None:
         self._plan, self._hook, self._log = plan, hook, log
         self._make_life, self._defer = make_life, defer
@@ -106,7 +106,7 @@ class SessionNotebookRunner:
             # The try before died between stopping the session and saying that all is done.
             return self._session_life.resume(record).id
         else:
-            record, ref = self._session_life.submit_or_reattach(
+            ref = self._session_life.submit_or_reattach(
                 context,
                 lambda client_token: self._session_name(client_token, context),
                 lambda: self._prepare_session(context),
@@ -114,10 +114,8 @@ class SessionNotebookRunner:
             self._publish_links(ref, context)
             snapshot = self._hook.describe([ref])[ref]
             is_settled = snapshot.state.is_terminal
-            outcome = Outcome(snapshot) if is_settled else self._wait_for(self._session_life, record, ref)
-        failure = failure_of(outcome, self._hook.url(ref))
-        if failure is not None:
-            raise failure
+            outcome = Outcome(snapshot) if is_settled else self._wait_for(self._session_life, ref)
+        raise_failure(outcome, self._hook.url(ref))
         return ref.id
 
     def _prepare_session(self, context: Context) -> Start:
@@ -203,11 +201,11 @@ class SessionNotebookRunner:
         notebook, key = self._plan.notebook, CELL_KEY.format(number=cell.number)
         if outcome is None:
             life = self._cell_life = self._make_life(GLUE_STATEMENT, key, self._plan.run_timeout)
-            record, ref = life.submit_or_reattach(
+            ref = life.submit_or_reattach(
                 context, lambda _: session_id, lambda: partial(self._send, cell, session_id), only_in=session_id
             )
             notebook.record_cell(cell, StatementOutput(started=clock.now()), "running")
-            outcome = self._wait_for(life, record, ref)
+            outcome = self._wait_for(life, ref)
         known = RunRecord.load(context, key)
         output = output_of(outcome, self._hook, known.client_token if known else "")
         self._log.info("::group::%s", notebook.title(cell))
@@ -227,7 +225,7 @@ class SessionNotebookRunner:
         code = prepare(cell.code, client_token, self._plan.notebook.where(cell))
         return self._hook.run_statement(session_id, code, client_token)
 
-    def _wait_for(self, life: RunLife, record: RunRecord, ref: RunRef) -> Outcome:
+    def _wait_for(self, life: RunLife, ref: RunRef) -> Outcome:
         """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
         if self._defer is not None:
             # Most cells are short, and a deferral costs the start of a worker.
@@ -237,8 +235,8 @@ class SessionNotebookRunner:
                 if snapshot.state.is_terminal:
                     return Outcome(snapshot)
                 clock.sleep(0.5)
-            self._defer(life, record, ref, self._session_life.ref if self._plan.session_id is None else None)
-        return life.wait(record, ref)
+            self._defer(life, self._session_life.ref if self._plan.session_id is None else None)
+        return life.wait()
 
 
 def notebook_session_spec(plan: NotebookPlan, ti: Any) -> RaySessionSpec:

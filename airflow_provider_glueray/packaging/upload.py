@@ -6,7 +6,6 @@ a run keeps the script it was started with.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import SourceFileError, SpecError
+from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.core.spec import LocalFile, SourceFile, StepSpec
+from airflow_provider_glueray.core.validation import parse
 from airflow_provider_glueray.packaging.archives import Archive, inspect_archive, zip_folder, zip_module
 
 if TYPE_CHECKING:
@@ -46,11 +47,7 @@ def read_local(file: LocalFile, python_version: str, *, module: bool = False) ->
     if name.endswith(".zip"):
         return inspect_archive(name, content)
     if name.endswith(".py"):
-        major, minor = (int(part) for part in python_version.split("."))
-        try:
-            ast.parse(content, filename=name, feature_version=(major, minor))
-        except (SyntaxError, ValueError) as error:
-            raise SourceFileError(f"{name} is not Python {python_version}: {error}") from error
+        parse(content, name, python_version)
         if module:
             return zip_module(path, content)
     return Archive(path.name, content, hashlib.sha256(content).hexdigest())
@@ -100,3 +97,14 @@ def stage(spec: SpecT, staging_uri: str | None, store: S3Store, log: TaskLog) ->
         sent = store.upload(files[file].content, uri)
         log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", files[file].name, uri)
     return spec.with_uploads(uris)
+
+
+def store_of(aws_conn_id: str | None) -> S3Store:
+    """Return S3 as an Airflow connection of type ``aws`` leads to it.
+
+    :raises ExtraMissing: the amazon provider is not installed.
+    """
+    with extra(AWS, "S3, through which files, functions and notebooks pass,"):
+        from airflow_provider_glueray.packaging.s3 import S3Store
+
+    return S3Store.of_connection(aws_conn_id)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import RunHook
@@ -35,13 +35,6 @@ Start = Callable[[str], RunRef]
 
 #: Seconds before the submission at which the log begins to be read, so that no difference of clocks hides a line.
 LOG_MARGIN = 60
-
-
-class Deferral(NamedTuple):
-    """What ``BaseOperator.defer`` takes: the trigger, and how long it may take."""
-
-    trigger: GlueRayRunTrigger
-    timeout: timedelta | None
 
 
 class RunLife:
@@ -97,7 +90,7 @@ class RunLife:
 
     def submit_or_reattach(
         self, context: Context, name: Callable[[str], str], prepare: Callable[[], Start], *, only_in: str | None = None
-    ) -> tuple[RunRecord, RunRef]:
+    ) -> RunRef:
         """Return the run of this attempt group if it can still be used, else a new one.
 
         :param name: returns, for a client token, what its run belongs to.
@@ -116,7 +109,7 @@ class RunLife:
         self._record = record
         if record and self._can_reattach(record, context):
             record.save(context, self._key)
-            return record, _ref_of(record)
+            return self._submitted()[1]
         if record is None or record.run_id is not None:
             token = self._unused_token(context, name, used)
             record = RunRecord.new(context, self._backend, name(token), token, self._connection)
@@ -129,7 +122,7 @@ class RunLife:
             # The kill came while the response was under way and could not know the id.
             self.kill()
             self._raise_if_killed()
-        return record, _ref_of(record)
+        return self._submitted()[1]
 
     def _record_of_this_group(self, context: Context) -> RunRecord | None:
         """Return the record, unless its run is elsewhere or of before a clear: such a run is stopped."""
@@ -187,7 +180,7 @@ class RunLife:
     def resume(self, record: RunRecord) -> RunRef:
         """Go on with the run that the task was deferred for: it is known to be there."""
         self._record = record
-        return _ref_of(record)
+        return self._submitted()[1]
 
     def abandon(self, record: RunRecord) -> None:
         """Stop a run that another connection or another mode has started, by the hook that started it."""
@@ -275,26 +268,28 @@ class RunLife:
 
     # -- wait -------------------------------------------------------------------------------------------------
 
-    def wait(self, record: RunRecord, ref: RunRef) -> Outcome:
+    def wait(self) -> Outcome:
         """Wait for the run in the worker.
 
         :raises RunStopped: Airflow has killed the task.
         """
+        record, ref = self._submitted()
         outcome = run_sync(follow(ref, self._policy(record), _cursor_of(record)), self._hook, ref, self._log)
         if self.is_killed:
             raise RunStopped(outcome, self._hook.url(ref))
         return outcome
 
     def deferral(
-        self, record: RunRecord, ref: RunRef, *, stop: RunRef | None = None, within: timedelta | None = None
-    ) -> Deferral:
-        """Return what hands the run over to the triggerer.
+        self, *, stop: RunRef | None = None, within: timedelta | None = None
+    ) -> tuple[GlueRayRunTrigger, timedelta | None]:
+        """Return the trigger that follows the run, and how long it may take.
 
         :param stop: what to stop when the deferred task is killed; the run itself if it is None.
         :param within: the task's own ``execution_timeout``.
         """
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
+        record, ref = self._submitted()
         bounds = [within.total_seconds()] if within else []
         if record.deadline is not None:
             # For the case that no triggerer is there to keep the deadline.
@@ -306,7 +301,13 @@ class RunLife:
             cursor=_cursor_of(record).to_json(),
             kill=(stop or ref).to_json() if self._stop_on_kill else None,
         )
-        return Deferral(trigger, timedelta(seconds=min(bounds)) if bounds else None)
+        return trigger, timedelta(seconds=min(bounds)) if bounds else None
+
+    def _submitted(self) -> tuple[RunRecord, RunRef]:
+        record, ref = self._record, self.ref
+        assert record, "a run was submitted or found"
+        assert ref, "the service has answered for it"
+        return record, ref
 
     # -- stop -------------------------------------------------------------------------------------------------
 
@@ -342,11 +343,6 @@ class RunLife:
                 self._hook.stop(ref)
         except GlueRayError as failure:  # the log has to say why the task failed, not this
             self._log.log(logging.ERROR, "Could not stop %s; if it runs, stop it by hand: %s", ref.title, failure)
-
-
-def _ref_of(record: RunRecord) -> RunRef:
-    assert record.ref is not None, "the service has answered for this record"
-    return record.ref
 
 
 def _cursor_of(record: RunRecord) -> LogCursor:

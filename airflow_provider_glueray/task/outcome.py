@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.backend import RunHook
 from airflow_provider_glueray.core.drivers import TaskLog
-from airflow_provider_glueray.core.errors import GlueRayError, failure_of
+from airflow_provider_glueray.core.errors import GlueRayError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef, RunSnapshot
 from airflow_provider_glueray.hooks.settings import price_per_mdpu_hour
 from airflow_provider_glueray.links.runs import LINKS
@@ -37,12 +37,10 @@ def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> s
 
     :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
     """
-    snapshot = outcome.snapshot
-    push_usage(snapshot, context, log)
-    failure = failure_of(outcome, hook.url(snapshot.ref))
-    if failure is not None:
-        raise failure
-    return snapshot.ref.id
+    ref = outcome.snapshot.ref
+    push_usage(outcome.snapshot, context, log)
+    raise_failure(outcome, hook.url(ref))
+    return ref.id
 
 
 def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, VERSION, id_of
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
+from airflow_provider_glueray.packaging.upload import store_of
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.packaging.s3 import S3Store
@@ -162,10 +162,7 @@ class KubeRayConnectionHook(KubernetesHook):
 
         :raises ExtraMissing: the amazon provider is not installed.
         """
-        with extra(AWS, "S3, through which files, functions and notebooks pass,"):
-            from airflow_provider_glueray.packaging.s3 import S3Store
-
-        return S3Store.of_connection(self._extra.get("aws_conn_id", "aws_default"))
+        return store_of(self._extra.get("aws_conn_id", "aws_default"))
 
     @cached_property
     def _warned(self) -> set[str]:
@@ -189,8 +186,3 @@ def group_by_namespace(refs: Iterable[RunRef]) -> dict[str, list[RunRef]]:
     for ref in refs:
         by_namespace[namespaced_name(ref)[0]].append(ref)
     return dict(by_namespace)
-
-
-def id_of(resource: Mapping[str, Any]) -> str:
-    """Return the id of a resource, as in ``RunRef``."""
-    return f"{resource['metadata']['namespace']}/{resource['metadata']['name']}"

@@ -12,7 +12,7 @@ from airflow_provider_glueray.core.backend import Prepared
 from airflow_provider_glueray.core.errors import ClusterEnded, SubmitError
 from airflow_provider_glueray.core.runs import KUBERAY_JOB, RunRef, RunSnapshot
 from airflow_provider_glueray.core.spec import RayJobSpec
-from airflow_provider_glueray.hooks.kuberay.connection import id_of, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.connection import namespaced_name
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
@@ -21,6 +21,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     QUEUE,
     RAYJOB,
     VERSION,
+    id_of,
     label_value,
     rayjob_name,
 )

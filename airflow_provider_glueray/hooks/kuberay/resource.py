@@ -18,7 +18,7 @@ from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import JobConflict, StopError, SubmitError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, id_of, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, namespaced_name
 from airflow_provider_glueray.hooks.kuberay.errors import AlreadyThereError, kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
@@ -27,6 +27,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     STOPPED,
     UNRECOVERABLE,
     VERSION,
+    id_of,
 )
 from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason, time_of
 
