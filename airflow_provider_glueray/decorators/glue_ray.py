@@ -10,8 +10,9 @@ import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from airflow.sdk import Context
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_provider_glueray.airflow_compat import PassesXComPush
@@ -33,9 +34,6 @@ from airflow_provider_glueray.packaging.function_source import Script, check_fun
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import check_rendered, is_unrendered
 from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXComPush):

@@ -10,7 +10,9 @@ import json
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core.backend import JobBackend
 from airflow_provider_glueray.core.drivers import TaskLog
@@ -28,9 +30,6 @@ from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results, owner_of
 from airflow_provider_glueray.task.sessions import statement_failure
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: What is only a session's: how long it lives, and how its id begins.
 _OF_SESSIONS = ("idle_timeout", "session_timeout", "session_id_prefix", "region_name", "glue_version")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import SessionBackend
@@ -27,9 +29,6 @@ from airflow_provider_glueray.task.life import RunLife, Start
 from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
 from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import output_of, session_spec, show_output, statement_failure
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: Seconds that a notebook's own session may take to be READY.
 START_SECONDS = 1800.0

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.core.backend import JobBackend, Prepared
 from airflow_provider_glueray.core.follow import FollowPolicy
@@ -24,10 +24,6 @@ from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import WORKER_FIELDS, GlueRayStepOperator, check_rendered
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.record import RunRecord, owner_of
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
-
 
 #: The job's name and description are made by the operator; the versions are those of the only runtime.
 _SPEC_FIELDS = tuple(

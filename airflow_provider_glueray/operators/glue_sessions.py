@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.errors import SessionEnded, StopError
@@ -32,9 +32,6 @@ from airflow_provider_glueray.task.operator import (
 from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord
 from airflow_provider_glueray.task.sessions import finish_statement, session_capacity, session_spec
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: The description is made by the operator; the versions are those of the only runtime.
 _SPEC_FIELDS = tuple(

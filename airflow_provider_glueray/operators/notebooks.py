@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.airflow_compat import task_store
 from airflow_provider_glueray.core.errors import SpecError
@@ -27,8 +27,6 @@ from airflow_provider_glueray.task.record import SESSION_KEY, STORE_KEY, RunReco
 from airflow_provider_glueray.task.sessions import session_capacity
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
     from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
     from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.core.backend import ClusterBackend
 from airflow_provider_glueray.core.errors import StopError
@@ -27,9 +27,6 @@ from airflow_provider_glueray.task.operator import (
 )
 from airflow_provider_glueray.task.outcome import fail_without_retry, push_usage
 from airflow_provider_glueray.task.record import owner_of
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRayCreateClusterOperator(GlueRayClusterOperator, GlueRayStartOperator):

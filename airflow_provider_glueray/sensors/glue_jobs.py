@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core.runs import Outcome, RunRef
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.sensor import GlueRayRunSensor
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRayJobSensor(GlueRayRunSensor):

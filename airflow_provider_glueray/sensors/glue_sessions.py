@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core.errors import raise_failure
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
 from airflow_provider_glueray.task.sensor import GlueRayRunSensor
 from airflow_provider_glueray.task.sessions import finish_statement
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRaySessionSensor(GlueRayRunSensor):

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias
+from airflow.sdk import Asset, AssetAlias, Context
 
 from airflow_provider_glueray.core.runs import Outcome
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from airflow_provider_glueray.core.drivers import TaskLog
 
 

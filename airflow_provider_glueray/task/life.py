@@ -13,6 +13,8 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import Context
+
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import RunHook
 from airflow_provider_glueray.core.drivers import TaskLog, run_sync
@@ -26,8 +28,6 @@ from airflow_provider_glueray.task.outcome import will_retry
 from airflow_provider_glueray.task.record import STORE_KEY, RunRecord, client_tokens, first_try_of
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
 #: Starts a run that carries the given client token; raises ``CapacityExceeded`` while there is no capacity for it.

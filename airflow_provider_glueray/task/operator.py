@@ -10,9 +10,9 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk import BaseOperator, Context, XComArg
 
 from airflow_provider_glueray.airflow_compat import TaskDeferralError, TaskDeferralTimeout, conf
 from airflow_provider_glueray.core import clock
@@ -27,9 +27,6 @@ from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.task.life import RunLife, Start
 from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
 from airflow_provider_glueray.task.record import STORE_KEY, RunRecord
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: How long to wait for capacity, unless a task says otherwise.
 QUEUE_TIMEOUT = timedelta(hours=6)

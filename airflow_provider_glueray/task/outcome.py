@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.backend import RunHook
@@ -16,9 +17,6 @@ from airflow_provider_glueray.core.errors import GlueRayError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef, RunSnapshot
 from airflow_provider_glueray.hooks.settings import price_per_mdpu_hour
 from airflow_provider_glueray.links.runs import LINKS
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: The most characters of a statement's output in the task log.
 MOST_SHOWN = 200_000

@@ -6,9 +6,9 @@ The same snapshots, trigger and verdict as the operators; only it never stops a 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
 from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core import clock
@@ -20,10 +20,6 @@ from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.task.operator import GlueRayConnectedOperator
 from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
 from airflow_provider_glueray.task.record import RunRecord
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
-
 
 #: Seconds between two looks, unless a sensor says otherwise.
 POKE_INTERVAL = 10.0
