@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -235,23 +236,25 @@ def start(
     missing = sorted(set(_missing(("local",))))
     if missing:
         raise EndpointError(f"{', '.join(missing)} not installed: pip install 'airflow-provider-glueray[local]'")
-    report: Callable[[str], None] = (lambda _: None) if quiet else _print_line
+    report: Callable[[str], None] = (lambda _: None) if quiet else functools.partial(print, flush=True)
     path = _state_path(name, home)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", __package__, "--state", str(path), "--name", name, "--port", str(port)]
-    command += ["--nodes", str(nodes), "--provisioning-seconds", str(provisioning_seconds)]
-    command += ["--quota-mdpu", str(quota_mdpu), "--object-store-mb", str(object_store_mb)]
+    options = {"state": str(path), "name": name, "port": port, "nodes": nodes, "quota_mdpu": quota_mdpu}
+    options |= {"provisioning_seconds": provisioning_seconds, "object_store_mb": object_store_mb}
     with _exclusive(path):
         running = find(name, home)
         if running is not None:
-            _check_runtime(running, runtime)
+            if running.runtime != runtime:
+                message = f"{name} is already running on {running.runtime}, not on {runtime}"
+                raise EndpointError(f"{message}; stop it first or start another one under another name")
             return running
         try:
             provided = environments.provide(runtime, report)
         except environments.CannotProvide as error:
             raise EndpointError(str(error)) from error
         remove(name, home)
-        endpoint = _launch([*command, "--runtime", provided.name, "--python", str(provided.python)], path)
+        options |= {"runtime": provided.name, "python": str(provided.python)}
+        endpoint = _launch([sys.executable, "-m", __package__, json.dumps(options)], path)
     report(f"endpoint {endpoint.url}")
     if wait:
         try:
@@ -275,12 +278,6 @@ def _missing(extras: Sequence[str]) -> Iterator[str]:
             importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             yield requirement.name
-
-
-def _check_runtime(running: Endpoint, runtime: str) -> None:
-    if running.runtime != runtime:
-        message = f"{running.name} is already running on {running.runtime}, not on {runtime}"
-        raise EndpointError(f"{message}; stop it first or start another one under another name")
 
 
 def _launch(command: list[str], path: Path) -> Endpoint:
@@ -351,8 +348,3 @@ def _wait_until(condition: Callable[[], bool], timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def _print_line(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
