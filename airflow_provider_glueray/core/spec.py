@@ -59,13 +59,9 @@ class Workers:
 
     def __post_init__(self) -> None:
         check_fields({item.name: getattr(self, item.name) for item in fields(self)})
-        for name in (
-            "number_of_workers",
-            "min_workers",
-            "object_store_memory_head",
-            "object_store_memory_worker",
-        ):
-            object.__setattr__(self, name, number(getattr(self, name)))
+        for item in fields(self):
+            if item.name != "worker_type":
+                object.__setattr__(self, item.name, number(getattr(self, item.name)))
 
 
 @dataclass(frozen=True, kw_only=True)

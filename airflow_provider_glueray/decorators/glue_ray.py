@@ -161,7 +161,9 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXCom
     def _refuse_strays(self, script: Script) -> None:
         """Refuse a module of the user's that nothing sends along."""
         given = [str(each) for each in [*items_of(self.py_modules), *items_of(self.working_dir)]]
-        if is_unrendered(self.py_modules) or is_unrendered(self.working_dir) or any(map(_is_closed, given)):
+        # What is in S3, or in an archive, cannot be seen while a DAG is parsed.
+        is_closed = any(path.startswith("s3://") or path.endswith(".zip") for path in given)
+        if is_closed or is_unrendered(self.py_modules) or is_unrendered(self.working_dir):
             return
         beside = Path(inspect.getsourcefile(self.python_callable) or ".").parent
         for name in sorted(script.user_modules):
@@ -170,11 +172,6 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXCom
                     f"{self.python_callable.__name__} uses the module {name!r}, which is a file of yours that the "
                     f"cluster does not have. Send it along: py_modules=[…]"
                 )
-
-
-def _is_closed(path: str) -> bool:
-    """Tell whether what a path holds cannot be seen while a DAG is parsed."""
-    return path.startswith("s3://") or path.endswith(".zip")
 
 
 def _holds(path: Path, name: str) -> bool:

@@ -22,15 +22,13 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-from .calls import CALL, ClusterFolder, write_json
+from .calls import CALL, MOST_TRACEBACK, ClusterFolder, write_json
 from .display import glueray_describe_value
 
 #: Names in the run's folder: all cells, and what the one with a number has said.
 CELLS, CELL_OUTPUT = "cells.json", "cell-{number}.json"
 #: The most characters of printed text that are kept of one cell.
 MOST_PRINTED = 100_000_000
-#: The most characters of a traceback.
-MOST_TRACEBACK = 20_000
 
 
 class Tee(io.TextIOBase):

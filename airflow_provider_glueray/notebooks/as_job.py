@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import json
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from airflow_provider_glueray.core.backend import JobBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import GlueRayError, ResultMissing, RunFailed, SpecError
 from airflow_provider_glueray.core.runs import Outcome, RunRef, StatementError, StatementOutput
-from airflow_provider_glueray.core.spec import STEP_FOLDER, RayJobSpec, SourceFile, Workers
+from airflow_provider_glueray.core.spec import STEP_FOLDER, RayJobSpec, SourceFile
 from airflow_provider_glueray.glueray_step.calls import CALL
 from airflow_provider_glueray.glueray_step.cells import CELL_OUTPUT, CELLS
 from airflow_provider_glueray.hooks.glue.statements import RETURN_NAME, plain, returns
@@ -138,12 +137,10 @@ def job_spec(plan: NotebookPlan, ti: Any) -> RayJobSpec:
     """
     if not plan.staging_uri:
         raise SpecError(["staging_uri=None: the cells of a notebook and their results pass through an S3 prefix"])
-    given = {name: value for name, value in plan.settings.items() if name not in _OF_SESSIONS}
-    workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
+    given = plan.spec_fields(_OF_SESSIONS)
     given |= {
         "name": plan.job_name,
         "script": SourceFile(f"{PurePath(plan.notebook.name).stem}.py", program_text("run_cells")),
-        "workers": workers,
         "py_modules": [*given.get("py_modules", ()), STEP_FOLDER],
         "arguments": {**owner_of(ti), "airflow_run_id": ti.run_id, **given.get("arguments", {})},
         "tags": {**owner_of(ti), **given.get("tags", {})},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import GlueRayError, RunFailed, SubmitError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef, StatementOutput
-from airflow_provider_glueray.core.spec import RaySessionSpec, Workers
+from airflow_provider_glueray.core.spec import RaySessionSpec
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.glue.requests import session_id_for
 from airflow_provider_glueray.hooks.glue.statements import prepare, read_output
@@ -243,9 +242,7 @@ def notebook_session_spec(plan: NotebookPlan, ti: Any) -> RaySessionSpec:
 
     :param ti: the task instance.
     """
-    given = {name: value for name, value in plan.settings.items() if name not in _NOT_OF_THE_SPEC}
-    workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
-    return session_spec(ti, workers, {"role": "", **given})
+    return session_spec(ti, {"role": "", **plan.spec_fields(_NOT_OF_THE_SPEC)})
 
 
 def _is_of(outcome: Outcome | None, record: RunRecord) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from airflow_provider_glueray.core.spec import Workers
 from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
 
 
@@ -29,3 +30,12 @@ class NotebookPlan:
     cluster: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     ineffective: tuple[str, ...] = ()
+
+    def spec_fields(self, left_out: Collection[str]) -> dict[str, Any]:
+        """Return the settings as fields of a spec, its workers among them.
+
+        :param left_out: settings that are no fields of it.
+        """
+        given = {name: value for name, value in self.settings.items() if name not in left_out}
+        sizes = {field.name: given.pop(field.name) for field in fields(Workers) if field.name in given}
+        return {**given, "workers": Workers(**sizes)}

@@ -16,7 +16,7 @@ from airflow.sdk import Context, XComArg
 from airflow_provider_glueray.core.backend import JobBackend, Prepared
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
-from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB, Outcome, RunRef
+from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, STEP_FOLDER, RayJobSpec, SourceFile
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.assets import lineage_of, note_reports
@@ -143,9 +143,7 @@ class GlueRayJobOperator(GlueRayStepOperator):
     def _prepare_job(self, context: Context) -> Prepared:
         """Upload what is local and define the job, so that a run can be started."""
         spec = self._spec(context)
-        strange = sorted(set(spec.overrides) - {BACKENDS[self.backend].override_key})
-        if strange:
-            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        self._note_foreign(spec.overrides)
         if idle := self._ineffective_settings():
             self.log.info("Runs by %s; no effect: %s", self.backend, ", ".join(idle))
         prepared = self.hook.prepare(spec, self.staging_uri, self.run_timeout)

@@ -98,7 +98,8 @@ class GlueRayCreateSessionOperator(GlueRayStepOperator, GlueRayStartOperator):
         return lambda client_token: self.hook.create(spec, self._name(client_token, context), client_token)
 
     def _spec(self, context: Context) -> RaySessionSpec:
-        return session_spec(context["ti"], self._workers(), self._given(*_SPEC_FIELDS) | self._placed_files())
+        given = {**self._given(*_SPEC_FIELDS), **self._placed_files(), "workers": self._workers()}
+        return session_spec(context["ti"], given)
 
     def _required_capacity(self) -> str:
         return session_capacity(self.number_of_workers)

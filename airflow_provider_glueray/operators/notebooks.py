@@ -17,7 +17,7 @@ from airflow_provider_glueray.airflow_compat import task_store
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
-from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.core.runs import GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
 from airflow_provider_glueray.core.validation import items_of
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.life import Start
@@ -263,9 +263,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def _check_target(self) -> None:
         """Refuse a session or a cluster that the connection does not lead to."""
-        strange = sorted(set(self.overrides) - {BACKENDS[self.backend].override_key})
-        if strange:
-            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        self._note_foreign(self.overrides)
         problems = []
         if self._is_in_session and self.cluster:
             problems = [f"cluster={self.cluster!r}: on AWS Glue a notebook runs in a session; use session_id"]

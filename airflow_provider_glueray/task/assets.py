@@ -44,15 +44,18 @@ def note_reports(outcome: Outcome, outlets: Sequence[Any], context: Context, log
     """Put what a run has reported into the events of the task's outlets."""
     found, strays = by_outlet(outcome.reports, outlets)
     events = context["outlet_events"]
-    run = {"glueray_run": outcome.snapshot.ref.id}
+
+    def extra_of(report: Mapping[str, Any]) -> dict[str, Any]:
+        extra = {key: value for key, value in report.items() if key != "asset"}
+        return {**extra, "glueray_run": outcome.snapshot.ref.id}
+
     for at, figures in found.items():
-        events[outlets[at]].extra.update({**{key: value for key, value in figures.items() if key != "asset"}, **run})
+        events[outlets[at]].extra.update(extra_of(figures))
     aliases = [each for each in outlets if isinstance(each, AssetAlias)]
     for report in strays:
         name = str(report.get("asset", ""))
         if len(aliases) == 1 and name:
-            extra = {key: value for key, value in report.items() if key != "asset"}
-            events[aliases[0]].add(Asset(name), extra={**extra, **run})
+            events[aliases[0]].add(Asset(name), extra=extra_of(report))
         elif outlets:
             log.info("The run reports of %r, which is none of the task's outlets", name)
 

@@ -205,16 +205,13 @@ class RunLife:
         if snapshot.state.is_terminal and snapshot.state is not RunState.SUCCEEDED:
             self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
             return False
-        if snapshot.is_over and not self._is_certain(record, context):
+        # With ``retries`` as they were, no clear can have been missed.
+        is_certain = record.first_try == first_try_of(context) and 1 <= record.first_try <= context["ti"].try_number
+        if snapshot.is_over and not is_certain:
             self._log.info("Whether %s is of before a clear is not known; starting anew", snapshot.ref.title)
             return False
         self._log.info("Reattaching to %s of an earlier try, which is %s", snapshot.ref.title, snapshot.raw_state)
         return True
-
-    @staticmethod
-    def _is_certain(record: RunRecord, context: Context) -> bool:
-        """Tell whether ``retries`` is what it was, so that no clear can have been missed."""
-        return record.first_try == first_try_of(context) and 1 <= record.first_try <= context["ti"].try_number
 
     def _stop_before_clear(self, snapshots: Sequence[RunSnapshot]) -> None:
         """Stop the runs of an earlier attempt group: the task was cleared, so their result is not wanted."""
@@ -238,22 +235,18 @@ class RunLife:
                     # The next try waits anew.
                     record.queued_since = None
                     record.save(context, self._key)
-                    raise self._capacity_timeout_error(waited, error) from error
+                    raise CapacityExceeded(
+                        f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for capacity. "
+                        f"{self._required_capacity()}",
+                        code=error.code,
+                        status=error.status,
+                    ) from error
                 record.save(context, self._key)
                 attempt += 1
-                longest = max(waits.queue_first * 2 ** (attempt - 1), waited * 0.5)
-                pause = min(longest, waits.queue_longest)
+                pause = min(max(waits.queue_first * 2 ** (attempt - 1), waited * 0.5), waits.queue_longest)
                 pause = min(pause * random.uniform(0.8, 1.2), self._queue_timeout - waited)
                 self._log.info("Waiting for capacity (%s); trying again in %.0f s", error, pause)
                 self._wait_for_capacity(pause)
-
-    def _capacity_timeout_error(self, waited: float, error: CapacityExceeded) -> CapacityExceeded:
-        return CapacityExceeded(
-            f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for capacity. "
-            f"{self._required_capacity()}",
-            code=error.code,
-            status=error.status,
-        )
 
     def _record_run_id(self, record: RunRecord, ref: RunRef, started: float | None = None) -> None:
         record.name, record.run_id = ref.name, ref.id

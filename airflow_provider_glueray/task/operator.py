@@ -139,6 +139,12 @@ class GlueRayRunOperator(GlueRayConnectedOperator):
         waits = not row.has_queue and self.queue_timeout != QUEUE_TIMEOUT.total_seconds()
         return [*given, "queue_timeout"] if waits else given
 
+    def _note_foreign(self, overrides: Mapping[str, Any]) -> None:
+        """Say in the log which overrides are for other backends."""
+        foreign = sorted(set(overrides) - {BACKENDS[self.backend].override_key})
+        if foreign:
+            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(foreign))
+
     # -- the life of the run ----------------------------------------------------------------------------------
 
     def execute(self, context: Context) -> Any:

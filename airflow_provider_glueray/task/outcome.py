@@ -60,13 +60,11 @@ def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
 
 def log_output(text: str, log: TaskLog) -> None:
     """Write what a statement printed to the task log; of a very long text, the beginning and the end."""
-    left_out = max(len(text) - MOST_SHOWN, 0)
-    head, tail = (text[: MOST_SHOWN // 2], text[-MOST_SHOWN // 2 :]) if left_out else (text, "")
-    for line in head.splitlines():
-        log.info("%s", line)
-    if left_out:
-        log.info("[… %d characters are left out here; the session keeps all of them until it is deleted]", left_out)
-    for line in tail.splitlines():
+    left_out, lines = len(text) - MOST_SHOWN, text.splitlines()
+    if left_out > 0:
+        note = f"[… {left_out} characters are left out here; the session keeps all of them until it is deleted]"
+        lines = [*text[: MOST_SHOWN // 2].splitlines(), note, *text[-MOST_SHOWN // 2 :].splitlines()]
+    for line in lines:
         log.info("%s", line)
 
 

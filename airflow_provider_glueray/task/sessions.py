@@ -9,19 +9,19 @@ from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import RunFailed, StatementFailed, failure_of
 from airflow_provider_glueray.core.runs import Outcome, RunSnapshot, StatementOutput
-from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec, Workers
+from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec
 from airflow_provider_glueray.task.outcome import log_output
 from airflow_provider_glueray.task.record import owner_of
 
 
-def session_spec(ti: Any, workers: Workers, fields: Mapping[str, Any]) -> RaySessionSpec:
+def session_spec(ti: Any, fields: Mapping[str, Any]) -> RaySessionSpec:
     """Return the spec of a session that a task makes, with tags that say which task it is.
 
     :param fields: of the spec.
     """
     tags = {**owner_of(ti), "airflow_run_id": ti.run_id, **fields.get("tags", {})}
     description = f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}"
-    return RaySessionSpec(workers=workers, **{**fields, "tags": tags, "description": description})
+    return RaySessionSpec(**{**fields, "tags": tags, "description": description})
 
 
 def session_capacity(number_of_workers: int | str) -> str:

@@ -66,7 +66,9 @@ class PodLogs:
         if len(fresh) > MOST_SEEN:
             # A log that runs fast is looked over again by lines, not by time, so that the cursor stays small.
             since = max(since, fresh[-MOST_SEEN][0])
-        seen = {key for at, key, _ in fresh if at >= since} | {key for key in cursor.seen if _time_in(key) >= since}
+        # A key begins with the line's time.
+        kept = {key for key in cursor.seen if int(key.partition("/")[0]) >= since}
+        seen = kept | {key for at, key, _ in fresh if at >= since}
         return LogPage([line for _, _, line in fresh], LogCursor(since, frozenset(seen)))
 
     def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, str]]:
@@ -123,8 +125,3 @@ def _lines(content: bytes) -> Iterator[tuple[int, str, str]]:
         moment = time_of(f"{found[1]}{found[3]}")
         fraction = found[2] or "0"
         yield int(moment) * 1000 + int(f"{fraction:0<3}"[:3]), f"{fraction}#{known[stamp]}", text
-
-
-def _time_in(key: str) -> int:
-    """Return the time that a key of a line begins with."""
-    return int(key.partition("/")[0])

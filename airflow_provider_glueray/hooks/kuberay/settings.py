@@ -1,7 +1,4 @@
-"""What RayJobs and RayClusters are made with, beyond what a spec says: ``kuberay`` of a connection and of a task.
-
-Standard library only.
-"""
+"""What RayJobs and RayClusters are made with, beyond what a spec says: ``kuberay`` of a connection and of a task."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way.
-
-No clock and no I/O.
-"""
+"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Names, labels, pods and clusters of what runs on KubeRay.
-
-No clock and no I/O.
-"""
+"""Names, labels, pods and clusters of what runs on KubeRay."""
 
 from __future__ import annotations
 
