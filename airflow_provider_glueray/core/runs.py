@@ -125,11 +125,6 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def _row(backend: str) -> Backend:
-    """Return the row of a backend; a record of another version of this package may name one that is not here."""
-    return BACKENDS.get(backend, BACKENDS[GLUE_JOB])
-
-
 class RunRef(NamedTuple):
     """Which run: enough to find it again from another process. JSON both ways.
 
@@ -143,12 +138,12 @@ class RunRef(NamedTuple):
     @property
     def title(self) -> str:
         """What a sentence calls the run."""
-        return _row(self.backend).title.format(id=self.id, name=self.name)
+        return BACKENDS[self.backend].title.format(id=self.id, name=self.name)
 
     @property
     def is_listed_together(self) -> bool:
         """Whether one call lists it beside the runs of all names, while each log is a call of its own."""
-        return _row(self.backend).lists_together
+        return BACKENDS[self.backend].lists_together
 
     @property
     def poll_group(self) -> str:
@@ -203,7 +198,7 @@ class RunSnapshot(NamedTuple):
     @property
     def is_over(self) -> bool:
         """True when nothing of it is left to stop. A session that has started is not over, a RayCluster until gone."""
-        over = _row(self.ref.backend).over
+        over = BACKENDS[self.ref.backend].over
         return self.state.is_terminal if over is None else self.state in over
 
     def to_json(self) -> dict[str, Any]:
@@ -253,7 +248,7 @@ class Outcome(NamedTuple):
             snapshot=RunSnapshot.from_json(value["snapshot"]),
             tail=tuple(value["tail"]),
             deadline_passed=value["deadline_passed"],
-            reports=tuple(value.get("reports", ())),
+            reports=tuple(value["reports"]),
         )
 
 

@@ -68,7 +68,7 @@ class Endpoint:
     @property
     def runtime(self) -> str:
         """The runtime of scripts: "newest" or "Ray2.4"."""
-        return str(self._state.get("runtime", "newest"))
+        return str(self._state["runtime"])
 
     @property
     def url(self) -> str:
@@ -182,7 +182,7 @@ class Endpoint:
             self._child.wait(timeout=10)
         state = _read_state(self._path) or self._state
         if state.get("pid") == self.pid:
-            if state.get("sessions") and state.get("boot") == processes.boot():
+            if state["boot"] == processes.boot():
                 processes.end_sessions(state["sessions"])
             shutil.rmtree(state["root"], ignore_errors=True)
             self._path.unlink(missing_ok=True)

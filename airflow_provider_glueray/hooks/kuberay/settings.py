@@ -64,8 +64,8 @@ class RayJobSettings:
 
     def __post_init__(self) -> None:
         problems = [
-            f"kuberay: {name}={getattr(self, name)!r} must be a {'mapping' if kind is Mapping else 'list'}"
-            for names, kind in ((_MAPPINGS, Mapping), (_LISTS, (list, tuple)))
+            f"kuberay: {name}={getattr(self, name)!r} must be a {word}"
+            for names, kind, word in ((_MAPPINGS, Mapping, "mapping"), (_LISTS, (list, tuple), "list"))
             for name in names
             if not isinstance(getattr(self, name), kind)
         ]
