@@ -16,44 +16,6 @@ from airflow_provider_glueray.core.spec import RayJobSpec, Workers
 from airflow_provider_glueray.hooks.ray.responses import CLIENT_TOKEN, NAME, ClusterSize
 from airflow_provider_glueray.packaging.programs import program_text
 
-#: What becomes of each field of a spec on a cluster that runs already.
-FIELD_MAPPING: Mapping[str, str] = {
-    "name": "metadata `glueray_name`, by which a sensor finds the run",
-    "script": (
-        "local: a module in the cluster's package store, under the hash of its content, run by `python -m`; "
-        "in S3: fetched by the cluster (pyarrow) and run as the main program"
-    ),
-    "role": "not used, noted: the cluster has AWS rights of its own",
-    "arguments": (
-        "environment variables, of the workers too, and `--name value`. Those with a hyphen in the name or a `$` in "
-        "the value are variables of the script only, because Ray would replace what follows the `$`"
-    ),
-    "number_of_workers": "not kept, noted: others use the cluster too",
-    "min_workers": (
-        "the driver takes one CPU (`entrypoint_num_cpus`), so the run waits while the cluster is full; "
-        "if it scales, 8 CPUs for each are asked for"
-    ),
-    "worker_type": "Z.2X: 8 CPUs for each of `min_workers`",
-    "object_store_memory_head": "refused: it is set when a cluster is started",
-    "object_store_memory_worker": "refused likewise",
-    "pip": "runtime_env `pip`",
-    "py_modules": "runtime_env `py_modules`, local ones from the package store",
-    "working_dir": "runtime_env `working_dir`, a local one from the package store",
-    "object_spilling_config": "refused: it is set when a cluster is started",
-    "logging_configuration": "not used, noted: there is the driver's log",
-    "runtime": "not used: the cluster has its Ray",
-    "python_version": "the syntax of a local script is checked by it; the cluster has its Python",
-    "glue_version": "not used",
-    "description": "not used",
-    "tags": "metadata of the job",
-    "max_concurrent_runs": "not used: Ray has no such limit",
-    "cluster": "refused: the connection is the cluster",
-    "overrides": (
-        "`ray`: `entrypoint_num_cpus`, `entrypoint_num_gpus`, `entrypoint_memory`, `entrypoint_resources`, "
-        "`entrypoint_label_selector`, more of `runtime_env` and `metadata`; those of other backends have no effect"
-    ),
-}
-
 #: Members of the request that ``overrides["ray"]`` may set (ray/dashboard/modules/job/common.py, JobSubmitRequest).
 MEMBERS = frozenset(
     {
@@ -107,7 +69,7 @@ def submission_id_of(client_token: str) -> str:
 def to_ray_submission(
     spec: RayJobSpec, client_token: str, places: PackageUris, arguments: Mapping[str, str], *, scales: bool = False
 ) -> dict[str, Any]:
-    """Translate to the body of ``POST /api/jobs/``; :data:`FIELD_MAPPING` has it field by field.
+    """Translate to the body of ``POST /api/jobs/``; docs/ray.md has it field by field.
 
     Arguments reach the script as environment variables and as ``--name value``; the workers have the variables too,
     but for those with a hyphen in the name or a ``$`` in the value.
