@@ -26,7 +26,7 @@ from airflow_provider_glueray.hooks.glue.requests import to_glue_job, to_glue_ru
 from airflow_provider_glueray.hooks.glue.statements import prepare
 
 if TYPE_CHECKING:
-    from airflow_provider_glueray.notebooks.plan import NotebookPlan
+    from airflow_provider_glueray.notebooks.executed import NotebookPlan
 
 #: Name, command and body of each request.
 _Requests = Iterator[tuple[str, str, Any]]

@@ -22,8 +22,7 @@ from airflow_provider_glueray.glueray_step.calls import CALL
 from airflow_provider_glueray.glueray_step.cells import CELL_OUTPUT, CELLS
 from airflow_provider_glueray.hooks.glue.statements import RETURN_NAME, plain, returns
 from airflow_provider_glueray.notebooks.document import Cell
-from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
-from airflow_provider_glueray.notebooks.plan import NotebookPlan
+from airflow_provider_glueray.notebooks.executed import ExecutedNotebook, NotebookPlan
 from airflow_provider_glueray.packaging.programs import program_text
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.outcome import push_usage

@@ -23,7 +23,7 @@ from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.glue.requests import session_id_for
 from airflow_provider_glueray.hooks.glue.statements import prepare, read_output
 from airflow_provider_glueray.notebooks.document import Cell
-from airflow_provider_glueray.notebooks.plan import NotebookPlan
+from airflow_provider_glueray.notebooks.executed import NotebookPlan
 from airflow_provider_glueray.task.life import RunLife, Start
 from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
 from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord

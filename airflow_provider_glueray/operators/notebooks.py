@@ -28,9 +28,8 @@ from airflow_provider_glueray.task.sessions import session_capacity
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
-    from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
+    from airflow_provider_glueray.notebooks.executed import ExecutedNotebook, NotebookPlan
     from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner
-    from airflow_provider_glueray.notebooks.plan import NotebookPlan
 
 #: Settings of a session or a run that are words of the operator too.
 _OWN_SETTINGS = (
@@ -165,7 +164,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def _plan(self, notebook: ExecutedNotebook) -> NotebookPlan:
         """Return where and how the notebook runs; the task's own settings win over those of its magics."""
-        from airflow_provider_glueray.notebooks.plan import NotebookPlan
+        from airflow_provider_glueray.notebooks.executed import NotebookPlan
 
         given = self._settings()
         if "py_modules" in given:
