@@ -57,14 +57,6 @@ class Dependencies:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run ready to submit; /bin/sh runs `entrypoint`."""
-
-    entrypoint: str
-    runtime_env: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class KernelEnvironment:
     """The interpreter, the working directory and the additional environment variables of a session's kernel."""
 
@@ -73,8 +65,11 @@ class KernelEnvironment:
     variables: dict[str, str]
 
 
-def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
-    """Download the run's files into the existing `directory` and write its start file; raises CannotPrepare."""
+def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> tuple[str, dict[str, Any]]:
+    """Download the run's files into the existing `directory` and write its start file; raises CannotPrepare.
+
+    Returns the entrypoint, which /bin/sh runs, and the runtime environment.
+    """
     script = _download(s3, run.script, directory / "script")
     requirements = rules.locations(run.arguments.get("--pip-install", ""))
     found = _dependencies(run.arguments, requirements, s3, overlays, directory, lambda: run.stop_requested)
@@ -91,7 +86,7 @@ def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
         start.write_text(f"exec {command}\n")
     else:  # Ray 2.4 does not report the exit code
         start.write_text(f"{command}\ncode=$?\necho $code >{exit_code}\nexit $code\n")
-    return Prepared(f"exec sh {shlex.quote(str(start))}", found.runtime_env)
+    return f"exec sh {shlex.quote(str(start))}", found.runtime_env
 
 
 def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> KernelEnvironment:
