@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context, XComArg
 
-from airflow_provider_glueray.core.backend import ClusterBackend
 from airflow_provider_glueray.core.errors import StopError
 from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec
@@ -27,6 +26,9 @@ from airflow_provider_glueray.task.operator import (
 )
 from airflow_provider_glueray.task.outcome import fail_without_retry, push_usage
 from airflow_provider_glueray.task.record import owner_of
+
+if TYPE_CHECKING:
+    from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
 
 
 class GlueRayCreateClusterOperator(GlueRayClusterOperator, GlueRayStartOperator):
@@ -54,7 +56,7 @@ class GlueRayCreateClusterOperator(GlueRayClusterOperator, GlueRayStartOperator)
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
-    hook: ClusterBackend
+    hook: KubeRayClusterHook
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = (
         *WORKER_FIELDS,
@@ -124,7 +126,7 @@ class GlueRayDeleteClusterOperator(GlueRayEndOperator):
     Further parameters: see :class:`GlueRayRunOperator`.
     """
 
-    hook: ClusterBackend
+    hook: KubeRayClusterHook
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = ("cluster", "conn_id", "region_name")
 
