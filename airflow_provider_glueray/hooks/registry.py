@@ -64,11 +64,6 @@ def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
     return hook(**kwargs)
 
 
-def poll_key(backend: str) -> str:
-    """Return what the runs of two backends have in common when one poll can answer for both: their hook."""
-    return BACKENDS[backend].hook
-
-
 if TYPE_CHECKING:
     # A type checker sees here that each hook is what its operators expect.
     from airflow_provider_glueray.core.backend import JobBackend, RunHook

@@ -56,7 +56,8 @@ class JobNotebookRunner:
         """Make ready what starts the run."""
         plan = self._plan
         prepared = self._hook.prepare(job_spec(plan, context["ti"]), plan.staging_uri, plan.run_timeout)
-        if ineffective := ineffective_settings(plan):
+        of_sessions = [name for name in _OF_SESSIONS if plan.settings.get(name) is not None]
+        if ineffective := dict.fromkeys([*of_sessions, *plan.ineffective]):
             self._log.info("A notebook is one job here; no effect: %s", ", ".join(ineffective))
         # Nothing is started whose result could not be written down.
         plan.notebook.write()
@@ -147,12 +148,6 @@ def job_spec(plan: NotebookPlan, ti: Any) -> RayJobSpec:
         "overrides": plan.overrides,
     }
     return RayJobSpec(**given)
-
-
-def ineffective_settings(plan: NotebookPlan) -> list[str]:
-    """Return what the magics and the task say that has no effect on a job."""
-    of_sessions = [name for name in _OF_SESSIONS if plan.settings.get(name) is not None]
-    return list(dict.fromkeys([*of_sessions, *plan.ineffective]))
 
 
 def cells_of(notebook: ExecutedNotebook) -> list[dict[str, Any]]:

@@ -124,7 +124,8 @@ class GlueRayJobOperator(GlueRayStepOperator):
         self.overrides = dict(overrides or {})
         self.wait_for_completion = wait_for_completion
         self.log_sources = tuple(log_sources)
-        check_rendered(self._spec_fields() | self._given("staging_uri", "requirements", "log_sources"))
+        given = self._given(*WORKER_FIELDS, *_SPEC_FIELDS, "staging_uri", "requirements", "log_sources")
+        check_rendered(given | ({"name": job_name} if job_name else {}))
 
     # -- what it says of its runs -----------------------------------------------------------------------------
 
@@ -198,10 +199,6 @@ class GlueRayJobOperator(GlueRayStepOperator):
 
     def _job_name(self) -> str:
         return self.job_name or f"{self.dag_id}-{self.task_id}"
-
-    def _spec_fields(self) -> dict[str, Any]:
-        """Return the fields of the spec as they stand, rendered or not."""
-        return self._given(*WORKER_FIELDS, *_SPEC_FIELDS) | ({"name": self.job_name} if self.job_name else {})
 
     def _spec(self, context: Context) -> RayJobSpec:
         """Build the spec from the rendered fields; say in it which task runs it.

@@ -120,10 +120,7 @@ class GlueRayJobHook(GlueConnectionHook):
     # -- runs -----------------------------------------------------------------------------------------------
 
     def submit(self, spec: RayJobSpec, client_token: str) -> RunRef:
-        """Start a run that carries the client token, and never a second one with the same client token.
-
-        StartJobRun has no idempotency token, and boto3 would repeat a request whose answer was lost. So it is
-        sent once; when the answer is missing, the client token is looked for before it is sent again.
+        """Start a run that carries the client token, and never a second one with it; see :meth:`start_once`.
 
         :raises CapacityExceeded: a concurrency limit, the account's capacity or throttling; nothing was started.
         :raises SubmitOutcomeUnknown: no answer, several times over, and no trace of a run.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -65,20 +66,14 @@ def read_logs(client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequenc
 
 def _events(client: Any, group: str, prefix: str, since_ms: int) -> list[dict[str, Any]]:
     request = {"logGroupName": group, "logStreamNamePrefix": prefix, "startTime": since_ms}
-    events: list[dict[str, Any]] = []
-    for _ in range(MOST_PAGES):
-        try:
-            answer = client.filter_log_events(**request)
-        except ClientError as error:
-            # Groups and streams appear with their first record.
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                break
-            raise
-        events += answer["events"]
-        if not answer.get("nextToken"):
-            break
-        request["nextToken"] = answer["nextToken"]
-    return events
+    pages = client.get_paginator("filter_log_events").paginate(**request)
+    try:
+        return [event for page in islice(pages, MOST_PAGES) for event in page["events"]]
+    except ClientError as error:
+        # Groups and streams appear with their first record.
+        if error.response["Error"]["Code"] == "ResourceNotFoundException":
+            return []
+        raise
 
 
 def _page(cursor: LogCursor, events: list[tuple[int, str, LogLine]]) -> LogPage:

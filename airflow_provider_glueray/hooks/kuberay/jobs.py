@@ -15,7 +15,6 @@ from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.kuberay.connection import namespaced_name
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
-    CLIENT_TOKEN,
     GROUP,
     JOB,
     QUEUE,
@@ -111,12 +110,7 @@ class KubeRayHook(KubeRayResourceHook):
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the run of ``name`` that carries the client token, if there is one: its name is made of both."""
         ref = RunRef(KUBERAY_JOB, name, f"{self._namespace}/{rayjob_name(name, client_token)}")
-        found = self._list([ref])
-        return [
-            snapshot_of(rayjob)
-            for rayjob in found.values()
-            if rayjob["metadata"]["annotations"].get(CLIENT_TOKEN) == client_token
-        ]
+        return self._with_token(ref, client_token)
 
     def latest_run(self, name: str) -> RunSnapshot | None:
         """Return the newest run of a job, or None if there is none."""

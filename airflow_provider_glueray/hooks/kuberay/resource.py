@@ -108,6 +108,12 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             self._remember(snapshot)
         return snapshot
 
+    def _with_token(self, ref: RunRef, client_token: str) -> list[RunSnapshot]:
+        """Return the resource of a name that is made of the client token, unless it carries another one."""
+        found = self._list([ref]).values()
+        mine = (each for each in found if each["metadata"]["annotations"].get(CLIENT_TOKEN) == client_token)
+        return [self._snapshot_of(each) for each in mine]
+
     def _unseen(self, ref: RunRef) -> RunSnapshot:
         """Describe what is not there, and of which nothing is remembered."""
         text = f"There is no {self.kind} {ref.id}; it was deleted, or the connection leads to another cluster"
