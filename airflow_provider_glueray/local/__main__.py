@@ -98,7 +98,7 @@ class Daemon:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then remove all processes and files."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _exit_on_signal)
+            signal.signal(number, lambda *_: sys.exit(0))
         try:
             threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
             self._create_default_resources()
@@ -171,10 +171,6 @@ class Daemon:
             if self._faults.take_fail_node():
                 self._cluster.replace_worker()
             time.sleep(0.25)
-
-
-def _exit_on_signal(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(0)
 
 
 def main() -> None:

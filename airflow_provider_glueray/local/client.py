@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -134,22 +133,22 @@ class Endpoint:
 
     def calls(self) -> dict[str, int]:
         """Return the number of requests per Glue and Logs operation, in all Regions or in that of `at`."""
-        return self._request("GET", "calls", self._region_query())
+        return self._request("GET", "calls")
 
     def reset_calls(self) -> None:
         """Reset all counts to 0."""
-        self._request("DELETE", "calls", self._region_query())
+        self._request("DELETE", "calls")
 
     def faults(self, **changes: Any) -> dict[str, Any]:
         """Change the given faults (see `faults.Faults`) and return all; raises EndpointError for an unknown one.
 
         Faults hold in all Regions; on an endpoint from `at`, they hold in that Region.
         """
-        return self._request("PUT" if changes else "GET", "faults", self._region_query(), changes or None)
+        return self._request("PUT" if changes else "GET", "faults", changes or None)
 
     def reset_faults(self) -> None:
         """Remove all faults."""
-        self._request("DELETE", "faults", self._region_query())
+        self._request("DELETE", "faults")
 
     def wait_ready(self, timeout_seconds: float = 120.0, report: Callable[[str], None] | None = None) -> None:
         """Return when every Ray node is alive; `report` gets progress messages. Raises EndpointError otherwise."""
@@ -190,17 +189,11 @@ class Endpoint:
     def __enter__(self) -> Endpoint:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _region_query(self) -> dict[str, str]:
-        return {} if self._only_region is None else {"region": self._only_region}
-
-    def _request(
-        self, method: str, path: str, query: dict[str, str] | None = None, body: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        query = {} if self._only_region is None else {"region": self._only_region}
         try:
             # Plain HTTP on loopback needs no proxy and no certificates, which take 30 ms to load.
             with httpx.Client(timeout=30, trust_env=False, verify=False) as client:
