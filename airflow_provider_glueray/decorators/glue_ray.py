@@ -111,7 +111,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXCom
     def _finish(self, outcome: Outcome, context: Context) -> Any:
         """Return what the function returned; raise with the traceback it left, not with the end of a log."""
         try:
-            self._finish_job(outcome, context)
+            super()._finish(outcome, context)
         except RunFailed:
             error = self._error(context) if outcome.snapshot.state is RunState.FAILED else None
             if error is None:

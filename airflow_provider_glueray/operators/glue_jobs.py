@@ -168,9 +168,6 @@ class GlueRayJobOperator(GlueRayStepOperator):
         return super()._wait_or_defer(ref, context)
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
-        return self._finish_job(outcome, context)
-
-    def _finish_job(self, outcome: Outcome, context: Context) -> str:
         """Leave the run: usage, verdict, and what it has reported of its outputs; return its id."""
         self._ended = outcome
         run_id = finish(outcome, self.hook, context, self.log)

@@ -7,7 +7,6 @@ a run keeps the script it was started with.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,18 +59,13 @@ def read_local_files(spec: StepSpec) -> dict[LocalFile, Archive]:
     :raises SpecError: two local ``py_modules`` have a module of one name.
     """
     files = {file: read_local(file, spec.python_version, module=file in spec.py_modules) for file in spec.local_files()}
-    _check_module_conflicts({str(file): archive for file, archive in files.items() if file in spec.py_modules})
+    # Two archives that have a module of one name: which of them is imported would be luck.
+    owners: dict[str, LocalFile] = {}
+    for file in (each for each in files if each in spec.py_modules):
+        for name in files[file].modules:
+            if owners.setdefault(name, file) != file:
+                raise SpecError([f"py_modules: {owners[name]} and {file} both have a module {name!r}"])
     return files
-
-
-def _check_module_conflicts(modules: Mapping[str, Archive]) -> None:
-    """Refuse two archives that have a module of one name: which of them is imported would be luck."""
-    owners: dict[str, str] = {}
-    for path, archive in modules.items():
-        for name in archive.modules:
-            if name in owners:
-                raise SpecError([f"py_modules: {owners[name]} and {path} both have a module {name!r}"])
-            owners[name] = path
 
 
 def object_uri(archive: Archive, staging_uri: str) -> str:

@@ -95,10 +95,11 @@ class KubeRayConnectionHook(KubernetesHook):
                     found[id_of(resource)] = resource
         return found
 
-    def _list_by(self, namespace: str, selector: str, **query: Any) -> list[Mapping[str, Any]]:
-        with kubernetes_errors(f"{self.kind}s in namespace {namespace!r}"):
+    def _list_by(self, namespace: str, selector: str, plural: str = "", **query: Any) -> list[Mapping[str, Any]]:
+        """Return the resources that a selector of labels selects, of the hook's kind or of another one."""
+        with kubernetes_errors(f"{plural or self.plural} in namespace {namespace!r}"):
             answer = self._custom_objects.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, self.plural, label_selector=selector, **query
+                GROUP, VERSION, namespace, plural or self.plural, label_selector=selector, **query
             )
         return list(answer["items"])
 

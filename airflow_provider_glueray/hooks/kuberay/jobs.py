@@ -13,13 +13,10 @@ from airflow_provider_glueray.core.errors import ClusterEnded, SubmitError
 from airflow_provider_glueray.core.runs import KUBERAY_JOB, RunRef, RunSnapshot
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.kuberay.connection import namespaced_name
-from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
-    GROUP,
     JOB,
     QUEUE,
     RAYJOB,
-    VERSION,
     id_of,
     label_value,
     rayjob_name,
@@ -93,11 +90,7 @@ class KubeRayHook(KubeRayResourceHook):
 
     def _clusters(self, namespace: str) -> dict[str, Mapping[str, Any]]:
         """Return the clusters of a namespace that runs may share, by their ids."""
-        with kubernetes_errors(f"RayClusters in namespace {namespace!r}"):
-            answer = self._custom_objects.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, CLUSTERS, label_selector=SHARED
-            )
-        return {id_of(each): each for each in answer["items"]}
+        return {id_of(each): each for each in self._list_by(namespace, SHARED, CLUSTERS)}
 
     def submit(self, rayjob: Mapping[str, Any]) -> RunRef:
         """Create a RayJob, and never a second one of its name.
