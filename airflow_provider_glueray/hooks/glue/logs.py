@@ -44,17 +44,15 @@ def read_logs(client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequenc
     """
     fresh: dict[RunRef, list[tuple[int, str, LogLine]]] = {ref: [] for ref in cursors}
     for name in {ref.name for ref in cursors}:
-        wanted = {ref.id: (ref, cursor) for ref, cursor in cursors.items() if ref.name == name}
+        wanted = {ref.id: ref for ref in cursors if ref.name == name}
         prefix = f"{name}-{next(iter(wanted)) if len(wanted) == 1 else 'jr_'}"
-        since = min(cursor.since_ms for _, cursor in wanted.values())
+        since = min(cursors[ref].since_ms for ref in wanted.values())
         for source in sources:
             for event in _events(client, GROUPS[source], prefix, since):
                 stream = event["logStreamName"].removeprefix(f"{name}-")
                 found = _RUN_ID.match(stream)
-                ref, cursor = wanted.get(found[0] if found else "", (None, None))
-                if ref is None or cursor is None:
-                    continue
-                if event["timestamp"] < cursor.since_ms or event["eventId"] in cursor.seen:
+                ref = wanted.get(found[0]) if found else None
+                if ref is None or event["timestamp"] < cursors[ref].since_ms or event["eventId"] in cursors[ref].seen:
                     continue
                 node = stream[len(ref.id) :].strip("-_.")
                 fresh[ref] += [

@@ -234,10 +234,9 @@ class GlueRaySessionHook(GlueConnectionHook):
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
         """Describe sessions one by one, and many statements of a session with one call. See ``RunBackend``."""
         found = {ref: self._describe_session(ref) for ref in refs if ref.backend == GLUE_SESSION}
-        for name in {ref.name for ref in refs if ref.backend == GLUE_STATEMENT}:
-            found |= self._describe_statements(
-                name, [ref for ref in refs if (ref.backend, ref.name) == (GLUE_STATEMENT, name)]
-            )
+        statements = [ref for ref in refs if ref.backend == GLUE_STATEMENT]
+        for name in {ref.name for ref in statements}:
+            found |= self._describe_statements(name, [ref for ref in statements if ref.name == name])
         return found
 
     def _describe_session(self, ref: RunRef) -> RunSnapshot:

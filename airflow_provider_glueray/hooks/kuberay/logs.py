@@ -55,10 +55,7 @@ class PodLogs:
             for pod in pods:
                 labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
                 if labels.get(ROLE) == SOURCES[source].role and pod["status"].get("phase") != "Pending":
-                    node = "" if source == SCRIPT else name
-                    fresh += [
-                        (at, key, LogLine(source, text, node)) for at, key, text in self._fresh(name, source, cursor)
-                    ]
+                    fresh += self._fresh(name, source, cursor)
         if not fresh:
             return LogPage((), cursor)
         fresh.sort(key=lambda each: each[0])
@@ -71,15 +68,18 @@ class PodLogs:
         seen = kept | {key for at, key, _ in fresh if at >= since}
         return LogPage([line for _, _, line in fresh], LogCursor(since, frozenset(seen)))
 
-    def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, str]]:
-        """Return the lines of a source that are new since a cursor: time, key and text of each."""
-        most = LOG_BYTES
+    def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, LogLine]]:
+        """Return the lines of a source that are new since a cursor, each after its time and its key."""
+        most, node = LOG_BYTES, "" if source == SCRIPT else pod
         while True:
             content = self._read(pod, SOURCES[source].container, cursor.since_ms, most)
             # What was cut off comes whole with the next read.
             whole = content if len(content) < most else content[: content.rfind(b"\n") + 1]
-            lines = ((at, f"{at}/{source}{key}", text) for at, key, text in _lines(whole) if at >= cursor.since_ms)
-            fresh = [line for line in lines if line[1] not in cursor.seen]
+            fresh = [
+                (at, f"{at}/{source}{key}", LogLine(source, text, node))
+                for at, key, text in _lines(whole)
+                if at >= cursor.since_ms and f"{at}/{source}{key}" not in cursor.seen
+            ]
             if fresh or len(content) < most:
                 return fresh
             # The server tells seconds only, and in this one there is more than one read takes.
