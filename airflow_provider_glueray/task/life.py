@@ -109,7 +109,7 @@ class RunLife:
         self._record = record
         if record and self._can_reattach(record, context):
             record.save(context, self._key)
-            return self._submitted()[1]
+            return self.resume(record)
         if record is None or record.run_id is not None:
             token = self._unused_token(context, name, used)
             record = RunRecord.new(context, self._backend, name(token), token, self._connection)
@@ -122,7 +122,7 @@ class RunLife:
             # The kill came while the response was under way and could not know the id.
             self.kill()
             self._raise_if_killed()
-        return self._submitted()[1]
+        return self.resume(record)
 
     def _record_of_this_group(self, context: Context) -> RunRecord | None:
         """Return the record, unless its run is elsewhere or of before a clear: such a run is stopped."""
@@ -178,7 +178,7 @@ class RunLife:
         return next(islice(client_tokens(context, self._key, try_number), used, None))
 
     def resume(self, record: RunRecord) -> RunRef:
-        """Go on with the run that the task was deferred for: it is known to be there."""
+        """Go on with the run of a record, which is known to be there; return it."""
         self._record = record
         return self._submitted()[1]
 
