@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias, Context
+from airflow.sdk import Asset, AssetAlias
 
 from airflow_provider_glueray.core.runs import Outcome
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from airflow_provider_glueray.core.drivers import TaskLog
 
 
@@ -44,18 +46,15 @@ def note_reports(outcome: Outcome, outlets: Sequence[Any], context: Context, log
     """Put what a run has reported into the events of the task's outlets."""
     found, strays = by_outlet(outcome.reports, outlets)
     events = context["outlet_events"]
-
-    def extra_of(report: Mapping[str, Any]) -> dict[str, Any]:
-        extra = {key: value for key, value in report.items() if key != "asset"}
-        return {**extra, "glueray_run": outcome.snapshot.ref.id}
-
+    run = {"glueray_run": outcome.snapshot.ref.id}
     for at, figures in found.items():
-        events[outlets[at]].extra.update(extra_of(figures))
+        events[outlets[at]].extra.update({**{key: value for key, value in figures.items() if key != "asset"}, **run})
     aliases = [each for each in outlets if isinstance(each, AssetAlias)]
     for report in strays:
         name = str(report.get("asset", ""))
         if len(aliases) == 1 and name:
-            events[aliases[0]].add(Asset(name), extra=extra_of(report))
+            extra = {key: value for key, value in report.items() if key != "asset"}
+            events[aliases[0]].add(Asset(name), extra={**extra, **run})
         elif outlets:
             log.info("The run reports of %r, which is none of the task's outlets", name)
 

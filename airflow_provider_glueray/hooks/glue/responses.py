@@ -6,7 +6,6 @@ No call is made here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from airflow_provider_glueray.core.runs import (
@@ -28,29 +27,18 @@ LEAST_BILLED_SECONDS = 60
 
 def snapshot_of(name: str, run: Mapping[str, Any]) -> RunSnapshot:
     """Read a ``JobRun`` (botocore shape) of the job ``name``."""
-    ref = RunRef(GLUE_JOB, name, run["Id"])
-    message = run.get("ErrorMessage") or run.get("StateDetail") or ""
-    return _snapshot(ref, run, GLUE_JOB_STATE, run["JobRunState"], run.get("StartedOn"), message)
-
-
-def _snapshot(
-    ref: RunRef,
-    answer: Mapping[str, Any],
-    states: Mapping[str, RunState],
-    raw: str,
-    started: datetime | None,
-    message: str,
-) -> RunSnapshot:
-    completed = answer.get("CompletedOn")
+    raw = run["JobRunState"]
+    completed = run.get("CompletedOn")
+    started = run.get("StartedOn")
     return RunSnapshot(
-        ref=ref,
-        state=read_state(states, raw, completed=completed is not None),
+        ref=RunRef(GLUE_JOB, name, run["Id"]),
+        state=read_state(GLUE_JOB_STATE, raw, completed=completed is not None),
         raw_state=raw,
-        message=message,
+        message=run.get("ErrorMessage") or run.get("StateDetail") or "",
         started=started.timestamp() if started else None,
         completed=completed.timestamp() if completed else None,
-        usage=_usage(answer),
-        recognised=raw in states,
+        usage=_usage(run),
+        recognised=raw in GLUE_JOB_STATE,
     )
 
 
@@ -66,8 +54,19 @@ def _usage(run: Mapping[str, Any]) -> Usage:
 
 def snapshot_of_session(session: Mapping[str, Any]) -> RunSnapshot:
     """Read a ``Session`` (botocore shape): how its start went, and what has become of it since."""
-    ref, message = RunRef(GLUE_SESSION, session["Id"], session["Id"]), session.get("ErrorMessage") or ""
-    return _snapshot(ref, session, GLUE_SESSION_STATE, session["Status"], session.get("CreatedOn"), message)
+    raw = session["Status"]
+    completed = session.get("CompletedOn")
+    started = session.get("CreatedOn")
+    return RunSnapshot(
+        ref=RunRef(GLUE_SESSION, session["Id"], session["Id"]),
+        state=read_state(GLUE_SESSION_STATE, raw, completed=completed is not None),
+        raw_state=raw,
+        message=session.get("ErrorMessage") or "",
+        started=started.timestamp() if started else None,
+        completed=completed.timestamp() if completed else None,
+        usage=_usage(session),
+        recognised=raw in GLUE_SESSION_STATE,
+    )
 
 
 def snapshot_of_statement(session_id: str, statement: Mapping[str, Any]) -> RunSnapshot:

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec, Workers
+from airflow_provider_glueray.core.spec import Workers
 from airflow_provider_glueray.core.validation import text_of
-from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings, bytes_of
+from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
 
 GROUP, VERSION = "ray.io", "v1"
 #: A RayJob's name may have 47 characters, so that the names made of it fit, and must be a DNS-1035 label.
@@ -52,56 +52,9 @@ def rayjob_name(name: str, client_token: str) -> str:
     return f"{slug[: MOST_NAME - 13].strip('-')}-{_digest(f'{name} {client_token}')[:12]}"
 
 
-def labels_of(
-    label: str, name: str, client_token: str, owner: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what says whose a resource and its pods are: as labels, and in full, as annotations.
-
-    :param label: the key of the label that has the resource's own name.
-    :param owner: has the arguments of :data:`OWNER_LABELS`, among others.
-    """
-    full = {CLIENT_TOKEN: client_token, JOB: name}
-    full |= {key: owner[argument] for argument, key in OWNER_LABELS.items() if argument in owner}
-    labels = {key: label_value(text) for key, text in full.items()}
-    return {**labels, label: rayjob_name(name, client_token)}, full
-
-
-def resource_of(
-    kind: str,
-    name: str,
-    namespace: str,
-    labels: Mapping[str, str],
-    annotations: Mapping[str, str],
-    noted: RayJobSpec | RayClusterSpec,
-    spec: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return a custom resource of KubeRay.
-
-    :param noted: the step or the cluster whose tags and description become annotations.
-    """
-    tags = json.dumps(dict(noted.tags), sort_keys=True) if noted.tags else ""
-    notes = {"glueray/tags": tags, "glueray/description": noted.description}
-    return {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": dict(labels),
-            "annotations": {**annotations, **{key: text for key, text in notes.items() if text}},
-        },
-        "spec": dict(spec),
-    }
-
-
 def id_of(resource: Mapping[str, Any]) -> str:
     """Return the id of a resource, as in ``RunRef``."""
     return f"{resource['metadata']['namespace']}/{resource['metadata']['name']}"
-
-
-def bounded(seconds: int | None) -> int | None:
-    """Return seconds as Kubernetes takes them: at least one, and no more than 32 bits hold."""
-    return None if seconds is None else min(max(seconds, 1), MOST_SECONDS)
 
 
 def _digest(text: str) -> str:

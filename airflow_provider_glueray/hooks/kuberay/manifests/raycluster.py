@@ -6,18 +6,23 @@ success. KubeRay's behaviour was read in its v1.7.0; its files are named as ``ku
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayClusterSpec
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
+    GROUP,
+    JOB,
+    OWNER_LABELS,
     RAYCLUSTER,
-    bounded,
+    VERSION,
     cluster_spec,
-    labels_of,
-    resource_of,
+    label_value,
+    rayjob_name,
 )
-from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
+from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
 
 PLURAL = "rayclusters"
 #: Of the RayClusters in a namespace those that no RayJob has made for itself (kuberay/…/utils/constant.go).
@@ -41,18 +46,27 @@ def to_raycluster(
     strange = [name for name in _OF_RUNS if name in spec.overrides.get("kuberay", {})]
     if strange:
         raise SpecError([f"overrides['kuberay'][{name!r}]: it is of runs, not of a cluster" for name in strange])
-    labels, whose = labels_of(
-        RAYCLUSTER, spec.name, client_token, {f"--{key}": text for key, text in spec.tags.items()}
-    )
-    max_lifetime = bounded(max_lifetime_seconds)
-    return resource_of(
-        "RayCluster",
-        labels[RAYCLUSTER],
-        settings.namespace,
-        {**settings.labels, **labels},
-        {**({} if max_lifetime is None else {NO_NEW_HEAD: "true"}), **settings.annotations, **whose},
-        spec,
-        cluster_spec(
+    name = rayjob_name(spec.name, client_token)
+    whose = {key: spec.tags[word] for argument, key in OWNER_LABELS.items() if (word := argument[2:]) in spec.tags}
+    full = {CLIENT_TOKEN: client_token, JOB: spec.name, **whose}
+    labels = {**{key: label_value(text) for key, text in full.items()}, RAYCLUSTER: name}
+    max_lifetime = None if max_lifetime_seconds is None else min(max(max_lifetime_seconds, 1), MOST_SECONDS)
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayCluster",
+        "metadata": {
+            "name": name,
+            "namespace": settings.namespace,
+            "labels": {**settings.labels, **labels},
+            "annotations": {
+                **({} if max_lifetime is None else {NO_NEW_HEAD: "true"}),
+                **settings.annotations,
+                **full,
+                **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
+                **({"glueray/description": spec.description} if spec.description else {}),
+            },
+        },
+        "spec": cluster_spec(
             spec.workers,
             spec.object_spilling_config,
             spec.runtime,
@@ -62,4 +76,4 @@ def to_raycluster(
             worker_env={},
             max_lifetime=max_lifetime,
         ),
-    )
+    }

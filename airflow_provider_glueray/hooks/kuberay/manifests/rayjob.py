@@ -16,16 +16,20 @@ from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.core.validation import text_of
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
+    CLIENT_TOKEN,
+    GROUP,
+    JOB,
+    OWNER_LABELS,
     QUEUE,
     RAYJOB,
     SUBMITTER,
-    bounded,
+    VERSION,
     cluster_spec,
-    labels_of,
+    label_value,
     pod_of,
-    resource_of,
+    rayjob_name,
 )
-from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
+from airflow_provider_glueray.hooks.kuberay.settings import MOST_SECONDS, RayJobSettings
 from airflow_provider_glueray.packaging.programs import program_text
 
 PLURAL = "rayjobs"
@@ -105,7 +109,16 @@ def to_rayjob(
     given = {key.removeprefix("--"): text_of(text) for key, text in {**spec.arguments, **arguments}.items()}
     runtime_env = _runtime_env(spec)
     _refuse_what_breaks(spec, given, runtime_env)
-    labels, whose = labels_of(RAYJOB, spec.name, client_token, spec.arguments)
+    name = rayjob_name(spec.name, client_token)
+    full = {CLIENT_TOKEN: client_token, JOB: spec.name}
+    full |= {key: spec.arguments[name] for name, key in OWNER_LABELS.items() if name in spec.arguments}
+    labels = {**{key: label_value(text) for key, text in full.items()}, RAYJOB: name}
+    annotations = {
+        **settings.annotations,
+        **full,
+        **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
+        **({"glueray/description": spec.description} if spec.description else {}),
+    }
     env = {key: text for key, text in given.items() if _ENV_NAME.fullmatch(key)}
     main = {
         "GLUERAY_SCRIPT": spec.script_uri,
@@ -139,14 +152,16 @@ def to_rayjob(
         }
     # A queue of Kueue admits a cluster, not what runs in it.
     theirs = {key: text for key, text in settings.labels.items() if not (spec.cluster and key == QUEUE)}
-    return resource_of(
-        "RayJob",
-        labels[RAYJOB],
-        settings.namespace,
-        {**theirs, **labels},
-        {**settings.annotations, **whose},
-        spec,
-        {
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayJob",
+        "metadata": {
+            "name": name,
+            "namespace": settings.namespace,
+            "labels": {**theirs, **labels},
+            "annotations": annotations,
+        },
+        "spec": {
             **where,
             # JSON is YAML that no reader can misunderstand: 1e-5 or no in quotes stay texts.
             **({"runtimeEnvYAML": json.dumps(runtime_env, ensure_ascii=False)} if runtime_env else {}),
@@ -157,9 +172,13 @@ def to_rayjob(
             "backoffLimit": 0,
             "submitterConfig": {"backoffLimit": 0},
             "submitterPodTemplate": pod_of(SUBMITTER, settings, labels, settings.submitter_pod, {}),
-            **({} if deadline_seconds is None else {"activeDeadlineSeconds": bounded(deadline_seconds)}),
+            **_deadline(deadline_seconds),
         },
-    )
+    }
+
+
+def _deadline(seconds: int | None) -> dict[str, int]:
+    return {} if seconds is None else {"activeDeadlineSeconds": min(max(seconds, 1), MOST_SECONDS)}
 
 
 def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
