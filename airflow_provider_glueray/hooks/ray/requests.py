@@ -80,16 +80,16 @@ def to_ray_submission(
     _refuse_what_a_cluster_has(spec)
     more = spec.overrides.get("ray", {})
     given = {key.removeprefix("--"): text for key, text in {**spec.arguments, **arguments}.items()}
+    env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
     # Not every shell hands on a name that it could not set itself, and Ray would replace what follows a "$" in its
     # env_vars; env(1) does the one and not the other. Such a value reaches the script only, not its workers.
-    odd = [f"{key}={text}" for key, text in given.items() if not _NAME.fullmatch(key) or "$" in text]
+    odd = [f"{key}={text}" for key, text in given.items() if key not in env_vars]
     words = ["env", *odd] if odd else []
     is_stored = "://" in places.script
     words += ["python", "-c", _RUN.format("GLUERAY_MAIN")] if is_stored else ["python", "-m"]
     words += [places.script, *(word for key, text in given.items() for word in (f"--{key}", text))]
     least = spec.workers.min_workers or 0
     asks = least and not any(name.startswith("entrypoint_") for name in more)
-    env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
     if is_stored:
         env_vars["GLUERAY_MAIN"] = program_text("fetch_and_run")
     if least and scales:
@@ -97,12 +97,11 @@ def to_ray_submission(
         env_vars["GLUERAY_RUN_WITH_MIN_WORKERS"] = program_text("run_with_min_workers")
         env_vars["GLUERAY_REQUEST_MIN_WORKERS"] = program_text("request_min_workers")
     more_env = more.get("runtime_env", {})
-    runtime_env: dict[str, Any] = {
+    own_env = {"pip": list(spec.pip), "py_modules": list(places.py_modules), "working_dir": places.working_dir}
+    runtime_env = {
         **more_env,
         "env_vars": {**more_env.get("env_vars", {}), **env_vars},
-        **({"pip": list(spec.pip)} if spec.pip else {}),
-        **({"py_modules": list(places.py_modules)} if places.py_modules else {}),
-        **({"working_dir": places.working_dir} if places.working_dir else {}),
+        **{name: value for name, value in own_env.items() if value},
     }
     return {
         # A run that must have room waits for it, as PENDING; without, it would start on a cluster that is full.

@@ -182,12 +182,9 @@ def _deadline(seconds: int | None) -> dict[str, int]:
 
 
 def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
-    return {
-        **({"pip": list(spec.pip)} if spec.pip else {}),
-        # Ray takes away the one folder at the root of an archive in S3, as Glue does (ray/…/runtime_env/packaging.py).
-        **({"py_modules": list(spec.py_modules)} if spec.py_modules else {}),
-        **({"working_dir": spec.working_dir} if spec.working_dir else {}),
-    }
+    # Ray takes away the one folder at the root of an archive in S3, as Glue does (ray/…/runtime_env/packaging.py).
+    given = {"pip": list(spec.pip), "py_modules": list(spec.py_modules), "working_dir": spec.working_dir}
+    return {name: value for name, value in given.items() if value}
 
 
 def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str], runtime_env: Mapping[str, Any]) -> None:
