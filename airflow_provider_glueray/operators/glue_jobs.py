@@ -6,7 +6,6 @@ The operator says what runs; the life of a run is the same for all operators (``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,11 @@ from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, STEP_FOLDER, Ray
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.assets import lineage_of, note_reports
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.operator import WORKER_FIELDS, GlueRayStepOperator, check_rendered
+from airflow_provider_glueray.task.operator import WORKER_FIELDS, GlueRayStepOperator, check_rendered, parameters_of
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.record import RunRecord, owner_of
 
-#: The job's name and description are made by the operator; the versions are those of the only runtime.
-_SPEC_FIELDS = tuple(
-    field.name
-    for field in fields(RayJobSpec)
-    if field.name not in ("name", "workers", "description", "runtime", "python_version", "glue_version")
-)
+_SPEC_FIELDS = parameters_of(RayJobSpec)
 
 
 class GlueRayJobOperator(GlueRayStepOperator):
@@ -68,26 +62,9 @@ class GlueRayJobOperator(GlueRayStepOperator):
     """
 
     template_fields: Sequence[str] = (
-        "script",
-        "role",
-        "staging_uri",
-        "job_name",
-        "arguments",
-        "number_of_workers",
-        "min_workers",
-        "worker_type",
-        "pip",
-        "requirements",
-        "py_modules",
-        "working_dir",
-        "object_spilling_config",
-        "object_store_memory_head",
-        "object_store_memory_worker",
-        "cluster",
-        "tags",
-        "overrides",
-        "conn_id",
-        "region_name",
+        *(name for name in _SPEC_FIELDS if name not in ("logging_configuration", "max_concurrent_runs")),
+        *WORKER_FIELDS,
+        *("staging_uri", "job_name", "requirements", "conn_id", "region_name"),
     )
     template_fields_renderers = {  # noqa: RUF012
         "arguments": "json",

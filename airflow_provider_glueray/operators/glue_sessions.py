@@ -7,7 +7,6 @@ is a statement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from airflow_provider_glueray.task.operator import (
     GlueRayStepOperator,
     check_rendered,
     is_unrendered,
+    parameters_of,
 )
 from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord
@@ -35,12 +35,7 @@ from airflow_provider_glueray.task.sessions import finish_statement, session_cap
 if TYPE_CHECKING:
     from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
-#: The description is made by the operator; the versions are those of the only runtime.
-_SPEC_FIELDS = tuple(
-    field.name
-    for field in fields(RaySessionSpec)
-    if field.name not in ("workers", "description", "python_version", "glue_version")
-)
+_SPEC_FIELDS = parameters_of(RaySessionSpec)
 
 
 class GlueRayCreateSessionOperator(GlueRayStepOperator, GlueRayStartOperator):
@@ -68,10 +63,7 @@ class GlueRayCreateSessionOperator(GlueRayStepOperator, GlueRayStartOperator):
     template_fields: Sequence[str] = (
         *WORKER_FIELDS,
         *_SPEC_FIELDS,
-        "staging_uri",
-        "session_id",
-        "conn_id",
-        "region_name",
+        *("staging_uri", "session_id", "conn_id", "region_name"),
     )
     template_fields_renderers = {"arguments": "json", "tags": "json"}  # noqa: RUF012
 

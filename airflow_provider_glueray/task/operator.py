@@ -19,7 +19,7 @@ from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import RunTimedOut, raise_failure
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.runs import BACKENDS, Outcome, RunRef
-from airflow_provider_glueray.core.spec import Workers
+from airflow_provider_glueray.core.spec import StepSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields, is_template, items_of, seconds_of
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
@@ -31,6 +31,8 @@ from airflow_provider_glueray.task.record import STORE_KEY, RunRecord
 #: How long to wait for capacity, unless a task says otherwise.
 QUEUE_TIMEOUT = timedelta(hours=6)
 WORKER_FIELDS = tuple(field.name for field in fields(Workers))
+#: Fields of a spec that are no parameters: operators name and describe what they make, on the only runtime there is.
+_NO_PARAMETERS = ("workers", "name", "description", "runtime", "python_version", "glue_version")
 
 
 class GlueRayConnectedOperator(BaseOperator):
@@ -392,6 +394,11 @@ class GlueRayEndOperator(GlueRayRunOperator):
 
     def on_kill(self) -> None:
         """Do nothing: the stop has been asked for."""
+
+
+def parameters_of(spec: type[StepSpec]) -> tuple[str, ...]:
+    """Return the fields of a spec that are parameters of the operator which makes it."""
+    return tuple(field.name for field in fields(spec) if field.name not in _NO_PARAMETERS)
 
 
 def is_unrendered(value: object) -> bool:
