@@ -56,15 +56,6 @@ class Dependencies:
         return environment
 
 
-@dataclass(frozen=True)
-class KernelEnvironment:
-    """The interpreter, the working directory and the additional environment variables of a session's kernel."""
-
-    python: str
-    working: Path
-    variables: dict[str, str]
-
-
 def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> tuple[str, dict[str, Any]]:
     """Download the run's files into the existing `directory` and write its start file; raises CannotPrepare.
 
@@ -89,9 +80,10 @@ def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> tuple[str
     return f"exec sh {shlex.quote(str(start))}", found.runtime_env
 
 
-def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> KernelEnvironment:
+def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> tuple[str, Path, dict[str, str]]:
     """Download the session's files into the existing `directory`; raises CannotPrepare.
 
+    Returns the interpreter, the working directory and the additional environment variables of the session's kernel.
     Ray prepares a job's driver, but not a kernel. So this function unpacks the zips and puts the runtime environment
     where `ray.init` finds it.
     """
@@ -111,7 +103,7 @@ def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Pa
     if found.runtime_env:
         variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": found.runtime_env, "metadata": {}})
     python = found.overlay.python if found.overlay else overlays.runtime.python
-    return KernelEnvironment(str(python), working, variables)
+    return str(python), working, variables
 
 
 def _dependencies(
