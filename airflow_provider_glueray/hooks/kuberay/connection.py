@@ -59,12 +59,10 @@ class KubeRayConnectionHook(KubernetesHook):
         wanted = [source for source in sources if source in SOURCES]
         pages = {ref: LogPage((), cursor) for ref, cursor in cursors.items()}
         for namespace, refs in group_by_namespace(cursors).items() if wanted else ():
-            pods, logs = (
-                self._pods(namespace, [namespaced_name(ref)[1] for ref in refs]),
-                PodLogs(self._client, namespace),
-            )
-            for ref in refs:
-                pages[ref] = logs.page(pods.get(namespaced_name(ref)[1], []), cursors[ref], wanted)
+            names = {ref: namespaced_name(ref)[1] for ref in refs}
+            pods, logs = self._pods(namespace, list(names.values())), PodLogs(self._client, namespace)
+            for ref, name in names.items():
+                pages[ref] = logs.page(pods.get(name, []), cursors[ref], wanted)
         return pages
 
     def url(self, ref: RunRef) -> str:
