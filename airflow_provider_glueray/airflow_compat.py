@@ -85,7 +85,7 @@ def _xcom_key(key: str) -> str:
 def _request_of(key: str, task_instance: Any) -> Any:
     from airflow.sdk.execution_time.comms import GetXCom
 
-    return GetXCom(key=key, **_task_of(task_instance))
+    return GetXCom(key=key, **task_of(task_instance))
 
 
 def _value_of(answer: Any) -> Any:
@@ -95,7 +95,8 @@ def _value_of(answer: Any) -> Any:
     return None if getattr(answer, "value", None) is None else XCom.deserialize_value(answer)
 
 
-def _task_of(task_instance: Any) -> dict[str, Any]:
+def task_of(task_instance: Any) -> dict[str, Any]:
+    """Return which task it is, in the words of Airflow's messages and XComs."""
     return {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
 
 
@@ -122,7 +123,7 @@ async def is_over_for_user(task_instance: Any) -> bool:
     """
     from airflow.sdk.execution_time.comms import GetTaskStates
 
-    task = _task_of(task_instance)
+    task = task_of(task_instance)
     answer = await _ask(
         GetTaskStates(
             dag_id=task["dag_id"], task_ids=[task["task_id"]], run_ids=[task["run_id"]], map_index=task["map_index"]
@@ -143,7 +144,7 @@ async def set_xcom(key: str, value: Any, task_instance: Any) -> None:
     from airflow.sdk.execution_time.comms import SetXCom
     from airflow.sdk.execution_time.xcom import XCom
 
-    where = {"key": key, **_task_of(task_instance)}
+    where = {"key": key, **task_of(task_instance)}
     await _ask(SetXCom(value=XCom.serialize_value(value, **where), **where))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 _GLUE_FOR_RAY = "AWS Glue for Ray"
 _RAY = "Ray"
 _KUBERAY = "KubeRay"
+_RAY_DOCS = "https://docs.ray.io/en/latest/cluster"
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -16,21 +17,12 @@ def get_provider_info() -> dict[str, Any]:
         "name": "Glue Ray",
         "description": "Distributed Python ETL as Ray steps: AWS Glue for Ray, and the same API on a laptop.",
         "integrations": [
-            {
-                "integration-name": _GLUE_FOR_RAY,
-                "external-doc-url": "https://docs.aws.amazon.com/glue/latest/dg/ray-jobs-section.html",
-                "tags": ["aws"],
-            },
-            {
-                "integration-name": _RAY,
-                "external-doc-url": "https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html",
-                "tags": ["service"],
-            },
-            {
-                "integration-name": _KUBERAY,
-                "external-doc-url": "https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html",
-                "tags": ["service"],
-            },
+            {"integration-name": name, "external-doc-url": page, "tags": [tag]}
+            for name, page, tag in (
+                (_GLUE_FOR_RAY, "https://docs.aws.amazon.com/glue/latest/dg/ray-jobs-section.html", "aws"),
+                (_RAY, f"{_RAY_DOCS}/running-applications/job-submission/rest.html", "service"),
+                (_KUBERAY, f"{_RAY_DOCS}/kubernetes/getting-started/rayjob-quick-start.html", "service"),
+            )
         ],
         "connection-types": [
             {
@@ -62,16 +54,19 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            _listed("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks"),
-            _of_kuberay("operators.ray_clusters", "operators.cluster_group"),
+            _modules(
+                _GLUE_FOR_RAY,
+                *("operators.glue_jobs", "operators.glue_sessions", "operators.session_group", "operators.notebooks"),
+            ),
+            _modules(_KUBERAY, "operators.ray_clusters", "operators.cluster_group"),
         ],
-        "sensors": [_listed("sensors.glue_jobs", "sensors.glue_sessions")],
+        "sensors": [_modules(_GLUE_FOR_RAY, "sensors.glue_jobs", "sensors.glue_sessions")],
         "hooks": [
-            _listed("hooks.glue.jobs", "hooks.glue.sessions"),
-            {"integration-name": _RAY, "python-modules": ["airflow_provider_glueray.hooks.ray.jobs"]},
-            _of_kuberay("hooks.kuberay.jobs", "hooks.kuberay.clusters"),
+            _modules(_GLUE_FOR_RAY, "hooks.glue.jobs", "hooks.glue.sessions"),
+            _modules(_RAY, "hooks.ray.jobs"),
+            _modules(_KUBERAY, "hooks.kuberay.jobs", "hooks.kuberay.clusters"),
         ],
-        "triggers": [_listed("triggers.runs")],
+        "triggers": [_modules(_GLUE_FOR_RAY, "triggers.runs")],
         "task-decorators": [
             {"name": "glue_ray", "class-name": "airflow_provider_glueray.decorators.glue_ray.glue_ray_task"}
         ],
@@ -83,64 +78,49 @@ def get_provider_info() -> dict[str, Any]:
             "glueray": {
                 "description": "Settings of airflow-provider-glueray.",
                 "options": {
-                    "conn_id": {
-                        "description": (
-                            "The connection by which jobs run, unless a task names another: of type aws for AWS Glue, "
-                            "of type ray for a Ray cluster, of type kubernetes for KubeRay."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "ray_default",
-                        "default": "aws_default",
-                    },
-                    "price_per_mdpu_hour": {
-                        "description": (
-                            "US dollars per M-DPU-hour, for the estimated cost of a run. The default is a rate "
-                            "of 2024-11 for interactive sessions in eu-west-1; that jobs cost the same is "
-                            "assumed."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "float",
-                        "example": None,
-                        "default": "0.44",
-                    },
-                    "deployment": {
-                        "description": (
-                            "Name of this Airflow deployment, the same on all of its machines. It is part of what a "
-                            "run is found by; deployments that run the same DAGs on the same service need different "
-                            "names. [api] base_url if it is empty."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "production",
-                        "default": "",
-                    },
-                    "waits": {
-                        "description": (
-                            "Pauses and patience in seconds, as JSON; what is not named keeps its default, which fits "
-                            "a real service. The names are the fields of airflow_provider_glueray.core.follow.Waits."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": '{"quiet": 0.1, "least_poll": 0.2}',
-                        "default": "",
-                    },
+                    "conn_id": _option(
+                        "The connection by which jobs run, unless a task names another: of type aws for AWS Glue, "
+                        "of type ray for a Ray cluster, of type kubernetes for KubeRay.",
+                        default="aws_default",
+                        example="ray_default",
+                    ),
+                    "price_per_mdpu_hour": _option(
+                        "US dollars per M-DPU-hour, for the estimated cost of a run. The default is a rate of 2024-11 "
+                        "for interactive sessions in eu-west-1; that jobs cost the same is assumed.",
+                        kind="float",
+                        default="0.44",
+                    ),
+                    "deployment": _option(
+                        "Name of this Airflow deployment, the same on all of its machines. It is part of what a run is "
+                        "found by; deployments that run the same DAGs on the same service need different names. [api] "
+                        "base_url if it is empty.",
+                        example="production",
+                    ),
+                    "waits": _option(
+                        "Pauses and patience in seconds, as JSON; what is not named keeps its default, which fits a "
+                        "real service. The names are the fields of airflow_provider_glueray.core.follow.Waits.",
+                        example='{"quiet": 0.1, "least_poll": 0.2}',
+                    ),
                 },
             }
         },
     }
 
 
-def _listed(*modules: str) -> dict[str, Any]:
-    return _modules(_GLUE_FOR_RAY, *modules)
-
-
-def _of_kuberay(*modules: str) -> dict[str, Any]:
-    return _modules(_KUBERAY, *modules)
-
-
 def _modules(integration: str, *modules: str) -> dict[str, Any]:
     return {
         "integration-name": integration,
         "python-modules": [f"airflow_provider_glueray.{module}" for module in modules],
+    }
+
+
+def _option(
+    description: str, *, kind: str = "string", default: str = "", example: str | None = None
+) -> dict[str, str | None]:
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": kind,
+        "example": example,
+        "default": default,
     }

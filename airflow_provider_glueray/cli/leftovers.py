@@ -96,13 +96,9 @@ class Leftovers:
         out = sys.stdout
         # Airflow logs to stdout, which here belongs to the answer.
         with redirect_stdout(sys.stderr):
-            try:
-                with extra(self.needs, f"glueray {self.group}"):
-                    hook = self.connect(arguments)
-                return command(arguments, hook, out)
-            except GlueRayError as error:
-                print(f"glueray {self.group}: {error}", file=sys.stderr)
-                return EXIT_FAILED
+            with extra(self.needs, f"glueray {self.group}"):
+                hook = self.connect(arguments)
+            return command(arguments, hook, out)
 
     def _list(self, arguments: argparse.Namespace, hook: Any, out: TextIO) -> int:
         rows = [found.row() for found in self._chosen(arguments, hook) if arguments.all or found.is_live]

@@ -8,12 +8,10 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from airflow_provider_glueray.cli.output import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_OK
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 def add_local(groups: Any) -> None:
@@ -64,39 +62,30 @@ def add_local(groups: Any) -> None:
     env.add_argument("--region", default="us-east-1", help="default region of the clients (%(default)s)")
 
 
-def _local_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
-) -> argparse.ArgumentParser:
+_Command = Callable[[argparse.Namespace, Any], int]
+
+
+def _local_command(commands: Any, name: str, run: _Command, text: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.add_argument("--name", default="default", help="name of the endpoint (%(default)s)")
-    command.set_defaults(run=_require_local(run))
+    command.set_defaults(run=partial(_run, run))
     return command
 
 
-def _require_local(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    def guarded(arguments: argparse.Namespace) -> int:
-        try:
-            client = _client()
-        except ModuleNotFoundError as error:
-            print(f"{error}. Install airflow-provider-glueray[local] first.", file=sys.stderr)
-            return EXIT_FAILED
-        try:
-            return run(arguments)
-        except client.EndpointError as error:
-            print(f"glueray local: {error}", file=sys.stderr)
-            return EXIT_FAILED
-
-    return guarded
+def _run(command: _Command, arguments: argparse.Namespace) -> int:
+    try:
+        from airflow_provider_glueray.local import client
+    except ModuleNotFoundError as error:
+        print(f"{error}. Install airflow-provider-glueray[local] first.", file=sys.stderr)
+        return EXIT_FAILED
+    try:
+        return command(arguments, client)
+    except client.EndpointError as error:
+        print(f"glueray local: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
-def _client() -> ModuleType:
-    from airflow_provider_glueray.local import client
-
-    return client
-
-
-def _local_start(arguments: argparse.Namespace) -> int:
-    client = _client()
+def _local_start(arguments: argparse.Namespace, client: Any) -> int:
     running = client.find(arguments.name)
     if running is not None and running.runtime == arguments.runtime:
         print(f"{arguments.name} is already running at {running.url}")
@@ -122,14 +111,14 @@ def _local_start(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _local_stop(arguments: argparse.Namespace) -> int:
-    stopped = _client().remove(arguments.name)
+def _local_stop(arguments: argparse.Namespace, client: Any) -> int:
+    stopped = client.remove(arguments.name)
     print(f"{arguments.name} stopped" if stopped else f"{arguments.name} is not running")
     return EXIT_OK
 
 
-def _local_status(arguments: argparse.Namespace) -> int:
-    endpoint = _client().find(arguments.name)
+def _local_status(arguments: argparse.Namespace, client: Any) -> int:
+    endpoint = client.find(arguments.name)
     if endpoint is None:
         print(json.dumps({"running": False}) if arguments.json else f"{arguments.name} is not running")
         return EXIT_NOT_RUNNING
@@ -168,8 +157,8 @@ def _local_status(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _local_env(arguments: argparse.Namespace) -> int:
-    endpoint = _client().find(arguments.name)
+def _local_env(arguments: argparse.Namespace, client: Any) -> int:
+    endpoint = client.find(arguments.name)
     if endpoint is None:
         print(f"{arguments.name} is not running; start it with: glueray local start", file=sys.stderr)
         return EXIT_NOT_RUNNING

@@ -16,7 +16,7 @@ from airflow_provider_glueray.cli.local import add_local
 from airflow_provider_glueray.cli.output import EXIT_FAILED
 from airflow_provider_glueray.cli.render import add_render
 from airflow_provider_glueray.cli.sessions import Sessions
-from airflow_provider_glueray.core.errors import ExtraMissing
+from airflow_provider_glueray.core.errors import GlueRayError
 
 #: Add a group of commands here: a function that takes argparse's subparsers and registers one parser.
 _GROUPS: tuple[Callable[[Any], None], ...] = (add_local, Sessions().add_to, Clusters().add_to, add_render)
@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="glueray", description="Distributed Python ETL as Ray steps in Airflow.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    groups = parser.add_subparsers(title="groups", required=True, metavar="GROUP")
+    groups = parser.add_subparsers(title="groups", required=True, metavar="GROUP", dest="group")
     for add_group in _GROUPS:
         add_group(groups)
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-    except ExtraMissing as error:
-        print(f"glueray: {error}", file=sys.stderr)
+    except GlueRayError as error:
+        print(f"glueray {arguments.group}: {error}", file=sys.stderr)
         return EXIT_FAILED
     return code
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_glueray.cli.output import EXIT_FAILED, EXIT_OK
+from airflow_provider_glueray.cli.output import EXIT_OK
 from airflow_provider_glueray.core.errors import GlueRayError
 from airflow_provider_glueray.core.runs import GLUE_STATEMENT, KUBERAY_JOB, RAY_JOB
 from airflow_provider_glueray.core.spec import RayJobSpec
@@ -26,7 +26,7 @@ from airflow_provider_glueray.hooks.glue.requests import to_glue_job, to_glue_ru
 from airflow_provider_glueray.hooks.glue.statements import prepare
 
 if TYPE_CHECKING:
-    from airflow_provider_glueray.notebooks.plan import NotebookPlan
+    from airflow_provider_glueray.notebooks.executed import NotebookPlan
 
 #: Name, command and body of each request.
 _Requests = Iterator[tuple[str, str, Any]]
@@ -57,16 +57,12 @@ def add_render(groups: Any) -> None:
 def _render(arguments: argparse.Namespace) -> int:
     # Airflow logs to stdout, where nothing but the answer belongs.
     out = sys.stdout
-    try:
-        with redirect_stdout(sys.stderr):
-            operator = _operator(arguments.dag_file, arguments.task_id, arguments.dag_id)
-            context = _render_templates(operator)
-            if arguments.to != "kuberay" and getattr(operator, "cluster", None) == STAND_INS["cluster"]:
-                operator.cluster = ""  # what is to make it makes none there
-            requests = list(_requests(operator, context, arguments.to))
-    except GlueRayError as error:
-        print(f"glueray render: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    with redirect_stdout(sys.stderr):
+        operator = _operator(arguments.dag_file, arguments.task_id, arguments.dag_id)
+        context = _render_templates(operator)
+        if arguments.to != "kuberay" and getattr(operator, "cluster", None) == STAND_INS["cluster"]:
+            operator.cluster = ""  # what is to make it makes none there
+        requests = list(_requests(operator, context, arguments.to))
     if arguments.json:
         print(json.dumps({name: body for name, _, body in requests if body is not None}, indent=2), file=out)
         return EXIT_OK

@@ -249,3 +249,13 @@ def failure_of(outcome: Outcome, url: str = "", about: Sequence[str] = ()) -> Ru
     if outcome.deadline_passed and state is not RunState.LOST:
         return RunTimedOut(outcome, url, about)
     return _FAILURES.get(state, RunFailed)(outcome, url, about)
+
+
+def raise_failure(outcome: Outcome, url: str = "") -> None:
+    """Raise the error that an outcome deserves, if it deserves one.
+
+    :raises RunFailed: or one of its kinds; see :func:`failure_of`.
+    """
+    failure = failure_of(outcome, url)
+    if failure is not None:
+        raise failure

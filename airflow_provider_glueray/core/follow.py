@@ -7,7 +7,6 @@ out.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,14 +74,6 @@ class Waits(NamedTuple):
             if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
                 raise ValueError(f"the wait {name!r} is a number of seconds, not {seconds!r}")
         return cls(**value)
-
-    @classmethod
-    def from_text(cls, text: str) -> Waits:
-        """Read the JSON text of a setting; an empty one changes nothing.
-
-        :raises TypeError, ValueError: it cannot be read.
-        """
-        return cls.from_json(json.loads(text)) if text.strip() else cls()
 
 
 class FollowPolicy(NamedTuple):

@@ -1,7 +1,4 @@
-"""The log of a run: its sources, lines, pages, and its end.
-
-Standard library only, no clock and no I/O.
-"""
+"""The log of a run: its sources, lines, pages, and its end."""
 
 from __future__ import annotations
 

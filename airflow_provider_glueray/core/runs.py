@@ -50,10 +50,7 @@ def read_state(table: Mapping[str, RunState], raw: str, *, completed: bool) -> R
 
     :param completed: whether the service has set a completion time. Then an unknown word fails closed.
     """
-    known = table.get(raw)
-    if known is not None:
-        return known
-    return RunState.FAILED if completed else RunState.RUNNING
+    return table.get(raw, RunState.FAILED if completed else RunState.RUNNING)
 
 
 #: The backends: run of a Glue job, start of a Glue session, statement in one; job on a Ray cluster; RayJob of KubeRay,
@@ -90,33 +87,18 @@ class Backend(NamedTuple):
 
 
 _HOOKS = "airflow_provider_glueray.hooks"
+
+
+def _glue(hook: str, title: str, **more: Any) -> Backend:
+    return Backend(f"{_HOOKS}.glue.{hook}", title, "aws_conn_id", has_client=True, extra="aws", **more)
+
+
 #: One row per backend; a fifth one is a row here and a folder in ``hooks/``.
 BACKENDS: dict[str, Backend] = {
-    GLUE_JOB: Backend(
-        f"{_HOOKS}.glue.jobs.GlueRayJobHook",
-        "run {id} of {name}",
-        "aws_conn_id",
-        "aws",
-        "glue",
-        has_client=True,
-        extra="aws",
-    ),
-    GLUE_SESSION: Backend(
-        f"{_HOOKS}.glue.sessions.GlueRaySessionHook",
-        "session {id}",
-        "aws_conn_id",
-        has_client=True,
-        extra="aws",
-        # That it is READY is the success of its start; it is over when it has ended.
-        over=_TERMINAL - {RunState.SUCCEEDED},
-    ),
-    GLUE_STATEMENT: Backend(
-        f"{_HOOKS}.glue.sessions.GlueRaySessionHook",
-        "statement {id} of session {name}",
-        "aws_conn_id",
-        has_client=True,
-        extra="aws",
-    ),
+    GLUE_JOB: _glue("jobs.GlueRayJobHook", "run {id} of {name}", conn_type="aws", override_key="glue"),
+    # That it is READY is the success of its start; it is over when it has ended.
+    GLUE_SESSION: _glue("sessions.GlueRaySessionHook", "session {id}", over=_TERMINAL - {RunState.SUCCEEDED}),
+    GLUE_STATEMENT: _glue("sessions.GlueRaySessionHook", "statement {id} of session {name}"),
     RAY_JOB: Backend(
         f"{_HOOKS}.ray.jobs.RayJobsHook",
         "Ray job {id} of {name}",
@@ -175,7 +157,7 @@ class RunRef(NamedTuple):
 
     def to_json(self) -> dict[str, str]:
         """Return ``{"backend", "name", "id"}``."""
-        return {"backend": self.backend, "name": self.name, "id": self.id}
+        return self._asdict()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRef:
@@ -260,9 +242,9 @@ class Outcome(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
+            **self._asdict(),
             "snapshot": self.snapshot.to_json(),
             "tail": list(self.tail),
-            "deadline_passed": self.deadline_passed,
             "reports": list(self.reports),
         }
 
@@ -273,7 +255,7 @@ class Outcome(NamedTuple):
             snapshot=RunSnapshot.from_json(value["snapshot"]),
             tail=tuple(value["tail"]),
             deadline_passed=value["deadline_passed"],
-            reports=tuple(value.get("reports", ())),
+            reports=tuple(value["reports"]),
         )
 
 

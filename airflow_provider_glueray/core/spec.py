@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.validation import check_fields, items_of, number, seconds_of, text_of
+from airflow_provider_glueray.core.validation import PYTHON, check_fields, items_of, number, seconds_of, text_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -59,13 +59,9 @@ class Workers:
 
     def __post_init__(self) -> None:
         check_fields({item.name: getattr(self, item.name) for item in fields(self)})
-        for name in (
-            "number_of_workers",
-            "min_workers",
-            "object_store_memory_head",
-            "object_store_memory_worker",
-        ):
-            object.__setattr__(self, name, number(getattr(self, name)))
+        for item in fields(self):
+            if item.name != "worker_type":
+                object.__setattr__(self, item.name, number(getattr(self, item.name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +106,7 @@ class StepSpec(ClusterSpec):
     py_modules: Sequence[str] = ()
     working_dir: str | None = None
     logging_configuration: Mapping[str, bool] | None = None
-    python_version: str = "3.9"
+    python_version: str = PYTHON
     glue_version: str = "4.0"
 
     def _as_kept(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ twice: at DAG parse for every value that is not a template, and on the finished 
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from datetime import date, time, timedelta
 from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn
 
-from airflow_provider_glueray.core.errors import SpecError
+from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.logs import LOG_SOURCES
 
 #: Regions with Glue for Ray. Source: dg/ray-jobs-section, general/latest/gr/glue.
@@ -33,12 +34,13 @@ SERVICE_ARGUMENTS = {
     "--object_store_memory_worker": "object_store_memory_worker",
     "--logging_configuration": "logging_configuration",
 }
+#: The Python of AWS Glue for Ray.
+PYTHON = "3.9"
 LOGGING_SWITCHES = ("CLOUDWATCH_METRICS", "CLOUDWATCH_LOGS", "S3")
 
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 _ARGUMENT_KEY = re.compile(r"[.\-_A-Za-z0-9]+")
-_ROLE = re.compile(r"[\w+=,.@-]{1,64}")
-_ROLE_ARN = re.compile(r"arn:aws[^:]*:iam::\d{12}:role/.+")
+_ROLE = re.compile(r"[\w+=,.@-]{1,64}|arn:aws[^:]*:iam::\d{12}:role/.+")
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 
 
@@ -68,6 +70,11 @@ def _rule(*needs: str, source: str) -> Callable[[Callable[..., str | None]], Cal
         return check
 
     return register
+
+
+def _must(text: str, holds: Callable[[Any], object]) -> Callable[..., str | None]:
+    """Return the check that says what a value must be, unless it is."""
+    return lambda value: None if holds(value) else text
 
 
 def check_fields(values: Mapping[str, Any]) -> None:
@@ -113,9 +120,9 @@ def seconds_of(value: object) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-@_rule("worker_type", source="aws/aws-cdk#32119")
-def _only_z2x(value: object) -> str | None:
-    return None if value == "Z.2X" else "Glue for Ray runs on Z.2X workers only"
+_rule("worker_type", source="aws/aws-cdk#32119")(
+    _must("Glue for Ray runs on Z.2X workers only", lambda value: value == "Z.2X")
+)
 
 
 @_rule("number_of_workers", source="botocore CreateJob; that 2 is the least is unverified for Ray")
@@ -132,10 +139,9 @@ def _some_workers(value: object) -> str | None:
     return None if count >= 1 else "must be 1 or more"
 
 
-@_rule("max_concurrent_runs", source="botocore ExecutionProperty")
-def _some_runs(value: object) -> str | None:
-    count = number(value)
-    return None if count is not None and count >= 1 else "must be a whole number, 1 or more"
+_rule("max_concurrent_runs", source="botocore ExecutionProperty")(
+    _must("must be a whole number, 1 or more", lambda value: (number(value) or 0) >= 1)
+)
 
 
 @_rule("min_workers", "number_of_workers", source="dg/author-job-ray-job-parameters: 0 to NumberOfWorkers")
@@ -148,20 +154,13 @@ def _floor_below_ceiling(low: object, high: object) -> str | None:
     return f"must not exceed number_of_workers={most}" if most is not None and count > most else None
 
 
-def _percent(value: object) -> str | None:
-    if value is None:
-        return None
-    count = number(value)
-    return None if count is not None and 1 <= count <= 100 else "must be a whole percentage, 1 to 100"
-
-
-_rule("object_store_memory_head", source="dg/author-job-ray-job-parameters")(_percent)
-_rule("object_store_memory_worker", source="dg/author-job-ray-job-parameters")(_percent)
-
-
-@_rule("name", source="botocore CreateJob: 1 to 255 characters")
-def _job_name(value: object) -> str | None:
-    return None if isinstance(value, str) and 1 <= len(value) <= 255 else "must be 1 to 255 characters"
+for _node in ("head", "worker"):
+    _rule(f"object_store_memory_{_node}", source="dg/author-job-ray-job-parameters")(
+        _must("must be a whole percentage, 1 to 100", lambda value: value is None or 1 <= (number(value) or 0) <= 100)
+    )
+_rule("name", source="botocore CreateJob: 1 to 255 characters")(
+    _must("must be 1 to 255 characters", lambda value: isinstance(value, str) and 1 <= len(value) <= 255)
+)
 
 
 @_rule("script", source="dg/ray-jobs-section: a Ray job runs one Python script")
@@ -174,19 +173,16 @@ def _python_script(value: object) -> str | None:
     return None
 
 
-@_rule("role", source="botocore CreateJob: a role's name or ARN")
-def _role(value: object) -> str | None:
-    if value is None:  # a cluster of one's own has none; the hook for Glue asks for it
-        return None
-    text = str(value or "")
-    if _ROLE.fullmatch(text) or _ROLE_ARN.fullmatch(text):
-        return None
-    return "must be the name or the ARN of an IAM role that glue.amazonaws.com may assume"
-
-
-@_rule("staging_uri", source="local files are uploaded before the run")
-def _staging(value: object) -> str | None:
-    return None if value is None or _S3_URI.fullmatch(str(value)) else "must be s3://bucket/prefix"
+_rule("role", source="botocore CreateJob: a role's name or ARN")(
+    _must(
+        "must be the name or the ARN of an IAM role that glue.amazonaws.com may assume",
+        # A cluster of one's own has none; the hook for Glue asks for it.
+        lambda value: value is None or _ROLE.fullmatch(str(value)),
+    )
+)
+_rule("staging_uri", source="local files are uploaded before the run")(
+    _must("must be s3://bucket/prefix", lambda value: value is None or _S3_URI.fullmatch(str(value)))
+)
 
 
 @_rule("arguments", source="dg/author-job-ray-job-parameters: arguments become environment variables")
@@ -206,6 +202,19 @@ def _arguments(value: object) -> str | None:
         except TypeError as error:
             return f"{key!r}: {error}"
     return None
+
+
+def parse(source: str | bytes, name: str, python_version: str = PYTHON) -> ast.Module:
+    """Parse source as a cluster's Python does.
+
+    :param name: names the source in errors.
+    :raises SourceFileError: it is not Python of that version.
+    """
+    major, minor = (int(part) for part in python_version.split("."))
+    try:
+        return ast.parse(source, filename=name, feature_version=(major, minor))
+    except (SyntaxError, ValueError) as error:
+        raise SourceFileError(f"{name} is not Python {python_version}: {error}") from error
 
 
 _FETCHED = re.compile(r"(\w+\+)?https?://")
@@ -245,9 +254,9 @@ def requirement_problem(item: object) -> str | None:
     return None
 
 
-@_rule("requirements", source="read where the task runs")
-def _requirements_file(value: object) -> str | None:
-    return "must be the path of a local file" if value is not None and "://" in str(value) else None
+_rule("requirements", source="read where the task runs")(
+    _must("must be the path of a local file", lambda value: "://" not in str(value))
+)
 
 
 _ARCHIVE = "must be a local folder, or a .zip with exactly one folder at its root"
@@ -277,9 +286,9 @@ def _script_is_no_module(modules: Sequence[object], script: object) -> str | Non
     return f"{script!r} is the script" if str(script) in map(str, items_of(modules)) else None
 
 
-@_rule("working_dir", source="dg/author-job-ray-job-parameters: one zip archive")
-def _working_dir(value: object) -> str | None:
-    return None if value is None or _is_archive(value) else _ARCHIVE
+_rule("working_dir", source="dg/author-job-ray-job-parameters: one zip archive")(
+    _must(_ARCHIVE, lambda value: value is None or _is_archive(value))
+)
 
 
 @_rule("object_spilling_config", source="dg/author-job-ray-job-parameters: local disk or S3, not both")
@@ -338,31 +347,17 @@ _REFUSED_MEMBERS = {
 
 
 _DURATION = "as a timedelta or a number of seconds"
-
-
-def _minute_or_more(value: object) -> str | None:
-    # A bare number below is most likely meant as minutes, in which the service counts.
-    seconds = seconds_of(value)
-    return None if seconds is not None and seconds >= 60 else f"must be a minute or more, {_DURATION}"
-
-
-_rule("idle_timeout", source="botocore CreateSession: minutes, at least 1")(_minute_or_more)
-_rule("session_timeout", source="botocore CreateSession: minutes, at least 1")(_minute_or_more)
-
-
-@_rule("poll_interval", source="the pause between two polls")
-def _positive_duration(value: object) -> str | None:
-    seconds = seconds_of(value)
-    return None if seconds is not None and seconds > 0 else f"must be more than 0, {_DURATION}"
-
-
-def _bound(value: object) -> str | None:
-    seconds = seconds_of(value)
-    return (
-        None if value is None or (seconds is not None and seconds > 0) else f"must be more than 0, {_DURATION}, or None"
+for _timeout in ("idle_timeout", "session_timeout"):
+    _rule(_timeout, source="botocore CreateSession: minutes, at least 1")(
+        # A bare number below is most likely meant as minutes, in which the service counts.
+        _must(f"must be a minute or more, {_DURATION}", lambda value: (seconds_of(value) or 0) >= 60)
     )
-
-
+_rule("poll_interval", source="the pause between two polls")(
+    _must(f"must be more than 0, {_DURATION}", lambda value: (seconds_of(value) or 0) > 0)
+)
+_bound = _must(
+    f"must be more than 0, {_DURATION}, or None", lambda value: value is None or (seconds_of(value) or 0) > 0
+)
 _rule("run_timeout", source="the operator stops the run itself; Glue has no such bound for Ray")(_bound)
 _rule("max_lifetime", source="Kubernetes: activeDeadlineSeconds of the pods")(_bound)
 
@@ -373,19 +368,19 @@ def _zero_or_more(value: object) -> str | None:
     return None if seconds is not None and seconds >= 0 else f"must be 0 or more, {_DURATION}"
 
 
-@_rule("session_id", source="botocore CreateSession: 1 to 255 characters; these also fit an address")
-def _session_id(value: object) -> str | None:
-    if value is None or re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", str(value)):
-        return None
-    return "must be 1 to 255 letters, digits, '_', '.' and '-'"
-
-
-@_rule("cluster", source="kuberay/…/apis/ray/v1/rayjob_types.go: clusterSelector")
-def _cluster(value: object) -> str | None:
-    # Where each run has a cluster of its own, there is no cluster to make, and its id is empty.
-    if not value or re.fullmatch(r"[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}", str(value)):
-        return None
-    return "must be the id of a cluster, namespace/name: what GlueRayCreateClusterOperator returns"
+_rule("session_id", source="botocore CreateSession: 1 to 255 characters; these also fit an address")(
+    _must(
+        "must be 1 to 255 letters, digits, '_', '.' and '-'",
+        lambda value: value is None or re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", str(value)),
+    )
+)
+_rule("cluster", source="kuberay/…/apis/ray/v1/rayjob_types.go: clusterSelector")(
+    _must(
+        "must be the id of a cluster, namespace/name: what GlueRayCreateClusterOperator returns",
+        # Where each run has a cluster of its own, there is no cluster to make, and its id is empty.
+        lambda value: not value or re.fullmatch(r"[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}", str(value)),
+    )
+)
 
 
 #: The keys of ``overrides``, one per backend that runs jobs.
@@ -419,15 +414,11 @@ def text_of(value: object) -> str:
     """Render an argument the way a shell user would write it; containers become JSON."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return str(value)
     if isinstance(value, (date, time)):
         return value.isoformat()
-    if isinstance(value, PurePath):
+    if isinstance(value, (int, float, PurePath)) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, (bool, Mapping, list, tuple)):
         return json.dumps(value, sort_keys=True, default=_no_text)
     return _no_text(value)
 

@@ -10,8 +10,9 @@ import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from airflow.sdk import Context
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_provider_glueray.airflow_compat import PassesXComPush
@@ -25,17 +26,14 @@ from airflow_provider_glueray.core.errors import (
 )
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState, StatementError
 from airflow_provider_glueray.core.spec import SourceFile
-from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.core.validation import items_of
 from airflow_provider_glueray.glueray_step.calls import ARGUMENTS, CALL, RESULT
 from airflow_provider_glueray.glueray_step.values import NotSerializableError, decode, encode
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.packaging.function_source import Script, check_function, source_of, to_script
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.operator import is_unrendered
+from airflow_provider_glueray.task.operator import check_rendered, is_unrendered
 from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXComPush):
@@ -113,7 +111,7 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXCom
     def _finish(self, outcome: Outcome, context: Context) -> Any:
         """Return what the function returned; raise with the traceback it left, not with the end of a log."""
         try:
-            self._finish_job(outcome, context)
+            super()._finish(outcome, context)
         except RunFailed:
             error = self._error(context) if outcome.snapshot.state is RunState.FAILED else None
             if error is None:
@@ -163,7 +161,9 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXCom
     def _refuse_strays(self, script: Script) -> None:
         """Refuse a module of the user's that nothing sends along."""
         given = [str(each) for each in [*items_of(self.py_modules), *items_of(self.working_dir)]]
-        if is_unrendered(self.py_modules) or is_unrendered(self.working_dir) or any(map(_is_closed, given)):
+        # What is in S3, or in an archive, cannot be seen while a DAG is parsed.
+        is_closed = any(path.startswith("s3://") or path.endswith(".zip") for path in given)
+        if is_closed or is_unrendered(self.py_modules) or is_unrendered(self.working_dir):
             return
         beside = Path(inspect.getsourcefile(self.python_callable) or ".").parent
         for name in sorted(script.user_modules):
@@ -172,11 +172,6 @@ class GlueRayDecoratedOperator(DecoratedOperator, GlueRayJobOperator, PassesXCom
                     f"{self.python_callable.__name__} uses the module {name!r}, which is a file of yours that the "
                     f"cluster does not have. Send it along: py_modules=[…]"
                 )
-
-
-def _is_closed(path: str) -> bool:
-    """Tell whether what a path holds cannot be seen while a DAG is parsed."""
-    return path.startswith("s3://") or path.endswith(".zip")
 
 
 def _holds(path: Path, name: str) -> bool:
@@ -220,7 +215,7 @@ def glue_ray_task(
     def decorated(function: Callable[..., Any]) -> TaskDecorator:
         # Airflow makes the operators of mapped tasks only when they run, so what can be refused is refused here.
         to_script(function)
-        check_fields({name: value for name, value in kwargs.items() if not is_unrendered(value)})
+        check_rendered(kwargs)
         return task_decorator_factory(
             python_callable=function,
             multiple_outputs=multiple_outputs,

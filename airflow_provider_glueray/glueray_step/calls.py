@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .values import DOCUMENT, KIND, MOST_CHARACTERS, decode, encode, table_of
@@ -52,7 +52,7 @@ def run(function: Callable[..., Any]) -> None:
         value = function(*decode(call["args"], load), **decode(call["kwargs"], load))
         result = _small({"value": encode(value, "the value that was returned", folder)}, folder)
     except (Exception, SystemExit) as error:
-        write_json(folder, RESULT, {"error": _describe_exception(error)})
+        write_json(folder, RESULT, {"error": describe_exception(error)})
         raise
     write_json(folder, RESULT, result)
 
@@ -67,9 +67,11 @@ def load(reference: Mapping[str, Any]) -> Any:
     return table_of(reference, parquet.read_table)
 
 
-def _describe_exception(error: BaseException) -> dict[str, Any]:
-    """Describe an exception, without the frame of this module."""
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
+def describe_exception(error: BaseException, own: Collection[str] = (__file__,)) -> dict[str, Any]:
+    """Describe an exception, without the first frames that are of our own files."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in own:
+        trace = trace.tb_next
     lines = "".join(traceback.format_exception(type(error), error, trace))
     return {"name": type(error).__name__, "value": str(error)[:2000], "traceback": lines[-MOST_TRACEBACK:]}
 

@@ -16,21 +16,18 @@ import linecache
 import os
 import sys
 import time
-import traceback
 from contextlib import closing
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-from .calls import CALL, ClusterFolder, write_json
+from .calls import CALL, ClusterFolder, describe_exception, write_json
 from .display import glueray_describe_value
 
 #: Names in the run's folder: all cells, and what the one with a number has said.
 CELLS, CELL_OUTPUT = "cells.json", "cell-{number}.json"
 #: The most characters of printed text that are kept of one cell.
 MOST_PRINTED = 100_000_000
-#: The most characters of a traceback.
-MOST_TRACEBACK = 20_000
 
 
 class Tee(io.TextIOBase):
@@ -117,7 +114,8 @@ class Notebook:
             elif value is not None:
                 result.update(glueray_describe_value(value, False))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            result["error"] = _describe_exception(error)
+            described = describe_exception(error, (__file__, asyncio.base_events.__file__))
+            result["error"] = [described["name"], described["value"], described["traceback"].rstrip().splitlines()]
         finally:
             sys.stdout, sys.stderr = streams
         return {**result, "printed": pieces.text(), "completed": time.time()}
@@ -155,12 +153,3 @@ def run_cells() -> None:
             if result["error"]:
                 print("\n".join(result["error"][2]), file=sys.stderr, flush=True)
                 sys.exit(1)
-
-
-def _describe_exception(error: BaseException) -> list[Any]:
-    """Describe an exception, without the frames of this module."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, asyncio.base_events.__file__):
-        trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    return [type(error).__name__, str(error)[:2000], text[-MOST_TRACEBACK:].rstrip().splitlines()]

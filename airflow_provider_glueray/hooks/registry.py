@@ -64,14 +64,9 @@ def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
     return hook(**kwargs)
 
 
-def poll_key(backend: str) -> str:
-    """Return what the runs of two backends have in common when one poll can answer for both: their hook."""
-    return BACKENDS[backend].hook
-
-
 if TYPE_CHECKING:
     # A type checker sees here that each hook is what its operators expect.
-    from airflow_provider_glueray.core.backend import ClusterBackend, JobBackend, SessionBackend
+    from airflow_provider_glueray.core.backend import JobBackend, RunHook
     from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
     from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
     from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
@@ -79,5 +74,4 @@ if TYPE_CHECKING:
     from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook
 
     JOB_BACKENDS: tuple[type[JobBackend], ...] = (GlueRayJobHook, RayJobsHook, KubeRayHook)
-    SESSION_BACKENDS: tuple[type[SessionBackend], ...] = (GlueRaySessionHook,)
-    CLUSTER_BACKENDS: tuple[type[ClusterBackend], ...] = (KubeRayClusterHook,)
+    RUN_HOOKS: tuple[type[RunHook], ...] = (GlueRaySessionHook, KubeRayClusterHook)

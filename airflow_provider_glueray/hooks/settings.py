@@ -5,6 +5,8 @@ Airflow's configuration, and no service.
 
 from __future__ import annotations
 
+import json
+
 from airflow_provider_glueray.airflow_compat import conf
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import Waits
@@ -35,6 +37,6 @@ def waits() -> Waits:
     """
     text = conf.get("glueray", "waits", fallback="")
     try:
-        return Waits.from_text(text)
+        return Waits.from_json(json.loads(text)) if text.strip() else Waits()
     except (TypeError, ValueError) as error:
         raise SpecError([f"[glueray] waits = {text}: {error}"]) from error

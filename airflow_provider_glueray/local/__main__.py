@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
@@ -14,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import boto3
@@ -43,7 +43,7 @@ _client_lock = threading.Lock()
 class Daemon:
     """One endpoint, in its own process."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: SimpleNamespace) -> None:
         self._arguments = arguments
         self._state_file = Path(arguments.state)
         self._problem: str | None = None
@@ -98,7 +98,7 @@ class Daemon:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then remove all processes and files."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _exit_on_signal)
+            signal.signal(number, lambda *_: sys.exit(0))
         try:
             threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
             self._create_default_resources()
@@ -173,24 +173,10 @@ class Daemon:
             time.sleep(0.25)
 
 
-def _exit_on_signal(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(0)
-
-
 def main() -> None:
-    """Read the options from `client.start` and serve."""
-    parser = argparse.ArgumentParser(prog="glueray-local-daemon")
-    parser.add_argument("--state", required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--provisioning-seconds", type=float, required=True)
-    parser.add_argument("--quota-mdpu", type=int, required=True)
-    parser.add_argument("--object-store-mb", type=int, required=True)
-    parser.add_argument("--runtime", required=True)
-    parser.add_argument("--python", required=True)
+    """Serve with the options from `client.start`, which are one JSON object on the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    daemon = Daemon(parser.parse_args())
+    daemon = Daemon(SimpleNamespace(**json.loads(sys.argv[1])))
     try:
         daemon.run()
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -67,7 +67,7 @@ class Endpoint:
     @property
     def runtime(self) -> str:
         """The runtime of scripts: "newest" or "Ray2.4"."""
-        return str(self._state.get("runtime", "newest"))
+        return str(self._state["runtime"])
 
     @property
     def url(self) -> str:
@@ -133,22 +133,22 @@ class Endpoint:
 
     def calls(self) -> dict[str, int]:
         """Return the number of requests per Glue and Logs operation, in all Regions or in that of `at`."""
-        return self._request("GET", "calls", self._region_query())
+        return self._request("GET", "calls")
 
     def reset_calls(self) -> None:
         """Reset all counts to 0."""
-        self._request("DELETE", "calls", self._region_query())
+        self._request("DELETE", "calls")
 
     def faults(self, **changes: Any) -> dict[str, Any]:
         """Change the given faults (see `faults.Faults`) and return all; raises EndpointError for an unknown one.
 
         Faults hold in all Regions; on an endpoint from `at`, they hold in that Region.
         """
-        return self._request("PUT" if changes else "GET", "faults", self._region_query(), changes or None)
+        return self._request("PUT" if changes else "GET", "faults", changes or None)
 
     def reset_faults(self) -> None:
         """Remove all faults."""
-        self._request("DELETE", "faults", self._region_query())
+        self._request("DELETE", "faults")
 
     def wait_ready(self, timeout_seconds: float = 120.0, report: Callable[[str], None] | None = None) -> None:
         """Return when every Ray node is alive; `report` gets progress messages. Raises EndpointError otherwise."""
@@ -181,7 +181,7 @@ class Endpoint:
             self._child.wait(timeout=10)
         state = _read_state(self._path) or self._state
         if state.get("pid") == self.pid:
-            if state.get("sessions") and state.get("boot") == processes.boot():
+            if state["boot"] == processes.boot():
                 processes.end_sessions(state["sessions"])
             shutil.rmtree(state["root"], ignore_errors=True)
             self._path.unlink(missing_ok=True)
@@ -189,17 +189,11 @@ class Endpoint:
     def __enter__(self) -> Endpoint:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _region_query(self) -> dict[str, str]:
-        return {} if self._only_region is None else {"region": self._only_region}
-
-    def _request(
-        self, method: str, path: str, query: dict[str, str] | None = None, body: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        query = {} if self._only_region is None else {"region": self._only_region}
         try:
             # Plain HTTP on loopback needs no proxy and no certificates, which take 30 ms to load.
             with httpx.Client(timeout=30, trust_env=False, verify=False) as client:
@@ -235,23 +229,25 @@ def start(
     missing = sorted(set(_missing(("local",))))
     if missing:
         raise EndpointError(f"{', '.join(missing)} not installed: pip install 'airflow-provider-glueray[local]'")
-    report: Callable[[str], None] = (lambda _: None) if quiet else _print_line
+    report: Callable[[str], None] = (lambda _: None) if quiet else functools.partial(print, flush=True)
     path = _state_path(name, home)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", __package__, "--state", str(path), "--name", name, "--port", str(port)]
-    command += ["--nodes", str(nodes), "--provisioning-seconds", str(provisioning_seconds)]
-    command += ["--quota-mdpu", str(quota_mdpu), "--object-store-mb", str(object_store_mb)]
+    options = {"state": str(path), "name": name, "port": port, "nodes": nodes, "quota_mdpu": quota_mdpu}
+    options |= {"provisioning_seconds": provisioning_seconds, "object_store_mb": object_store_mb}
     with _exclusive(path):
         running = find(name, home)
         if running is not None:
-            _check_runtime(running, runtime)
+            if running.runtime != runtime:
+                message = f"{name} is already running on {running.runtime}, not on {runtime}"
+                raise EndpointError(f"{message}; stop it first or start another one under another name")
             return running
         try:
             provided = environments.provide(runtime, report)
         except environments.CannotProvide as error:
             raise EndpointError(str(error)) from error
         remove(name, home)
-        endpoint = _launch([*command, "--runtime", provided.name, "--python", str(provided.python)], path)
+        options |= {"runtime": provided.name, "python": str(provided.python)}
+        endpoint = _launch([sys.executable, "-m", __package__, json.dumps(options)], path)
     report(f"endpoint {endpoint.url}")
     if wait:
         try:
@@ -275,12 +271,6 @@ def _missing(extras: Sequence[str]) -> Iterator[str]:
             importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             yield requirement.name
-
-
-def _check_runtime(running: Endpoint, runtime: str) -> None:
-    if running.runtime != runtime:
-        message = f"{running.name} is already running on {running.runtime}, not on {runtime}"
-        raise EndpointError(f"{message}; stop it first or start another one under another name")
 
 
 def _launch(command: list[str], path: Path) -> Endpoint:
@@ -351,8 +341,3 @@ def _wait_until(condition: Callable[[], bool], timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def _print_line(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -8,29 +8,26 @@ from __future__ import annotations
 import ast
 import json
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core.backend import JobBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import GlueRayError, ResultMissing, RunFailed, SpecError
 from airflow_provider_glueray.core.runs import Outcome, RunRef, StatementError, StatementOutput
-from airflow_provider_glueray.core.spec import STEP_FOLDER, RayJobSpec, SourceFile, Workers
+from airflow_provider_glueray.core.spec import STEP_FOLDER, RayJobSpec, SourceFile
 from airflow_provider_glueray.glueray_step.calls import CALL
 from airflow_provider_glueray.glueray_step.cells import CELL_OUTPUT, CELLS
 from airflow_provider_glueray.hooks.glue.statements import RETURN_NAME, plain, returns
 from airflow_provider_glueray.notebooks.document import Cell
-from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
-from airflow_provider_glueray.notebooks.plan import NotebookPlan
+from airflow_provider_glueray.notebooks.executed import ExecutedNotebook, NotebookPlan
 from airflow_provider_glueray.packaging.programs import program_text
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results, owner_of
 from airflow_provider_glueray.task.sessions import statement_failure
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: What is only a session's: how long it lives, and how its id begins.
 _OF_SESSIONS = ("idle_timeout", "session_timeout", "session_id_prefix", "region_name", "glue_version")
@@ -59,7 +56,8 @@ class JobNotebookRunner:
         """Make ready what starts the run."""
         plan = self._plan
         prepared = self._hook.prepare(job_spec(plan, context["ti"]), plan.staging_uri, plan.run_timeout)
-        if ineffective := ineffective_settings(plan):
+        of_sessions = [name for name in _OF_SESSIONS if plan.settings.get(name) is not None]
+        if ineffective := dict.fromkeys([*of_sessions, *plan.ineffective]):
             self._log.info("A notebook is one job here; no effect: %s", ", ".join(ineffective))
         # Nothing is started whose result could not be written down.
         plan.notebook.write()
@@ -139,12 +137,10 @@ def job_spec(plan: NotebookPlan, ti: Any) -> RayJobSpec:
     """
     if not plan.staging_uri:
         raise SpecError(["staging_uri=None: the cells of a notebook and their results pass through an S3 prefix"])
-    given = {name: value for name, value in plan.settings.items() if name not in _OF_SESSIONS}
-    workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
+    given = plan.spec_fields(_OF_SESSIONS)
     given |= {
         "name": plan.job_name,
         "script": SourceFile(f"{PurePath(plan.notebook.name).stem}.py", program_text("run_cells")),
-        "workers": workers,
         "py_modules": [*given.get("py_modules", ()), STEP_FOLDER],
         "arguments": {**owner_of(ti), "airflow_run_id": ti.run_id, **given.get("arguments", {})},
         "tags": {**owner_of(ti), **given.get("tags", {})},
@@ -152,12 +148,6 @@ def job_spec(plan: NotebookPlan, ti: Any) -> RayJobSpec:
         "overrides": plan.overrides,
     }
     return RayJobSpec(**given)
-
-
-def ineffective_settings(plan: NotebookPlan) -> list[str]:
-    """Return what the magics and the task say that has no effect on a job."""
-    of_sessions = [name for name in _OF_SESSIONS if plan.settings.get(name) is not None]
-    return list(dict.fromkeys([*of_sessions, *plan.ineffective]))
 
 
 def cells_of(notebook: ExecutedNotebook) -> list[dict[str, Any]]:

@@ -1,16 +1,19 @@
 """The notebook that a task runs: what there is to run, what has come of it, and where that is written.
 
-It starts nothing and waits for nothing; its callers give it the outputs of the cells.
+With it stands what a task's fields say of it, once they are rendered. It starts nothing and waits for nothing; its
+callers give it the outputs of the cells.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from airflow_provider_glueray.core.runs import StatementOutput
+from airflow_provider_glueray.core.spec import Workers
 from airflow_provider_glueray.hooks.glue.statements import check_code
 from airflow_provider_glueray.notebooks import document
 
@@ -87,3 +90,34 @@ class ExecutedNotebook:
             exception=failed,
         )
         self._write_text(self.output_path, document.dump(copy))
+
+
+@dataclass(frozen=True)
+class NotebookPlan:
+    """One notebook, and where and how it runs.
+
+    :param settings: fields of the spec: those of the magics, and over them those of the task.
+    :param job_name: of the job, where the notebook is one.
+    :param run_timeout: seconds for the whole job, in a session for each cell; None for ever.
+    :param session_id: of the session to run in; None for one of the notebook's own.
+    :param ineffective: parameters of the task that have no effect where it runs.
+    """
+
+    notebook: ExecutedNotebook
+    settings: Mapping[str, Any]
+    job_name: str
+    staging_uri: str | None = None
+    run_timeout: float | None = None
+    session_id: str | None = None
+    cluster: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    ineffective: tuple[str, ...] = ()
+
+    def spec_fields(self, left_out: Collection[str]) -> dict[str, Any]:
+        """Return the settings as fields of a spec, its workers among them.
+
+        :param left_out: settings that are no fields of it.
+        """
+        given = {name: value for name, value in self.settings.items() if name not in left_out}
+        sizes = {field.name: given.pop(field.name) for field in fields(Workers) if field.name in given}
+        return {**given, "workers": Workers(**sizes)}

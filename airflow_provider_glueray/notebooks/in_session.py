@@ -8,28 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import Context
+
 from airflow_provider_glueray.core import clock
-from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
-from airflow_provider_glueray.core.errors import GlueRayError, RunFailed, SubmitError, failure_of
+from airflow_provider_glueray.core.errors import GlueRayError, RunFailed, SubmitError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef, StatementOutput
-from airflow_provider_glueray.core.spec import RaySessionSpec, Workers
+from airflow_provider_glueray.core.spec import RaySessionSpec
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.glue.requests import session_id_for
 from airflow_provider_glueray.hooks.glue.statements import prepare, read_output
 from airflow_provider_glueray.notebooks.document import Cell
-from airflow_provider_glueray.notebooks.plan import NotebookPlan
+from airflow_provider_glueray.notebooks.executed import NotebookPlan
 from airflow_provider_glueray.task.life import RunLife, Start
 from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
 from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import output_of, session_spec, show_output, statement_failure
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
 #: Seconds that a notebook's own session may take to be READY.
 START_SECONDS = 1800.0
@@ -49,10 +49,10 @@ class SessionNotebookRunner:
     def __init__(
         self,
         plan: NotebookPlan,
-        hook: SessionBackend,
+        hook: GlueRaySessionHook,
         log: TaskLog,
         make_life: Callable[[str, str, float | None], RunLife],
-        defer: Callable[[RunLife, RunRecord, RunRef, RunRef | None], None] | None,
+        defer: Callable[[RunLife, RunRef | None], None] | None,
     ) -> None:
         self._plan, self._hook, self._log = plan, hook, log
         self._make_life, self._defer = make_life, defer
@@ -106,7 +106,7 @@ class SessionNotebookRunner:
             # The try before died between stopping the session and saying that all is done.
             return self._session_life.resume(record).id
         else:
-            record, ref = self._session_life.submit_or_reattach(
+            ref = self._session_life.submit_or_reattach(
                 context,
                 lambda client_token: self._session_name(client_token, context),
                 lambda: self._prepare_session(context),
@@ -114,10 +114,8 @@ class SessionNotebookRunner:
             self._publish_links(ref, context)
             snapshot = self._hook.describe([ref])[ref]
             is_settled = snapshot.state.is_terminal
-            outcome = Outcome(snapshot) if is_settled else self._wait_for(self._session_life, record, ref)
-        failure = failure_of(outcome, self._hook.url(ref))
-        if failure is not None:
-            raise failure
+            outcome = Outcome(snapshot) if is_settled else self._wait_for(self._session_life, ref)
+        raise_failure(outcome, self._hook.url(ref))
         return ref.id
 
     def _prepare_session(self, context: Context) -> Start:
@@ -203,11 +201,11 @@ class SessionNotebookRunner:
         notebook, key = self._plan.notebook, CELL_KEY.format(number=cell.number)
         if outcome is None:
             life = self._cell_life = self._make_life(GLUE_STATEMENT, key, self._plan.run_timeout)
-            record, ref = life.submit_or_reattach(
+            ref = life.submit_or_reattach(
                 context, lambda _: session_id, lambda: partial(self._send, cell, session_id), only_in=session_id
             )
             notebook.record_cell(cell, StatementOutput(started=clock.now()), "running")
-            outcome = self._wait_for(life, record, ref)
+            outcome = self._wait_for(life, ref)
         known = RunRecord.load(context, key)
         output = output_of(outcome, self._hook, known.client_token if known else "")
         self._log.info("::group::%s", notebook.title(cell))
@@ -227,7 +225,7 @@ class SessionNotebookRunner:
         code = prepare(cell.code, client_token, self._plan.notebook.where(cell))
         return self._hook.run_statement(session_id, code, client_token)
 
-    def _wait_for(self, life: RunLife, record: RunRecord, ref: RunRef) -> Outcome:
+    def _wait_for(self, life: RunLife, ref: RunRef) -> Outcome:
         """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
         if self._defer is not None:
             # Most cells are short, and a deferral costs the start of a worker.
@@ -237,8 +235,8 @@ class SessionNotebookRunner:
                 if snapshot.state.is_terminal:
                     return Outcome(snapshot)
                 clock.sleep(0.5)
-            self._defer(life, record, ref, self._session_life.ref if self._plan.session_id is None else None)
-        return life.wait(record, ref)
+            self._defer(life, self._session_life.ref if self._plan.session_id is None else None)
+        return life.wait()
 
 
 def notebook_session_spec(plan: NotebookPlan, ti: Any) -> RaySessionSpec:
@@ -246,9 +244,7 @@ def notebook_session_spec(plan: NotebookPlan, ti: Any) -> RaySessionSpec:
 
     :param ti: the task instance.
     """
-    given = {name: value for name, value in plan.settings.items() if name not in _NOT_OF_THE_SPEC}
-    workers = Workers(**{field.name: given.pop(field.name) for field in fields(Workers) if field.name in given})
-    return session_spec(ti, workers, {"role": "", **given})
+    return session_spec(ti, {"role": "", **plan.spec_fields(_NOT_OF_THE_SPEC)})
 
 
 def _is_of(outcome: Outcome | None, record: RunRecord) -> bool:

@@ -6,40 +6,28 @@ The operator says what runs; the life of a run is the same for all operators (``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.core.backend import JobBackend, Prepared
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
-from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB, Outcome, RunRef
-from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, STEP_FOLDER, RayJobSpec, SourceFile, Workers
-from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef
+from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, STEP_FOLDER, RayJobSpec, SourceFile
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.assets import lineage_of, note_reports
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.task.operator import WORKER_FIELDS, GlueRayStepOperator, check_rendered, parameters_of
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.record import RunRecord, owner_of
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
+_SPEC_FIELDS = parameters_of(RayJobSpec)
 
 
-_WORKER_FIELDS = tuple(field.name for field in fields(Workers))
-#: The job's name and description are made by the operator; the versions are those of the only runtime.
-_SPEC_FIELDS = tuple(
-    field.name
-    for field in fields(RayJobSpec)
-    if field.name not in ("name", "workers", "description", "runtime", "python_version", "glue_version")
-)
-
-
-class GlueRayJobOperator(GlueRayRunOperator):
+class GlueRayJobOperator(GlueRayStepOperator):
     """Run a Ray script where the connection leads: ``aws`` to Glue, ``ray`` to a cluster, ``kubernetes`` to KubeRay.
 
     Returns the run's id (XCom ``return_value``, in every mode). Also pushes ``glueray_run`` (which run) and
@@ -48,65 +36,35 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
     :param script: local ``.py`` file, relative to the DAG's file, or an S3 URI. (templated)
     :param role: name or ARN of the IAM role the run assumes on AWS Glue. (templated)
-    :param staging_uri: ``s3://bucket/prefix`` for local files; on AWS Glue and KubeRay needed when any file is local.
-        (templated)
     :param job_name: the Glue job to create or update; by default ``<dag_id>-<task_id>``. (templated)
-    :param arguments: reach the script as environment variables of the same names. (templated)
-    :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
-    :param min_workers: the fewest workers; the floor of autoscaling. (templated)
-    :param pip: requirements, with one bound each. (templated)
     :param requirements: a requirements.txt beside the DAG's file, whose lines are added to ``pip`` when the task
         runs. (templated)
     :param check_requirements: warn of requirements that the runtime or its processor will not get along with,
         whenever the job was created or updated.
-    :param py_modules: for the import path: folders, ``.py`` files or zip archives, like the script local, or
-        archives in S3. (templated)
-    :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
-    :param object_spilling_config: Ray's object spilling configuration. (templated)
-    :param object_store_memory_head: percent of the head's free memory for the object store. (templated)
-    :param object_store_memory_worker: the same on each worker. (templated)
-    :param logging_configuration: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``.
     :param max_concurrent_runs: runs of this job that may be active at once; more of them wait. The default
         of 1 also keeps the service from ever running the step twice.
     :param cluster: on KubeRay, the id of a cluster that stays up between runs, usually ``create.output`` of a
         :class:`GlueRayCreateClusterOperator`; by default each run has a cluster of its own. (templated)
-    :param tags: of the job; the DAG's and the task's id are added. (templated)
     :param overrides: rarer members of the requests, by backend: ``{"glue": {"job": {…}, "run": {…}}, "ray": {…}}``;
         those of other backends than the run's have no effect. (templated)
     :param wait_for_completion: False returns as soon as the run has started.
     :param log_sources: which logs to show: any of script, worker-out, worker-err, runtime-env, monitor, gcs,
         raylet, process. A failed run adds the worker, runtime-env and autoscaler logs by itself.
-
     :param conn_id: what runs it, by its type; the default is ``[glueray] conn_id``. (templated)
+    :param run_timeout: Glue refuses a timeout of its own for Ray jobs, so this is the only bound there is; 48 hours by
+        default.
 
-    Further: ``region_name``, ``verify``, ``botocore_config``, ``deferrable``, ``poll_interval``,
-    ``run_timeout`` (Glue refuses a timeout of its own for Ray jobs, so this is the only bound there is; 48 hours by
-    default) and ``queue_timeout`` (6 hours), as in :class:`GlueRayRunOperator`.
+    Further: the cluster (``number_of_workers`` and so on) as in :class:`GlueRayClusterOperator`, what is sent to it
+    (``arguments``, ``pip``, ``py_modules``, ``staging_uri`` and so on) as in :class:`GlueRayStepOperator`, and how to
+    wait as in :class:`GlueRayRunOperator`.
 
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
     template_fields: Sequence[str] = (
-        "script",
-        "role",
-        "staging_uri",
-        "job_name",
-        "arguments",
-        "number_of_workers",
-        "min_workers",
-        "worker_type",
-        "pip",
-        "requirements",
-        "py_modules",
-        "working_dir",
-        "object_spilling_config",
-        "object_store_memory_head",
-        "object_store_memory_worker",
-        "cluster",
-        "tags",
-        "overrides",
-        "conn_id",
-        "region_name",
+        *(name for name in _SPEC_FIELDS if name not in ("logging_configuration", "max_concurrent_runs")),
+        *WORKER_FIELDS,
+        *("staging_uri", "job_name", "requirements", "conn_id", "region_name"),
     )
     template_fields_renderers = {  # noqa: RUF012
         "arguments": "json",
@@ -122,24 +80,11 @@ class GlueRayJobOperator(GlueRayRunOperator):
         *,
         script: str | Path,
         role: str | None = None,
-        staging_uri: str | None = None,
         job_name: str | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        number_of_workers: int | str = 2,
-        min_workers: int | str | None = None,
-        worker_type: str = "Z.2X",
-        pip: Sequence[str] | str = (),
         requirements: str | Path | None = None,
         check_requirements: bool = True,
-        py_modules: Sequence[str] | str = (),
-        working_dir: str | None = None,
-        object_spilling_config: Mapping[str, Any] | str | None = None,
-        object_store_memory_head: int | str | None = None,
-        object_store_memory_worker: int | str | None = None,
-        logging_configuration: Mapping[str, bool] | None = None,
         max_concurrent_runs: int = 1,
         cluster: str | XComArg | None = None,
-        tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
         log_sources: Sequence[str] = (SCRIPT,),
@@ -148,30 +93,16 @@ class GlueRayJobOperator(GlueRayRunOperator):
         super().__init__(**kwargs)
         self.script = str(script)
         self.role = role
-        self.staging_uri = staging_uri
         self.job_name = job_name
-        self.arguments = dict(arguments or {})
-        self.number_of_workers = number_of_workers
-        self.min_workers = min_workers
-        self.worker_type = worker_type
-        self.pip = pip
         self.requirements = str(requirements) if isinstance(requirements, Path) else requirements
         self.check_requirements = check_requirements
-        self.py_modules = py_modules
-        self.working_dir = working_dir
-        self.object_spilling_config = object_spilling_config
-        self.object_store_memory_head = object_store_memory_head
-        self.object_store_memory_worker = object_store_memory_worker
-        self.logging_configuration = logging_configuration
         self.max_concurrent_runs = max_concurrent_runs
         self.cluster = cluster
-        self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
         self.wait_for_completion = wait_for_completion
         self.log_sources = tuple(log_sources)
-        beside = {"staging_uri": staging_uri, "requirements": self.requirements, "log_sources": self.log_sources}
-        given = {**self._spec_fields(), **beside}
-        check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
+        given = self._given(*WORKER_FIELDS, *_SPEC_FIELDS, "staging_uri", "requirements", "log_sources")
+        check_rendered(given | ({"name": job_name} if job_name else {}))
 
     # -- what it says of its runs -----------------------------------------------------------------------------
 
@@ -190,9 +121,7 @@ class GlueRayJobOperator(GlueRayRunOperator):
     def _prepare_job(self, context: Context) -> Prepared:
         """Upload what is local and define the job, so that a run can be started."""
         spec = self._spec(context)
-        strange = sorted(set(spec.overrides) - {BACKENDS[self.backend].override_key})
-        if strange:
-            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        self._note_foreign(spec.overrides)
         if idle := self._ineffective_settings():
             self.log.info("Runs by %s; no effect: %s", self.backend, ", ".join(idle))
         prepared = self.hook.prepare(spec, self.staging_uri, self.run_timeout)
@@ -208,17 +137,14 @@ class GlueRayJobOperator(GlueRayRunOperator):
         """Tell whether the script may want to report what it has written: then ``glueray_step`` is sent along."""
         return bool(self.outlets)
 
-    def _wait_or_defer(self, record: RunRecord, ref: RunRef, context: Context) -> Any:
+    def _wait_or_defer(self, ref: RunRef, context: Context) -> Any:
         if not self.wait_for_completion:
             return ref.id
         if self.backend == GLUE_JOB and not self.deferrable and SCRIPT in self.log_sources:
             self.log.info("Log records are shown as they come; what the script prints, Glue hands over at the end")
-        return super()._wait_or_defer(record, ref, context)
+        return super()._wait_or_defer(ref, context)
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
-        return self._finish_job(outcome, context)
-
-    def _finish_job(self, outcome: Outcome, context: Context) -> str:
         """Leave the run: usage, verdict, and what it has reported of its outputs; return its id."""
         self._ended = outcome
         run_id = finish(outcome, self.hook, context, self.log)
@@ -248,11 +174,6 @@ class GlueRayJobOperator(GlueRayRunOperator):
     def _job_name(self) -> str:
         return self.job_name or f"{self.dag_id}-{self.task_id}"
 
-    def _spec_fields(self) -> dict[str, Any]:
-        """Return the fields of the spec as they stand, rendered or not."""
-        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS)}
-        return given | ({"name": self.job_name} if self.job_name else {})
-
     def _spec(self, context: Context) -> RayJobSpec:
         """Build the spec from the rendered fields; say in it which task runs it.
 
@@ -263,19 +184,17 @@ class GlueRayJobOperator(GlueRayRunOperator):
 
         ti = context["ti"]
         file = self._relative_to_dag(self.requirements) if self.requirements else None
-        step = [STEP_FOLDER] if self._needs_step() else []
-        given = self._spec_fields()
-        workers = Workers(**{name: given.pop(name) for name in _WORKER_FIELDS})
+        given = {**self._given(*_SPEC_FIELDS), **self._placed_files()}
+        if self._needs_step():
+            given["py_modules"] = [*given["py_modules"], STEP_FOLDER]
         given |= {
             "name": self._job_name(),
             "script": self._script(),
             "pip": resolve_requirements(self.pip, file, RayJobSpec.python_version),
-            "py_modules": [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)] + step,
-            "working_dir": self._relative_to_dag(self.working_dir) if self.working_dir else None,
             "tags": {**owner_of(ti), **self.tags},
             "arguments": {**owner_of(ti), "airflow_run_id": ti.run_id, **self.arguments},
         }
-        return RayJobSpec(workers=workers, **given)
+        return RayJobSpec(workers=self._workers(), **given)
 
     def _script(self) -> str | SourceFile:
         """Return what runs: the path of a script, or its text."""

@@ -6,49 +6,39 @@ is a statement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
-from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.errors import SessionEnded, StopError
-from airflow_provider_glueray.core.runs import (
-    GLUE_SESSION,
-    GLUE_STATEMENT,
-    Outcome,
-    RunRef,
-)
-from airflow_provider_glueray.core.spec import IDLE_TIMEOUT, SESSION_TIMEOUT, RaySessionSpec, Workers
-from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.core.spec import IDLE_TIMEOUT, SESSION_TIMEOUT, RaySessionSpec
 from airflow_provider_glueray.hooks.glue.requests import replacement_session_id, session_id_for
 from airflow_provider_glueray.hooks.glue.statements import check_code, prepare
 from airflow_provider_glueray.task.life import Start
 from airflow_provider_glueray.task.operator import (
+    WORKER_FIELDS,
     GlueRayEndOperator,
     GlueRayRunOperator,
     GlueRayStartOperator,
+    GlueRayStepOperator,
+    check_rendered,
     is_unrendered,
+    parameters_of,
 )
 from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord
 from airflow_provider_glueray.task.sessions import finish_statement, session_capacity, session_spec
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
-_WORKER_FIELDS = tuple(field.name for field in fields(Workers))
-#: The description is made by the operator; the versions are those of the only runtime.
-_SPEC_FIELDS = tuple(
-    field.name
-    for field in fields(RaySessionSpec)
-    if field.name not in ("workers", "description", "python_version", "glue_version")
-)
+_SPEC_FIELDS = parameters_of(RaySessionSpec)
 
 
-class GlueRayCreateSessionOperator(GlueRayStartOperator):
+class GlueRayCreateSessionOperator(GlueRayStepOperator, GlueRayStartOperator):
     """Create a session and wait until it is READY. Returns its id.
 
     Use it as a setup task with :class:`GlueRayStopSessionOperator` as its teardown, or both at once through
@@ -56,37 +46,24 @@ class GlueRayCreateSessionOperator(GlueRayStartOperator):
     and stops the old one. If the session does not become READY, the task stops it.
 
     :param role: name or ARN of the IAM role the session assumes. (templated)
-    :param number_of_workers: the most Z.2X workers (8 vCPU, 64 GB each). (templated)
-    :param min_workers: the fewest workers. (templated)
     :param idle_timeout: the session ends by itself when it has run nothing for so long: a timedelta, or seconds; the
         service counts whole minutes. Default: 30 minutes. (templated)
     :param session_timeout: the session ends in any case after so long, likewise. Default: 48 hours. (templated)
-    :param pip: requirements, with one bound each. (templated)
-    :param py_modules: for the import path: local folders, ``.py`` files or archives, or archives in S3. (templated)
-    :param working_dir: folder or zip archive unpacked on every node, likewise. (templated)
-    :param staging_uri: ``s3://bucket/prefix`` for local files; needed when any file is local. (templated)
-    :param object_spilling_config: Ray's object spilling configuration. (templated)
-    :param logging_configuration: switches of the service, such as ``{"CLOUDWATCH_METRICS": False}``. (templated)
-    :param arguments: further default arguments of the session. (templated)
-    :param object_store_memory_head, object_store_memory_worker: percent of free memory. (templated)
-    :param tags: of the session; the ids of the DAG, the task and the run are added. (templated)
     :param session_id: the id to use; by default one is made of the DAG's and the task's id. (templated)
     :param run_timeout: how long it may take until the session is READY; then it is stopped. Default: 30 minutes.
 
-    Further parameters: see :class:`GlueRayRunOperator`.
+    Further parameters, all of the cluster templated: see :class:`GlueRayStepOperator`, :class:`GlueRayClusterOperator`
+    and :class:`GlueRayRunOperator`.
 
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
-    hook: SessionBackend
+    hook: GlueRaySessionHook
     backend = GLUE_SESSION
     template_fields: Sequence[str] = (
-        *_WORKER_FIELDS,
+        *WORKER_FIELDS,
         *_SPEC_FIELDS,
-        "staging_uri",
-        "session_id",
-        "conn_id",
-        "region_name",
+        *("staging_uri", "session_id", "conn_id", "region_name"),
     )
     template_fields_renderers = {"arguments": "json", "tags": "json"}  # noqa: RUF012
 
@@ -94,45 +71,17 @@ class GlueRayCreateSessionOperator(GlueRayStartOperator):
         self,
         *,
         role: str,
-        number_of_workers: int | str = 2,
-        min_workers: int | str | None = None,
-        worker_type: str = "Z.2X",
         idle_timeout: timedelta | float | str = IDLE_TIMEOUT,
         session_timeout: timedelta | float | str = SESSION_TIMEOUT,
-        pip: Sequence[str] | str = (),
-        py_modules: Sequence[str] | str = (),
-        working_dir: str | None = None,
-        staging_uri: str | None = None,
-        object_spilling_config: Mapping[str, Any] | str | None = None,
-        logging_configuration: Mapping[str, bool] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        object_store_memory_head: int | str | None = None,
-        object_store_memory_worker: int | str | None = None,
-        tags: Mapping[str, str] | None = None,
         session_id: str | None = None,
-        run_timeout: timedelta | float | None = timedelta(minutes=30),
         **kwargs: Any,
     ) -> None:
-        super().__init__(run_timeout=run_timeout, **kwargs)
+        super().__init__(**kwargs)
         self.role = role
-        self.number_of_workers = number_of_workers
-        self.min_workers = min_workers
-        self.worker_type = worker_type
         self.idle_timeout = idle_timeout
         self.session_timeout = session_timeout
-        self.pip = pip
-        self.py_modules = py_modules
-        self.working_dir = working_dir
-        self.staging_uri = staging_uri
-        self.object_spilling_config = object_spilling_config
-        self.logging_configuration = logging_configuration
-        self.arguments = dict(arguments or {})
-        self.object_store_memory_head = object_store_memory_head
-        self.object_store_memory_worker = object_store_memory_worker
-        self.tags = dict(tags or {})
         self.session_id = session_id
-        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, *_SPEC_FIELDS, "staging_uri", "session_id")}
-        check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
+        check_rendered(self._given(*WORKER_FIELDS, *_SPEC_FIELDS, "staging_uri", "session_id"))
 
     def _name(self, client_token: str, context: Context) -> str:
         ti = context["ti"]
@@ -143,16 +92,8 @@ class GlueRayCreateSessionOperator(GlueRayStartOperator):
         return lambda client_token: self.hook.create(spec, self._name(client_token, context), client_token)
 
     def _spec(self, context: Context) -> RaySessionSpec:
-        given = {name: getattr(self, name) for name in _SPEC_FIELDS}
-        return session_spec(
-            context["ti"],
-            Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
-            given
-            | {
-                "py_modules": [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)],
-                "working_dir": self._relative_to_dag(self.working_dir) if self.working_dir else None,
-            },
-        )
+        given = {**self._given(*_SPEC_FIELDS), **self._placed_files(), "workers": self._workers()}
+        return session_spec(context["ti"], given)
 
     def _required_capacity(self) -> str:
         return session_capacity(self.number_of_workers)
@@ -178,7 +119,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
     :raises SpecError, SourceFileError: while the DAG is parsed, for code that is not a template and is no Python.
     """
 
-    hook: SessionBackend
+    hook: GlueRaySessionHook
     backend = GLUE_STATEMENT
     template_fields: Sequence[str] = ("session_id", "code", "conn_id", "region_name")
     template_ext: Sequence[str] = (".py",)
@@ -241,19 +182,12 @@ class GlueRayStopSessionOperator(GlueRayEndOperator):
     Further parameters: see :class:`GlueRayRunOperator`.
     """
 
-    hook: SessionBackend
+    hook: GlueRaySessionHook
     backend = GLUE_SESSION
     template_fields: Sequence[str] = ("session_id", "conn_id", "region_name")
 
-    def __init__(
-        self,
-        *,
-        session_id: str | XComArg,
-        delete: bool = False,
-        run_timeout: timedelta | float | None = timedelta(minutes=10),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(run_timeout=run_timeout, **kwargs)
+    def __init__(self, *, session_id: str | XComArg, delete: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.session_id = session_id
         self.delete = delete
 

@@ -11,28 +11,25 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.airflow_compat import task_store
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
-from airflow_provider_glueray.core.runs import BACKENDS, GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
-from airflow_provider_glueray.core.validation import check_fields, items_of
+from airflow_provider_glueray.core.runs import GLUE_JOB, GLUE_STATEMENT, Outcome, RunRef
+from airflow_provider_glueray.core.validation import items_of
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.operator import GlueRayRunOperator, is_unrendered
+from airflow_provider_glueray.task.operator import GlueRayRunOperator, check_rendered
 from airflow_provider_glueray.task.outcome import fail_without_retry
 from airflow_provider_glueray.task.record import SESSION_KEY, STORE_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import session_capacity
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from airflow_provider_glueray.notebooks.as_job import JobNotebookRunner
-    from airflow_provider_glueray.notebooks.executed import ExecutedNotebook
+    from airflow_provider_glueray.notebooks.executed import ExecutedNotebook, NotebookPlan
     from airflow_provider_glueray.notebooks.in_session import SessionNotebookRunner
-    from airflow_provider_glueray.notebooks.plan import NotebookPlan
 
 #: Settings of a session or a run that are words of the operator too.
 _OWN_SETTINGS = (
@@ -130,8 +127,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
         self.tags = tags
         self.staging_uri = staging_uri
         self.overrides = dict(overrides or {})
-        given = {name: getattr(self, name) for name in (*_OWN_SETTINGS, "staging_uri", "cluster", "overrides")}
-        check_fields({name: value for name, value in given.items() if value is not None and not is_unrendered(value)})
+        check_rendered(self._settings() | self._given("staging_uri", "cluster", "overrides"))
 
     @cached_property
     def backend(self) -> str:  # type: ignore[override]
@@ -162,11 +158,15 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
             write=write,
         )
 
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that the task gives, rendered or not."""
+        return {name: value for name, value in self._given(*_OWN_SETTINGS).items() if value is not None}
+
     def _plan(self, notebook: ExecutedNotebook) -> NotebookPlan:
         """Return where and how the notebook runs; the task's own settings win over those of its magics."""
-        from airflow_provider_glueray.notebooks.plan import NotebookPlan
+        from airflow_provider_glueray.notebooks.executed import NotebookPlan
 
-        given = {name: getattr(self, name) for name in _OWN_SETTINGS if getattr(self, name) is not None}
+        given = self._settings()
         if "py_modules" in given:
             given["py_modules"] = [self._relative_to_dag(str(path)) for path in items_of(self.py_modules)]
         if "working_dir" in given:
@@ -262,9 +262,7 @@ class GlueRayNotebookOperator(GlueRayRunOperator):
 
     def _check_target(self) -> None:
         """Refuse a session or a cluster that the connection does not lead to."""
-        strange = sorted(set(self.overrides) - {BACKENDS[self.backend].override_key})
-        if strange:
-            self.log.info("Runs by %s; the overrides for %s have no effect", self.backend, ", ".join(strange))
+        self._note_foreign(self.overrides)
         problems = []
         if self._is_in_session and self.cluster:
             problems = [f"cluster={self.cluster!r}: on AWS Glue a notebook runs in a session; use session_id"]

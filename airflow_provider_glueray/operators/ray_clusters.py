@@ -6,30 +6,32 @@ The start of a cluster is a run, and lives like one (``task/operator.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import Context, XComArg
 
-from airflow_provider_glueray.core.backend import ClusterBackend
 from airflow_provider_glueray.core.errors import StopError
 from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
-from airflow_provider_glueray.core.spec import RayClusterSpec, Workers
-from airflow_provider_glueray.core.validation import check_fields, seconds_of
+from airflow_provider_glueray.core.spec import RayClusterSpec
+from airflow_provider_glueray.core.validation import seconds_of
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.operator import GlueRayEndOperator, GlueRayStartOperator, is_unrendered
+from airflow_provider_glueray.task.operator import (
+    WORKER_FIELDS,
+    GlueRayClusterOperator,
+    GlueRayEndOperator,
+    GlueRayStartOperator,
+    check_rendered,
+)
 from airflow_provider_glueray.task.outcome import fail_without_retry, push_usage
 from airflow_provider_glueray.task.record import owner_of
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
-_WORKER_FIELDS = tuple(field.name for field in fields(Workers))
+    from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
 
 
-class GlueRayCreateClusterOperator(GlueRayStartOperator):
+class GlueRayCreateClusterOperator(GlueRayClusterOperator, GlueRayStartOperator):
     """Create a Ray cluster and wait until its head and the fewest workers are ready. Returns its id, namespace/name.
 
     Give the id to the runs that shall share it as ``cluster``. Use this as a setup task with
@@ -40,27 +42,24 @@ class GlueRayCreateClusterOperator(GlueRayStartOperator):
     Where the connection leads to AWS Glue, each run has a cluster of its own, and where it leads to a Ray cluster, that
     is there: then nothing is made, and the id is empty, so that the same DAG runs there.
 
-    :param number_of_workers: the most workers; the head comes on top. (templated)
-    :param min_workers: the fewest workers; by default an idle cluster keeps the head alone. (templated)
-    :param worker_type: Z.2X: 7 CPU and 56Gi for each pod, unless the settings say otherwise. (templated)
-    :param object_store_memory_head, object_store_memory_worker: percent of a pod's memory. (templated)
-    :param object_spilling_config: Ray's object spilling configuration. (templated)
+    The head comes on top of the workers; by default an idle cluster keeps the head alone. Each pod asks for 7 CPU and
+    56Gi, unless the settings say otherwise.
+
     :param cluster_name: what people recognise it by; by default ``<dag_id>-<task_id>``. (templated)
     :param max_lifetime: how long its pods may live, whoever still knows of them; then Kubernetes ends them, and what
         runs in the cluster fails. None for ever. Default: 48 hours.
-    :param tags: of the cluster; the ids of the DAG, the task and the run are added. (templated)
     :param overrides: ``{"kuberay": {…}}``, as in :class:`GlueRayJobOperator`. (templated)
     :param run_timeout: how long it may take until the cluster is ready; then it is deleted. Default: 30 minutes.
 
-    Further parameters: see :class:`GlueRayRunOperator`.
+    Further parameters: see :class:`GlueRayClusterOperator` and :class:`GlueRayRunOperator`.
 
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
-    hook: ClusterBackend
+    hook: KubeRayClusterHook
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = (
-        *_WORKER_FIELDS,
+        *WORKER_FIELDS,
         "object_spilling_config",
         "cluster_name",
         "tags",
@@ -73,33 +72,18 @@ class GlueRayCreateClusterOperator(GlueRayStartOperator):
     def __init__(
         self,
         *,
-        number_of_workers: int | str = 2,
-        min_workers: int | str | None = None,
-        worker_type: str = "Z.2X",
-        object_store_memory_head: int | str | None = None,
-        object_store_memory_worker: int | str | None = None,
-        object_spilling_config: Mapping[str, Any] | str | None = None,
         cluster_name: str | None = None,
         max_lifetime: timedelta | float | None = timedelta(hours=48),
-        tags: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
-        run_timeout: timedelta | float | None = timedelta(minutes=30),
         **kwargs: Any,
     ) -> None:
-        super().__init__(run_timeout=run_timeout, **kwargs)
-        self.number_of_workers = number_of_workers
-        self.min_workers = min_workers
-        self.worker_type = worker_type
-        self.object_store_memory_head = object_store_memory_head
-        self.object_store_memory_worker = object_store_memory_worker
-        self.object_spilling_config = object_spilling_config
+        super().__init__(**kwargs)
         self.cluster_name = cluster_name
         self.max_lifetime = seconds_of(max_lifetime)
-        self.tags = dict(tags or {})
         self.overrides = dict(overrides or {})
-        given = {name: getattr(self, name) for name in (*_WORKER_FIELDS, "object_spilling_config", "tags", "overrides")}
+        given = self._given(*WORKER_FIELDS, "object_spilling_config", "tags", "overrides")
         given |= {"max_lifetime": max_lifetime, **({"name": cluster_name} if cluster_name else {})}
-        check_fields({name: value for name, value in given.items() if not is_unrendered(value)})
+        check_rendered(given)
 
     def execute(self, context: Context) -> Any:
         """Create the cluster or take it up again, and wait for it; where none is made, say why."""
@@ -118,7 +102,7 @@ class GlueRayCreateClusterOperator(GlueRayStartOperator):
         ti = context["ti"]
         spec = RayClusterSpec(
             name=self._name("", context),
-            workers=Workers(**{name: getattr(self, name) for name in _WORKER_FIELDS}),
+            workers=self._workers(),
             object_spilling_config=self.object_spilling_config,
             tags={**owner_of(ti), "airflow_run_id": ti.run_id, **self.tags},
             description=f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}",
@@ -142,21 +126,14 @@ class GlueRayDeleteClusterOperator(GlueRayEndOperator):
     Further parameters: see :class:`GlueRayRunOperator`.
     """
 
-    hook: ClusterBackend
+    hook: KubeRayClusterHook
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = ("cluster", "conn_id", "region_name")
 
-    def __init__(
-        self,
-        *,
-        cluster: str | XComArg | None,
-        run_timeout: timedelta | float | None = timedelta(minutes=10),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(run_timeout=run_timeout, **kwargs)
+    def __init__(self, *, cluster: str | XComArg | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.cluster = cluster
-        if not is_unrendered(cluster):
-            check_fields({"cluster": cluster})
+        check_rendered({"cluster": cluster})
 
     def _refs(self) -> tuple[RunRef, ...]:
         return (RunRef(KUBERAY_CLUSTER, str(self.cluster), str(self.cluster)),) if self.cluster else ()

@@ -133,23 +133,20 @@ def _importable(names: Iterable[str]) -> frozenset[str]:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of a folder that are to be sent, by their names within it."""
-    rules = list(_ignored_above(folder.resolve()))
-    if any(
-        _is_ignored(folder_path, rules, is_folder=True) for folder_path in (folder.resolve(), *folder.resolve().parents)
-    ):
+    folder = folder.resolve()
+    rules = list(_ignored_above(folder))
+    if any(_is_ignored(each, rules, is_folder=True) for each in (folder, *folder.parents)):
         # Whoever names a folder wants it, though git does not: a build, or what is installed in a .venv.
         rules = []
     for folder_path, directories, names in os.walk(folder):
         here = Path(folder_path)
-        rules += _ignored_in(here.resolve())
+        rules += _ignored_in(here)
+        directories[:] = sorted(name for name in directories if not _is_ignored(here / name, rules, is_folder=True))
         for name in directories:
-            if (here / name).is_symlink() and not _is_ignored(here.resolve() / name, rules, is_folder=True):
+            if (here / name).is_symlink():
                 raise PackagingError(f"{here / name} is a link to a folder; copy it, or name it in .gitignore")
-        directories[:] = sorted(
-            name for name in directories if not _is_ignored(here.resolve() / name, rules, is_folder=True)
-        )
         for name in names:
-            if not _is_ignored(here.resolve() / name, rules, is_folder=False) and (here / name).is_file():
+            if not _is_ignored(here / name, rules, is_folder=False) and (here / name).is_file():
                 yield (here / name).relative_to(folder).as_posix(), here / name
 
 

@@ -20,6 +20,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from airflow_provider_glueray.core.errors import SourceFileError
+from airflow_provider_glueray.core.validation import parse
 
 #: Decorators that make a task and mean nothing on a cluster; any ``task.…`` as well.
 _TASK_DECORATORS = {"setup", "teardown", "task"}
@@ -77,11 +78,10 @@ def source_of(function: Callable[..., Any]) -> str:
     return "\n".join([*kept, *lines[node.lineno - 2 :]]) + "\n"
 
 
-def to_script(function: Callable[..., Any], python_version: str = "3.9") -> Script:
+def to_script(function: Callable[..., Any]) -> Script:
     """Return the script that runs a function on the cluster.
 
-    :param python_version: of the cluster; newer syntax is refused.
-    :raises SourceFileError: it, or an object that it uses by name, has no source.
+    :raises SourceFileError: it, or an object that it uses by name, has no source, or is not the cluster's Python.
     """
     check_function(function)
     slice_ = _DependencyCollector(function)
@@ -96,11 +96,7 @@ def to_script(function: Callable[..., Any], python_version: str = "3.9") -> Scri
         f'\n\nif __name__ == "__main__":\n    import glueray_step\n\n    glueray_step.run({name})',
     ]
     text = "\n".join(parts) + "\n"
-    major, minor = (int(part) for part in python_version.split("."))
-    try:
-        ast.parse(text, feature_version=(major, minor))
-    except SyntaxError as error:
-        raise SourceFileError(f"{name} is not Python {python_version}: {error}") from error
+    parse(text, name)
     return Script(text, frozenset(slice_.user_modules))
 
 

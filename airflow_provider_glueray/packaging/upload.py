@@ -6,15 +6,15 @@ a run keeps the script it was started with.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import SourceFileError, SpecError
+from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.core.spec import LocalFile, SourceFile, StepSpec
+from airflow_provider_glueray.core.validation import parse
 from airflow_provider_glueray.packaging.archives import Archive, inspect_archive, zip_folder, zip_module
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ def read_local(file: LocalFile, python_version: str, *, module: bool = False) ->
     if name.endswith(".zip"):
         return inspect_archive(name, content)
     if name.endswith(".py"):
-        major, minor = (int(part) for part in python_version.split("."))
-        try:
-            ast.parse(content, filename=name, feature_version=(major, minor))
-        except (SyntaxError, ValueError) as error:
-            raise SourceFileError(f"{name} is not Python {python_version}: {error}") from error
+        parse(content, name, python_version)
         if module:
             return zip_module(path, content)
     return Archive(path.name, content, hashlib.sha256(content).hexdigest())
@@ -63,18 +59,13 @@ def read_local_files(spec: StepSpec) -> dict[LocalFile, Archive]:
     :raises SpecError: two local ``py_modules`` have a module of one name.
     """
     files = {file: read_local(file, spec.python_version, module=file in spec.py_modules) for file in spec.local_files()}
-    _check_module_conflicts({str(file): archive for file, archive in files.items() if file in spec.py_modules})
+    # Two archives that have a module of one name: which of them is imported would be luck.
+    owners: dict[str, LocalFile] = {}
+    for file in (each for each in files if each in spec.py_modules):
+        for name in files[file].modules:
+            if owners.setdefault(name, file) != file:
+                raise SpecError([f"py_modules: {owners[name]} and {file} both have a module {name!r}"])
     return files
-
-
-def _check_module_conflicts(modules: Mapping[str, Archive]) -> None:
-    """Refuse two archives that have a module of one name: which of them is imported would be luck."""
-    owners: dict[str, str] = {}
-    for path, archive in modules.items():
-        for name in archive.modules:
-            if name in owners:
-                raise SpecError([f"py_modules: {owners[name]} and {path} both have a module {name!r}"])
-            owners[name] = path
 
 
 def object_uri(archive: Archive, staging_uri: str) -> str:
@@ -100,3 +91,14 @@ def stage(spec: SpecT, staging_uri: str | None, store: S3Store, log: TaskLog) ->
         sent = store.upload(files[file].content, uri)
         log.info("%s %s -> %s", "Uploaded" if sent else "Already there:", files[file].name, uri)
     return spec.with_uploads(uris)
+
+
+def store_of(aws_conn_id: str | None) -> S3Store:
+    """Return S3 as an Airflow connection of type ``aws`` leads to it.
+
+    :raises ExtraMissing: the amazon provider is not installed.
+    """
+    with extra(AWS, "S3, through which files, functions and notebooks pass,"):
+        from airflow_provider_glueray.packaging.s3 import S3Store
+
+    return S3Store.of_connection(aws_conn_id)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core.runs import Outcome, RunRef
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.sensor import GlueRayRunSensor
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRayJobSensor(GlueRayRunSensor):
@@ -29,24 +28,19 @@ class GlueRayJobSensor(GlueRayRunSensor):
 
     template_fields: Sequence[str] = ("job_name", "run_id", "conn_id", "region_name")
 
-    def __init__(
-        self,
-        *,
-        job_name: str,
-        run_id: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, job_name: str, run_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.job_name = job_name
         self.run_id = run_id
 
     @cached_property
-    def _backend(self) -> str:
+    def backend(self) -> str:  # type: ignore[override]
+        """Where the job is: what the type of the connection says."""
         return backend_for_connection(self.conn_id)
 
     def _look(self) -> RunRef | None:
         if self.run_id:
-            return RunRef(self._backend, self.job_name, self.run_id)
+            return RunRef(self.backend, self.job_name, self.run_id)
         latest = self.hook.latest_run(self.job_name)
         return latest.ref if latest else None
 

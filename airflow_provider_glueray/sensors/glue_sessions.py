@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow_provider_glueray.core.errors import failure_of
+from airflow.sdk import Context
+
+from airflow_provider_glueray.core.errors import raise_failure
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
 from airflow_provider_glueray.task.sensor import GlueRayRunSensor
 from airflow_provider_glueray.task.sessions import finish_statement
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 
 class GlueRaySessionSensor(GlueRayRunSensor):
@@ -34,19 +33,18 @@ class GlueRaySessionSensor(GlueRayRunSensor):
         self.statement_id = statement_id
 
     @property
-    def _backend(self) -> str:
+    def backend(self) -> str:  # type: ignore[override]
+        """That of sessions or of statements."""
         return GLUE_SESSION if self.statement_id is None else GLUE_STATEMENT
 
     def _look(self) -> RunRef | None:
         return RunRef(
-            self._backend, self.session_id, self.session_id if self.statement_id is None else str(self.statement_id)
+            self.backend, self.session_id, str(self.session_id if self.statement_id is None else self.statement_id)
         )
 
     def _finish(self, outcome: Outcome, context: Context) -> str:
         if self.statement_id is not None:
             finish_statement(outcome, self.hook, "", self.log)
             return str(self.statement_id)
-        failure = failure_of(outcome, self.hook.url(outcome.snapshot.ref))
-        if failure is not None:
-            raise failure
+        raise_failure(outcome, self.hook.url(outcome.snapshot.ref))
         return self.session_id

@@ -11,7 +11,9 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import RunHook
@@ -26,8 +28,6 @@ from airflow_provider_glueray.task.outcome import will_retry
 from airflow_provider_glueray.task.record import STORE_KEY, RunRecord, client_tokens, first_try_of
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
 #: Starts a run that carries the given client token; raises ``CapacityExceeded`` while there is no capacity for it.
@@ -35,13 +35,6 @@ Start = Callable[[str], RunRef]
 
 #: Seconds before the submission at which the log begins to be read, so that no difference of clocks hides a line.
 LOG_MARGIN = 60
-
-
-class Deferral(NamedTuple):
-    """What ``BaseOperator.defer`` takes: the trigger, and how long it may take."""
-
-    trigger: GlueRayRunTrigger
-    timeout: timedelta | None
 
 
 class RunLife:
@@ -97,7 +90,7 @@ class RunLife:
 
     def submit_or_reattach(
         self, context: Context, name: Callable[[str], str], prepare: Callable[[], Start], *, only_in: str | None = None
-    ) -> tuple[RunRecord, RunRef]:
+    ) -> RunRef:
         """Return the run of this attempt group if it can still be used, else a new one.
 
         :param name: returns, for a client token, what its run belongs to.
@@ -116,7 +109,7 @@ class RunLife:
         self._record = record
         if record and self._can_reattach(record, context):
             record.save(context, self._key)
-            return record, _ref_of(record)
+            return self.resume(record)
         if record is None or record.run_id is not None:
             token = self._unused_token(context, name, used)
             record = RunRecord.new(context, self._backend, name(token), token, self._connection)
@@ -129,7 +122,7 @@ class RunLife:
             # The kill came while the response was under way and could not know the id.
             self.kill()
             self._raise_if_killed()
-        return record, _ref_of(record)
+        return self.resume(record)
 
     def _record_of_this_group(self, context: Context) -> RunRecord | None:
         """Return the record, unless its run is elsewhere or of before a clear: such a run is stopped."""
@@ -185,9 +178,9 @@ class RunLife:
         return next(islice(client_tokens(context, self._key, try_number), used, None))
 
     def resume(self, record: RunRecord) -> RunRef:
-        """Go on with the run that the task was deferred for: it is known to be there."""
+        """Go on with the run of a record, which is known to be there; return it."""
         self._record = record
-        return _ref_of(record)
+        return self._submitted()[1]
 
     def abandon(self, record: RunRecord) -> None:
         """Stop a run that another connection or another mode has started, by the hook that started it."""
@@ -216,16 +209,13 @@ class RunLife:
                 run_sync(steps, self._hook, snapshot.ref, self._log)
             self._log.info("%s of an earlier try ended %s; starting anew", snapshot.ref.title, snapshot.raw_state)
             return False
-        if snapshot.is_over and not self._is_certain(record, context):
+        # With ``retries`` as they were, no clear can have been missed.
+        is_certain = record.first_try == first_try_of(context) and 1 <= record.first_try <= context["ti"].try_number
+        if snapshot.is_over and not is_certain:
             self._log.info("Whether %s is of before a clear is not known; starting anew", snapshot.ref.title)
             return False
         self._log.info("Reattaching to %s of an earlier try, which is %s", snapshot.ref.title, snapshot.raw_state)
         return True
-
-    @staticmethod
-    def _is_certain(record: RunRecord, context: Context) -> bool:
-        """Tell whether ``retries`` is what it was, so that no clear can have been missed."""
-        return record.first_try == first_try_of(context) and 1 <= record.first_try <= context["ti"].try_number
 
     def _stop_before_clear(self, snapshots: Sequence[RunSnapshot]) -> None:
         """Stop the runs of an earlier attempt group: the task was cleared, so their result is not wanted."""
@@ -249,22 +239,18 @@ class RunLife:
                     # The next try waits anew.
                     record.queued_since = None
                     record.save(context, self._key)
-                    raise self._capacity_timeout_error(waited, error) from error
+                    raise CapacityExceeded(
+                        f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for capacity. "
+                        f"{self._required_capacity()}",
+                        code=error.code,
+                        status=error.status,
+                    ) from error
                 record.save(context, self._key)
                 attempt += 1
-                longest = max(waits.queue_first * 2 ** (attempt - 1), waited * 0.5)
-                pause = min(longest, waits.queue_longest)
+                pause = min(max(waits.queue_first * 2 ** (attempt - 1), waited * 0.5), waits.queue_longest)
                 pause = min(pause * random.uniform(0.8, 1.2), self._queue_timeout - waited)
                 self._log.info("Waiting for capacity (%s); trying again in %.0f s", error, pause)
                 self._wait_for_capacity(pause)
-
-    def _capacity_timeout_error(self, waited: float, error: CapacityExceeded) -> CapacityExceeded:
-        return CapacityExceeded(
-            f"{error}. Waited {waited:.0f} s of {self._queue_timeout:.0f} s (queue_timeout) for capacity. "
-            f"{self._required_capacity()}",
-            code=error.code,
-            status=error.status,
-        )
 
     def _record_run_id(self, record: RunRecord, ref: RunRef, started: float | None = None) -> None:
         record.name, record.run_id = ref.name, ref.id
@@ -279,26 +265,28 @@ class RunLife:
 
     # -- wait -------------------------------------------------------------------------------------------------
 
-    def wait(self, record: RunRecord, ref: RunRef) -> Outcome:
+    def wait(self) -> Outcome:
         """Wait for the run in the worker.
 
         :raises RunStopped: Airflow has killed the task.
         """
+        record, ref = self._submitted()
         outcome = run_sync(follow(ref, self._policy(record), _cursor_of(record)), self._hook, ref, self._log)
         if self.is_killed:
             raise RunStopped(outcome, self._hook.url(ref))
         return outcome
 
     def deferral(
-        self, record: RunRecord, ref: RunRef, *, stop: RunRef | None = None, within: timedelta | None = None
-    ) -> Deferral:
-        """Return what hands the run over to the triggerer.
+        self, *, stop: RunRef | None = None, within: timedelta | None = None
+    ) -> tuple[GlueRayRunTrigger, timedelta | None]:
+        """Return the trigger that follows the run, and how long it may take.
 
         :param stop: what to stop when the deferred task is killed; the run itself if it is None.
         :param within: the task's own ``execution_timeout``.
         """
         from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
+        record, ref = self._submitted()
         bounds = [within.total_seconds()] if within else []
         if record.deadline is not None:
             # For the case that no triggerer is there to keep the deadline.
@@ -310,7 +298,13 @@ class RunLife:
             cursor=_cursor_of(record).to_json(),
             kill=(stop or ref).to_json() if self._stop_on_kill else None,
         )
-        return Deferral(trigger, timedelta(seconds=min(bounds)) if bounds else None)
+        return trigger, timedelta(seconds=min(bounds)) if bounds else None
+
+    def _submitted(self) -> tuple[RunRecord, RunRef]:
+        record, ref = self._record, self.ref
+        assert record, "a run was submitted or found"
+        assert ref, "the service has answered for it"
+        return record, ref
 
     # -- stop -------------------------------------------------------------------------------------------------
 
@@ -346,11 +340,6 @@ class RunLife:
                 self._hook.stop(ref)
         except GlueRayError as failure:  # the log has to say why the task failed, not this
             self._log.log(logging.ERROR, "Could not stop %s; if it runs, stop it by hand: %s", ref.title, failure)
-
-
-def _ref_of(record: RunRecord) -> RunRef:
-    assert record.ref is not None, "the service has answered for this record"
-    return record.ref
 
 
 def _cursor_of(record: RunRecord) -> LogCursor:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from airflow.sdk import Context
 
 from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core.backend import RunHook
 from airflow_provider_glueray.core.drivers import TaskLog
-from airflow_provider_glueray.core.errors import GlueRayError, failure_of
+from airflow_provider_glueray.core.errors import GlueRayError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef, RunSnapshot
 from airflow_provider_glueray.hooks.settings import price_per_mdpu_hour
 from airflow_provider_glueray.links.runs import LINKS
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
 #: The most characters of a statement's output in the task log.
 MOST_SHOWN = 200_000
@@ -37,12 +35,10 @@ def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> s
 
     :raises RunFailed: or one of its kinds; see :func:`errors.failure_of`.
     """
-    snapshot = outcome.snapshot
-    push_usage(snapshot, context, log)
-    failure = failure_of(outcome, hook.url(snapshot.ref))
-    if failure is not None:
-        raise failure
-    return snapshot.ref.id
+    ref = outcome.snapshot.ref
+    push_usage(outcome.snapshot, context, log)
+    raise_failure(outcome, hook.url(ref))
+    return ref.id
 
 
 def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
@@ -64,13 +60,11 @@ def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
 
 def log_output(text: str, log: TaskLog) -> None:
     """Write what a statement printed to the task log; of a very long text, the beginning and the end."""
-    left_out = max(len(text) - MOST_SHOWN, 0)
-    head, tail = (text[: MOST_SHOWN // 2], text[-MOST_SHOWN // 2 :]) if left_out else (text, "")
-    for line in head.splitlines():
-        log.info("%s", line)
-    if left_out:
-        log.info("[… %d characters are left out here; the session keeps all of them until it is deleted]", left_out)
-    for line in tail.splitlines():
+    left_out, lines = len(text) - MOST_SHOWN, text.splitlines()
+    if left_out > 0:
+        note = f"[… {left_out} characters are left out here; the session keeps all of them until it is deleted]"
+        lines = [*text[: MOST_SHOWN // 2].splitlines(), note, *text[-MOST_SHOWN // 2 :].splitlines()]
+    for line in lines:
         log.info("%s", line)
 
 

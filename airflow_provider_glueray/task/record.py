@@ -17,13 +17,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
 
+from airflow.sdk import Context
+
 from airflow_provider_glueray.airflow_compat import task_store
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.hooks import settings
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
     from typing_extensions import Self
 
 #: Of the client tokens. Never change: runs in flight are found by them.

@@ -6,63 +6,41 @@ The same snapshots, trigger and verdict as the operators; only it never stops a 
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
-from airflow_provider_glueray.airflow_compat import AirflowFailException, conf
+from airflow_provider_glueray.airflow_compat import AirflowFailException
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import ConnectionConfigError, GlueRayError, RunFailed
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunState
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
-from airflow_provider_glueray.links.runs import LINKS
+from airflow_provider_glueray.task.operator import GlueRayConnectedOperator
 from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
 from airflow_provider_glueray.task.record import RunRecord
-
-if TYPE_CHECKING:
-    from airflow.sdk import Context
-
 
 #: Seconds between two looks, unless a sensor says otherwise.
 POKE_INTERVAL = 10.0
 
 
-class GlueRayRunSensor(BaseSensorOperator):
+class GlueRayRunSensor(GlueRayConnectedOperator, BaseSensorOperator):
     """Wait until a run has succeeded; fail when it failed. For which run, the sensors built on this one say.
 
-    :param conn_id: an Airflow connection, by default ``[glueray] conn_id``; None for boto3's own credentials.
-    :param region_name, verify, botocore_config: as in the amazon provider.
-    :param deferrable: wait in the triggerer, where sensors and operators of one job share their polls.
+    Deferred, sensors and operators of one job share their polls. Further parameters: see
+    :class:`GlueRayConnectedOperator`.
+
     :param poke_interval: the longest pause between two polls, in every mode: a timedelta, or seconds.
 
     ``timeout``, ``soft_fail``, ``mode`` and the rest are Airflow's own. A failed run fails the sensor for good: waiting
     again cannot change it.
     """
 
-    operator_extra_links = LINKS
     ui_color = "#d5f5e3"
 
-    def __init__(
-        self,
-        *,
-        conn_id: str | None = settings.default_conn_id(),
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poke_interval: timedelta | float = POKE_INTERVAL,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, poke_interval: timedelta | float = POKE_INTERVAL, **kwargs: Any) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
-        self.conn_id = conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
-        self.deferrable = deferrable
         self._published = False
 
     # -- what a sensor says of its run --------------------------------------------------------------------------
@@ -73,11 +51,6 @@ class GlueRayRunSensor(BaseSensorOperator):
 
     def _finish(self, outcome: Outcome, context: Context) -> Any:
         """Leave with the result of the run, or raise its failure."""
-        raise NotImplementedError
-
-    @property
-    def _backend(self) -> str:
-        """The backend of the run, as in ``RunRef``."""
         raise NotImplementedError
 
     # -- the waiting --------------------------------------------------------------------------------------------
@@ -144,7 +117,7 @@ class GlueRayRunSensor(BaseSensorOperator):
         """Return the run to wait for. The newest one is chosen once and kept, also across reschedules."""
         record = RunRecord.load(context)
         if record is None or record.is_from_before_clear(context):
-            record = RunRecord.new(context, self._backend, "")
+            record = RunRecord.new(context, self.backend, "")
             record.submitted = self._first_look(context) or record.submitted
         if record.run_id is None:
             found = self._look()
@@ -177,11 +150,3 @@ class GlueRayRunSensor(BaseSensorOperator):
     def _left(self, context: Context) -> timedelta:
         """Return what is left of the timeout, which runs from the sensor's first look."""
         return timedelta(seconds=max(self.timeout - self._looked(context), 0.0))
-
-    @cached_property
-    def hook(self) -> Any:
-        """The hook of the backend."""
-        return make_hook(self._backend, self._hook_kwargs())
-
-    def _hook_kwargs(self) -> dict[str, Any]:
-        return hook_kwargs(self._backend, self.conn_id, self.region_name, self.verify, self.botocore_config)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import RunFailed, StatementFailed, failure_of
 from airflow_provider_glueray.core.runs import Outcome, RunSnapshot, StatementOutput
-from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec, Workers
+from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec
 from airflow_provider_glueray.task.outcome import log_output
 from airflow_provider_glueray.task.record import owner_of
 
+if TYPE_CHECKING:
+    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
-def session_spec(ti: Any, workers: Workers, fields: Mapping[str, Any]) -> RaySessionSpec:
+
+def session_spec(ti: Any, fields: Mapping[str, Any]) -> RaySessionSpec:
     """Return the spec of a session that a task makes, with tags that say which task it is.
 
     :param fields: of the spec.
     """
     tags = {**owner_of(ti), "airflow_run_id": ti.run_id, **fields.get("tags", {})}
     description = f"Airflow: {ti.dag_id}.{ti.task_id}, {ti.run_id}"
-    return RaySessionSpec(workers=workers, **{**fields, "tags": tags, "description": description})
+    return RaySessionSpec(**{**fields, "tags": tags, "description": description})
 
 
 def session_capacity(number_of_workers: int | str) -> str:
@@ -30,7 +32,7 @@ def session_capacity(number_of_workers: int | str) -> str:
     return f"The session needs {needed} M-DPU; an account has 50 per region for sessions and jobs, not adjustable"
 
 
-def finish_statement(outcome: Outcome, hook: SessionBackend, client_token: str, log: TaskLog) -> Any:
+def finish_statement(outcome: Outcome, hook: GlueRaySessionHook, client_token: str, log: TaskLog) -> Any:
     """Leave a statement: log what it printed, and return its value or raise its failure.
 
     :raises StatementFailed: the code raised an exception.
@@ -45,7 +47,7 @@ def finish_statement(outcome: Outcome, hook: SessionBackend, client_token: str, 
     return output.value if output is not None else None
 
 
-def output_of(outcome: Outcome, hook: SessionBackend, client_token: str) -> StatementOutput | None:
+def output_of(outcome: Outcome, hook: GlueRaySessionHook, client_token: str) -> StatementOutput | None:
     """Return the output of a statement that has ended; None when it never ran."""
     if outcome.snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.sdk.execution_time.xcom import XCom
 
-from airflow_provider_glueray.airflow_compat import get_xcom, set_xcom
+from airflow_provider_glueray.airflow_compat import get_xcom, set_xcom, task_of
 from airflow_provider_glueray.core.logs import LogCursor
 
 KEY = "glueray_log_cursor"
@@ -71,10 +71,4 @@ class LogPosition:
 
 def delete(task_instance: Any) -> None:
     """Delete the note of a task, from its worker."""
-    XCom.delete(
-        key=KEY,
-        dag_id=task_instance.dag_id,
-        task_id=task_instance.task_id,
-        run_id=task_instance.run_id,
-        map_index=task_instance.map_index,
-    )
+    XCom.delete(key=KEY, **task_of(task_instance))

@@ -19,9 +19,9 @@ from airflow_provider_glueray.core.backend import RunBackend
 from airflow_provider_glueray.core.drivers import run_async
 from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor
-from airflow_provider_glueray.core.runs import RunRef
+from airflow_provider_glueray.core.runs import BACKENDS, RunRef
 from airflow_provider_glueray.core.watcher import watching
-from airflow_provider_glueray.hooks.registry import make_hook, poll_key
+from airflow_provider_glueray.hooks.registry import make_hook
 from airflow_provider_glueray.triggers._log_position import LogPosition
 
 #: Seconds to wait for a triggerer that may be going away: to note the log position, and to say what became of the task.
@@ -130,7 +130,8 @@ class GlueRayRunTrigger(BaseTrigger):
             await self.on_kill()
 
     def _key(self) -> str:
-        return f"{poll_key(self.run_json['backend'])} {json.dumps(self.hook, sort_keys=True)}"
+        # One poll answers for the runs of two backends that have one hook.
+        return f"{BACKENDS[self.run_json['backend']].hook} {json.dumps(self.hook, sort_keys=True)}"
 
     def _make_backend(self) -> RunBackend:
         return make_hook(self.run_json["backend"], self.hook)  # type: ignore[no-any-return]

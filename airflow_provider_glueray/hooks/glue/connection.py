@@ -5,7 +5,7 @@ The hooks for jobs and for sessions stand on it; it knows neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from threading import RLock
 from typing import Any
@@ -89,6 +89,23 @@ class GlueConnectionHook(AwsConnection):
                     raise SubmitOutcomeUnknown(str(error)) from error
                 raise
 
+    def _answers(self, operation: str, what: str, **request: Any) -> Iterator[Mapping[str, Any]]:
+        """Yield the answers to a request, page by page.
+
+        :param what: begins the message of an error.
+        """
+        more: dict[str, str] = {}
+        while True:
+            with aws_errors(what):
+                answer = getattr(self._client_for("glue"), operation)(**request, **more)
+            yield answer
+            if not answer.get("NextToken"):
+                return
+            more = {"NextToken": answer["NextToken"]}
+
+    def _arn(self, resource: str) -> str:
+        return f"arn:{self.conn_partition}:glue:{self.conn_region_name}:{self.account_id}:{resource}"
+
     # -- pages ---------------------------------------------------------------------------------------------
 
     def warn_of_region(self) -> None:
@@ -97,9 +114,14 @@ class GlueConnectionHook(AwsConnection):
         if region not in RAY_REGIONS and not self._endpoint("glue"):
             self.log.warning("AWS documents no Glue for Ray in region %s (dg/ray-jobs-section)", region)
 
-    def _console(self) -> str:
+    def _page(self, path: str, service: str, fragment: str) -> str:
+        """Return a page: of the endpoint that the connection points at, else of a service in the AWS console."""
+        endpoint = self._endpoint("glue")
+        if endpoint:
+            return f"{endpoint}/_glueray/{path}"
         domains = {"aws-cn": "amazonaws.cn", "aws-us-gov": "amazonaws-us-gov.com"}
-        return f"{self.conn_region_name}.console.{domains.get(self.conn_partition, 'aws.amazon.com')}"
+        host = f"{self.conn_region_name}.console.{domains.get(self.conn_partition, 'aws.amazon.com')}"
+        return f"https://{host}/{service}/home?region={self.conn_region_name}#{fragment}"
 
     # -- the connection -------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -104,7 +105,7 @@ class GlueRayJobHook(GlueConnectionHook):
         if not spec.tags:
             return False
         glue = self._client_for("glue")
-        arn = f"arn:{self.conn_partition}:glue:{self.conn_region_name}:{self.account_id}:job/{spec.name}"
+        arn = self._arn(f"job/{spec.name}")
         current = glue.get_tags(ResourceArn=arn)["Tags"]
         wanted = {key: text for key, text in spec.tags.items() if current.get(key) != text}
         if wanted:
@@ -119,10 +120,7 @@ class GlueRayJobHook(GlueConnectionHook):
     # -- runs -----------------------------------------------------------------------------------------------
 
     def submit(self, spec: RayJobSpec, client_token: str) -> RunRef:
-        """Start a run that carries the client token, and never a second one with the same client token.
-
-        StartJobRun has no idempotency token, and boto3 would repeat a request whose answer was lost. So it is
-        sent once; when the answer is missing, the client token is looked for before it is sent again.
+        """Start a run that carries the client token, and never a second one with it; see :meth:`start_once`.
 
         :raises CapacityExceeded: a concurrency limit, the account's capacity or throttling; nothing was started.
         :raises SubmitOutcomeUnknown: no answer, several times over, and no trace of a run.
@@ -180,14 +178,8 @@ class GlueRayJobHook(GlueConnectionHook):
         return snapshot_of(ref.name, answer["JobRun"])
 
     def _run_pages(self, name: str) -> Iterator[list[dict[str, Any]]]:
-        token: dict[str, str] = {}
-        for _ in range(MOST_PAGES):
-            with aws_errors(f"runs of job {name!r}"):
-                answer = self._client_for("glue").get_job_runs(JobName=name, MaxResults=PAGE, **token)
-            yield answer["JobRuns"]
-            if not answer.get("NextToken"):
-                return
-            token = {"NextToken": answer["NextToken"]}
+        answers = self._answers("get_job_runs", f"runs of job {name!r}", JobName=name, MaxResults=PAGE)
+        return (answer["JobRuns"] for answer in islice(answers, MOST_PAGES))
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
         """Read what is new in the logs of runs. See ``RunBackend``; sources are the keys of ``GROUPS``."""
@@ -224,22 +216,12 @@ class GlueRayJobHook(GlueConnectionHook):
 
     def url(self, ref: RunRef) -> str:
         """Return the page of a run: in the AWS console, or of the endpoint the connection points at."""
-        endpoint = self._endpoint("glue")
-        if endpoint:
-            return f"{endpoint}/_glueray/runs/{ref.id}"
-        region = self.conn_region_name
         job, run = quote(ref.name, safe=""), quote(ref.id, safe="")
-        return f"https://{self._console()}/gluestudio/home?region={region}#/job/{job}/run/{run}"
+        return self._page(f"runs/{ref.id}", "gluestudio", f"/job/{job}/run/{run}")
 
     def logs_url(self, ref: RunRef) -> str:
         """Return the page of a run's script log."""
-        endpoint = self._endpoint("glue")
-        if endpoint:
-            return f"{endpoint}/_glueray/runs/{ref.id}/log"
-        region = self.conn_region_name
         # The console wants its own escaping: each "%" of a doubly quoted name written as "$25".
         group = quote(quote(logs.GROUPS["script"], safe=""), safe="").replace("%", "$")
-        return (
-            f"https://{self._console()}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{group}"
-            f"$3FlogStreamNameFilter$3D{ref.id}"
-        )
+        fragment = f"logsV2:log-groups/log-group/{group}$3FlogStreamNameFilter$3D{ref.id}"
+        return self._page(f"runs/{ref.id}/log", "cloudwatch", fragment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -43,17 +44,15 @@ def read_logs(client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequenc
     """
     fresh: dict[RunRef, list[tuple[int, str, LogLine]]] = {ref: [] for ref in cursors}
     for name in {ref.name for ref in cursors}:
-        wanted = {ref.id: (ref, cursor) for ref, cursor in cursors.items() if ref.name == name}
+        wanted = {ref.id: ref for ref in cursors if ref.name == name}
         prefix = f"{name}-{next(iter(wanted)) if len(wanted) == 1 else 'jr_'}"
-        since = min(cursor.since_ms for _, cursor in wanted.values())
+        since = min(cursors[ref].since_ms for ref in wanted.values())
         for source in sources:
             for event in _events(client, GROUPS[source], prefix, since):
                 stream = event["logStreamName"].removeprefix(f"{name}-")
                 found = _RUN_ID.match(stream)
-                ref, cursor = wanted.get(found[0] if found else "", (None, None))
-                if ref is None or cursor is None:
-                    continue
-                if event["timestamp"] < cursor.since_ms or event["eventId"] in cursor.seen:
+                ref = wanted.get(found[0]) if found else None
+                if ref is None or event["timestamp"] < cursors[ref].since_ms or event["eventId"] in cursors[ref].seen:
                     continue
                 node = stream[len(ref.id) :].strip("-_.")
                 fresh[ref] += [
@@ -65,20 +64,14 @@ def read_logs(client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequenc
 
 def _events(client: Any, group: str, prefix: str, since_ms: int) -> list[dict[str, Any]]:
     request = {"logGroupName": group, "logStreamNamePrefix": prefix, "startTime": since_ms}
-    events: list[dict[str, Any]] = []
-    for _ in range(MOST_PAGES):
-        try:
-            answer = client.filter_log_events(**request)
-        except ClientError as error:
-            # Groups and streams appear with their first record.
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                break
-            raise
-        events += answer["events"]
-        if not answer.get("nextToken"):
-            break
-        request["nextToken"] = answer["nextToken"]
-    return events
+    pages = client.get_paginator("filter_log_events").paginate(**request)
+    try:
+        return [event for page in islice(pages, MOST_PAGES) for event in page["events"]]
+    except ClientError as error:
+        # Groups and streams appear with their first record.
+        if error.response["Error"]["Code"] == "ResourceNotFoundException":
+            return []
+        raise
 
 
 def _page(cursor: LogCursor, events: list[tuple[int, str, LogLine]]) -> LogPage:

@@ -1,7 +1,4 @@
-"""What a session is made with, and its translation to the service's request.
-
-No clock and no I/O.
-"""
+"""What a session is made with, and its translation to the service's request."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from airflow_provider_glueray.core.errors import (
     SessionConflict,
     SessionEnded,
     SubmitError,
-    failure_of,
+    raise_failure,
 )
 from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
@@ -78,11 +78,10 @@ class GlueRaySessionHook(GlueConnectionHook):
         session = self.session(session_id)
         if session is None:
             raise SessionEnded(f"There is no session {session_id!r} to take the settings of")
-        arn = f"arn:{self.conn_partition}:glue:{self.conn_region_name}:{self.account_id}:session/{session_id}"
         tags: Mapping[str, str] = {}
         try:
             with aws_errors(f"tags of session {session_id!r}"):
-                tags = self._client_for("glue").get_tags(ResourceArn=arn)["Tags"]
+                tags = self._client_for("glue").get_tags(ResourceArn=self._arn(f"session/{session_id}"))["Tags"]
         except SubmitError as error:
             self.log.warning("The new session will have no tags: %s", error)
         return self._create(to_glue_session_again(session, tags))
@@ -111,9 +110,7 @@ class GlueRaySessionHook(GlueConnectionHook):
         :raises RunFailed: or one of its kinds, when it does not become READY.
         """
         policy = FollowPolicy(deadline=clock.now() + (seconds_of(timeout) or 0.0), sources=())
-        failure = failure_of(run_sync(follow(ref, policy), self, ref, self.log), self.url(ref))
-        if failure is not None:
-            raise failure
+        raise_failure(run_sync(follow(ref, policy), self, ref, self.log), self.url(ref))
 
     def session(self, session_id: str) -> dict[str, Any] | None:
         """Return a session as the service holds it (botocore ``Session``), or None."""
@@ -125,17 +122,11 @@ class GlueRaySessionHook(GlueConnectionHook):
 
     def list_sessions(self, tags: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the account's Ray sessions (botocore ``Session``), those with all of ``tags``; Spark's are left out."""
-        more: dict[str, str] = {}
         wanted = {"Tags": dict(tags)} if tags else {}
-        while True:
-            with aws_errors("sessions"):
-                answer = self._client_for("glue").list_sessions(MaxResults=PAGE, **wanted, **more)
+        for answer in self._answers("list_sessions", "sessions", MaxResults=PAGE, **wanted):
             for session in answer.get("Sessions", ()):
                 if (session.get("Command") or {}).get("Name") == "glueray":
                     yield session
-            if not answer.get("NextToken"):
-                return
-            more = {"NextToken": answer["NextToken"]}
 
     def delete(self, session_id: str) -> None:
         """Delete a session. One that is not there is no error."""
@@ -201,15 +192,8 @@ class GlueRaySessionHook(GlueConnectionHook):
 
         :raises SubmitError: there is no such session.
         """
-        found: list[dict[str, Any]] = []
-        more: dict[str, str] = {}
-        while True:
-            with aws_errors(f"statements of session {session_id!r}"):
-                answer = self._client_for("glue").list_statements(SessionId=session_id, **more)
-            found += answer["Statements"]
-            if not answer.get("NextToken"):
-                return found
-            more = {"NextToken": answer["NextToken"]}
+        answers = self._answers("list_statements", f"statements of session {session_id!r}", SessionId=session_id)
+        return [statement for answer in answers for statement in answer["Statements"]]
 
     def succeeded(self, session_id: str) -> dict[str, dict[str, Any]]:
         """Return those statements of a session that have succeeded, by id."""
@@ -250,10 +234,9 @@ class GlueRaySessionHook(GlueConnectionHook):
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
         """Describe sessions one by one, and many statements of a session with one call. See ``RunBackend``."""
         found = {ref: self._describe_session(ref) for ref in refs if ref.backend == GLUE_SESSION}
-        for name in {ref.name for ref in refs if ref.backend == GLUE_STATEMENT}:
-            found |= self._describe_statements(
-                name, [ref for ref in refs if (ref.backend, ref.name) == (GLUE_STATEMENT, name)]
-            )
+        statements = [ref for ref in refs if ref.backend == GLUE_STATEMENT]
+        for name in {ref.name for ref in statements}:
+            found |= self._describe_statements(name, [ref for ref in statements if ref.name == name])
         return found
 
     def _describe_session(self, ref: RunRef) -> RunSnapshot:
@@ -303,20 +286,12 @@ class GlueRaySessionHook(GlueConnectionHook):
 
     def url(self, ref: RunRef) -> str:
         """Return the page of a session: in the AWS console, or of the endpoint the connection points at."""
-        endpoint = self._endpoint("glue")
-        if endpoint:
-            return f"{endpoint}/_glueray/sessions/{ref.name}"
-        return f"https://{self._console()}/gluestudio/home?region={self.conn_region_name}#/interactive-sessions"
+        return self._page(f"sessions/{ref.name}", "gluestudio", "/interactive-sessions")
 
     def logs_url(self, ref: RunRef) -> str:
         """Return the page of a session's logs; in CloudWatch, of all groups of Ray sessions."""
-        endpoint = self._endpoint("glue")
-        if endpoint:
-            return f"{endpoint}/_glueray/sessions/{ref.name}/log"
-        return (
-            f"https://{self._console()}/cloudwatch/home?region={self.conn_region_name}"
-            "#logsV2:log-groups$3FlogGroupNameFilter$3D$252Faws-glue$252Fray$252Fsessions"
-        )
+        fragment = "logsV2:log-groups$3FlogGroupNameFilter$3D$252Faws-glue$252Fray$252Fsessions"
+        return self._page(f"sessions/{ref.name}/log", "cloudwatch", fragment)
 
 
 def _reason(session: Mapping[str, Any]) -> str:

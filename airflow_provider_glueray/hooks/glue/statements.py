@@ -17,6 +17,7 @@ from typing import Any
 
 from airflow_provider_glueray.core.errors import SourceFileError, SpecError
 from airflow_provider_glueray.core.runs import StatementError, StatementOutput
+from airflow_provider_glueray.core.validation import parse
 
 #: The most characters of one statement. Source: botocore RunStatement.
 MOST_CHARACTERS = 68_000
@@ -34,7 +35,7 @@ def _printing_code() -> str:
     return "".join(f"\n{inspect.getsource(function)}" for function in (glueray_describe_value, glueray_print_value))
 
 
-def prepare(code: str, client_token: str, where: str, python_version: str = "3.9") -> str:
+def prepare(code: str, client_token: str, where: str) -> str:
     """Return what to send for ``code``: the same lines, and behind them what prints its value.
 
     :param client_token: unique to the run of this statement, which is found by it.
@@ -44,11 +45,7 @@ def prepare(code: str, client_token: str, where: str, python_version: str = "3.9
     """
     if not code.strip():
         raise SourceFileError(f"{where} is empty")
-    major, minor = (int(part) for part in python_version.split("."))
-    try:
-        tree = ast.parse(code, filename=where, feature_version=(major, minor))
-    except (SyntaxError, ValueError) as error:
-        raise SourceFileError(f"{where} is not Python {python_version}: {error}") from error
+    tree = parse(code, where)
     code = code.replace("\r\n", "\n").rstrip()
     last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     if returns(tree):

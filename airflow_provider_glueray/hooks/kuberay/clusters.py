@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import CLIENT_TOKEN, RAYCLUSTER, label_value, rayjob_name
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import RAYCLUSTER, label_value, rayjob_name
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import PLURAL, to_raycluster
 from airflow_provider_glueray.hooks.kuberay.resource import KubeRayResourceHook
 from airflow_provider_glueray.hooks.kuberay.status import PendingReason, cluster_snapshot
@@ -53,12 +53,7 @@ class KubeRayClusterHook(KubeRayResourceHook):
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the cluster of ``name`` that carries the client token, if there is one: its name is made of both."""
         ref = RunRef(KUBERAY_CLUSTER, name, f"{self._namespace}/{rayjob_name(name, client_token)}")
-        found = self._list([ref]).values()
-        return [
-            self._snapshot_of(each)
-            for each in found
-            if each["metadata"]["annotations"].get(CLIENT_TOKEN) == client_token
-        ]
+        return self._with_token(ref, client_token)
 
     def list_clusters(self, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
         """Return the clusters that tasks have made in the connection's namespace and that have these labels."""

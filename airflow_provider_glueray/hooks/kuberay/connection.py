@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.logs import SOURCES, PodLogs
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, ROLE, VERSION
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import GROUP, ROLE, VERSION, id_of
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
+from airflow_provider_glueray.packaging.upload import store_of
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.packaging.s3 import S3Store
@@ -58,12 +58,10 @@ class KubeRayConnectionHook(KubernetesHook):
         wanted = [source for source in sources if source in SOURCES]
         pages = {ref: LogPage((), cursor) for ref, cursor in cursors.items()}
         for namespace, refs in group_by_namespace(cursors).items() if wanted else ():
-            pods, logs = (
-                self._pods(namespace, [namespaced_name(ref)[1] for ref in refs]),
-                PodLogs(self._client, namespace),
-            )
-            for ref in refs:
-                pages[ref] = logs.page(pods.get(namespaced_name(ref)[1], []), cursors[ref], wanted)
+            names = {ref: namespaced_name(ref)[1] for ref in refs}
+            pods, logs = self._pods(namespace, list(names.values())), PodLogs(self._client, namespace)
+            for ref, name in names.items():
+                pages[ref] = logs.page(pods.get(name, []), cursors[ref], wanted)
         return pages
 
     def url(self, ref: RunRef) -> str:
@@ -94,10 +92,11 @@ class KubeRayConnectionHook(KubernetesHook):
                     found[id_of(resource)] = resource
         return found
 
-    def _list_by(self, namespace: str, selector: str, **query: Any) -> list[Mapping[str, Any]]:
-        with kubernetes_errors(f"{self.kind}s in namespace {namespace!r}"):
+    def _list_by(self, namespace: str, selector: str, plural: str = "", **query: Any) -> list[Mapping[str, Any]]:
+        """Return the resources that a selector of labels selects, of the hook's kind or of another one."""
+        with kubernetes_errors(f"{plural or self.plural} in namespace {namespace!r}"):
             answer = self._custom_objects.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, self.plural, label_selector=selector, **query
+                GROUP, VERSION, namespace, plural or self.plural, label_selector=selector, **query
             )
         return list(answer["items"])
 
@@ -164,10 +163,7 @@ class KubeRayConnectionHook(KubernetesHook):
 
         :raises ExtraMissing: the amazon provider is not installed.
         """
-        with extra(AWS, "S3, through which files, functions and notebooks pass,"):
-            from airflow_provider_glueray.packaging.s3 import S3Store
-
-        return S3Store.of_connection(self._extra.get("aws_conn_id", "aws_default"))
+        return store_of(self._extra.get("aws_conn_id", "aws_default"))
 
     @cached_property
     def _warned(self) -> set[str]:
@@ -191,8 +187,3 @@ def group_by_namespace(refs: Iterable[RunRef]) -> dict[str, list[RunRef]]:
     for ref in refs:
         by_namespace[namespaced_name(ref)[0]].append(ref)
     return dict(by_namespace)
-
-
-def id_of(resource: Mapping[str, Any]) -> str:
-    """Return the id of a resource, as in ``RunRef``."""
-    return f"{resource['metadata']['namespace']}/{resource['metadata']['name']}"

@@ -20,18 +20,16 @@ from airflow_provider_glueray.core.errors import AccessDenied, ClusterEnded, Sub
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import KUBERAY_JOB, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.core.spec import RayJobSpec
-from airflow_provider_glueray.hooks.kuberay.connection import group_by_namespace, id_of, namespaced_name
-from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
+from airflow_provider_glueray.hooks.kuberay.connection import group_by_namespace, namespaced_name
 from airflow_provider_glueray.hooks.kuberay.head import ApiServerProxy, Head, HeadAway
 from airflow_provider_glueray.hooks.kuberay.logs import join_cursor, split_cursor
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
-    GROUP,
     HEAD,
     JOB,
     QUEUE,
     RAYJOB,
-    VERSION,
+    id_of,
     label_value,
     rayjob_name,
 )
@@ -134,11 +132,7 @@ class KubeRayHook(KubeRayResourceHook):
 
     def _clusters(self, namespace: str) -> dict[str, Mapping[str, Any]]:
         """Return the clusters of a namespace that runs may share, by their ids."""
-        with kubernetes_errors(f"RayClusters in namespace {namespace!r}"):
-            answer = self._custom_objects.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, CLUSTERS, label_selector=SHARED
-            )
-        return {id_of(each): each for each in answer["items"]}
+        return {id_of(each): each for each in self._list_by(namespace, SHARED, CLUSTERS)}
 
     def submit(self, rayjob: Mapping[str, Any]) -> RunRef:
         """Create a RayJob, and never a second one of its name.
@@ -151,9 +145,7 @@ class KubeRayHook(KubeRayResourceHook):
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         """Return the run of ``name`` that carries the client token, if there is one: its name is made of both."""
         ref = RunRef(KUBERAY_JOB, name, f"{self._namespace}/{rayjob_name(name, client_token)}")
-        found = self._list([ref]).get(ref.id)
-        is_ours = found is not None and found["metadata"]["annotations"].get(CLIENT_TOKEN) == client_token
-        return [self.describe([ref])[ref]] if is_ours else []
+        return [self.describe([ref])[ref]] if self._with_token(ref, client_token) else []
 
     def latest_run(self, name: str) -> RunSnapshot | None:
         """Return the newest run of a job, or None if there is none."""
@@ -222,11 +214,7 @@ class KubeRayHook(KubeRayResourceHook):
 
     def _own_clusters(self, namespace: str, names: Sequence[str]) -> list[Mapping[str, Any]]:
         """Return the clusters that KubeRay has made for runs; they carry the labels of their RayJobs."""
-        with kubernetes_errors(f"RayClusters in namespace {namespace!r}"):
-            answer = self._custom_objects.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, CLUSTERS, label_selector=self._selector(names)
-            )
-        return list(answer["items"])
+        return self._list_by(namespace, self._selector(names), CLUSTERS)
 
     def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:
         """Say also which runs have lost what they run on: KubeRay goes on waiting for it."""

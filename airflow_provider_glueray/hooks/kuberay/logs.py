@@ -70,8 +70,7 @@ class PodLogs:
             for pod in pods:
                 labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
                 if labels.get(ROLE) == SOURCES[source].role and pod["status"].get("phase") != "Pending":
-                    lines = self._fresh(name, source, cursor)
-                    fresh += [(at, key, LogLine(source, text, name)) for at, key, text in lines]
+                    fresh += self._fresh(name, source, cursor)
         if not fresh:
             return LogPage((), cursor)
         fresh.sort(key=lambda each: each[0])
@@ -79,18 +78,23 @@ class PodLogs:
         if len(fresh) > MOST_SEEN:
             # A log that runs fast is looked over again by lines, not by time, so that the cursor stays small.
             since = max(since, fresh[-MOST_SEEN][0])
-        seen = {key for at, key, _ in fresh if at >= since} | {key for key in cursor.seen if _time_in(key) >= since}
+        # A key begins with the line's time.
+        kept = {key for key in cursor.seen if int(key.partition("/")[0]) >= since}
+        seen = kept | {key for at, key, _ in fresh if at >= since}
         return LogPage([line for _, _, line in fresh], LogCursor(since, frozenset(seen)))
 
-    def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, str]]:
-        """Return the lines of a source that are new since a cursor: time, key and text of each."""
+    def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, LogLine]]:
+        """Return the lines of a source that are new since a cursor, each after its time and its key."""
         most = LOG_BYTES
         while True:
             content = self._read(pod, SOURCES[source].container, cursor.since_ms, most)
             # What was cut off comes whole with the next read.
             whole = content if len(content) < most else content[: content.rfind(b"\n") + 1]
-            lines = ((at, f"{at}/{source}{key}", text) for at, key, text in _lines(whole) if at >= cursor.since_ms)
-            fresh = [line for line in lines if line[1] not in cursor.seen]
+            fresh = [
+                (at, f"{at}/{source}{key}", LogLine(source, text, pod))
+                for at, key, text in _lines(whole)
+                if at >= cursor.since_ms and f"{at}/{source}{key}" not in cursor.seen
+            ]
             if fresh or len(content) < most:
                 return fresh
             # The server tells seconds only, and in this one there is more than one read takes.
@@ -136,8 +140,3 @@ def _lines(content: bytes) -> Iterator[tuple[int, str, str]]:
         moment = time_of(f"{found[1]}{found[3]}")
         fraction = found[2] or "0"
         yield int(moment) * 1000 + int(f"{fraction:0<3}"[:3]), f"{fraction}#{known[stamp]}", text
-
-
-def _time_in(key: str) -> int:
-    """Return the time that a key of a line begins with."""
-    return int(key.partition("/")[0])

@@ -18,7 +18,7 @@ from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import JobConflict, StopError, SubmitError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, id_of, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, namespaced_name
 from airflow_provider_glueray.hooks.kuberay.errors import AlreadyThereError, kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
@@ -27,6 +27,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     STOPPED,
     UNRECOVERABLE,
     VERSION,
+    id_of,
 )
 from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason, startup_timeout_reason, time_of
 
@@ -106,6 +107,12 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             # When it is gone, only who has seen this can tell that it was stopped from that it was lost.
             self._remember(snapshot)
         return snapshot
+
+    def _with_token(self, ref: RunRef, client_token: str) -> list[RunSnapshot]:
+        """Return the resource of a name that is made of the client token, unless it carries another one."""
+        found = self._list([ref]).values()
+        mine = (each for each in found if each["metadata"]["annotations"].get(CLIENT_TOKEN) == client_token)
+        return [self._snapshot_of(each) for each in mine]
 
     def _unseen(self, ref: RunRef) -> RunSnapshot:
         """Describe what is not there, and of which nothing is remembered."""

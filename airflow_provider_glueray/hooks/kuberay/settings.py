@@ -1,7 +1,4 @@
-"""What RayJobs and RayClusters are made with, beyond what a spec says: ``kuberay`` of a connection and of a task.
-
-Standard library only.
-"""
+"""What RayJobs and RayClusters are made with, beyond what a spec says: ``kuberay`` of a connection and of a task."""
 
 from __future__ import annotations
 
@@ -70,8 +67,8 @@ class RayJobSettings:
 
     def __post_init__(self) -> None:
         problems = [
-            f"kuberay: {name}={getattr(self, name)!r} must be a {'mapping' if kind is Mapping else 'list'}"
-            for names, kind in ((_MAPPINGS, Mapping), (_LISTS, (list, tuple)))
+            f"kuberay: {name}={getattr(self, name)!r} must be a {word}"
+            for names, kind, word in ((_MAPPINGS, Mapping, "mapping"), (_LISTS, (list, tuple), "list"))
             for name in names
             if not isinstance(getattr(self, name), kind)
         ]

@@ -1,7 +1,4 @@
-"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way.
-
-No clock and no I/O.
-"""
+"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way."""
 
 from __future__ import annotations
 
@@ -28,6 +25,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     STARTUP_TIMEOUT,
     STOPPED,
     UNRECOVERABLE,
+    id_of,
 )
 
 #: ``jobDeploymentStatus`` and what refines it: ``jobStatus`` for Running and Complete, ``reason`` for Failed; "" is
@@ -102,7 +100,7 @@ def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) 
     """Read a RayJob as the API server returns it."""
     metadata, status = rayjob["metadata"], rayjob.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    ref = RunRef(KUBERAY_JOB, annotations.get(JOB, ""), f"{metadata['namespace']}/{metadata['name']}")
+    ref = RunRef(KUBERAY_JOB, annotations.get(JOB, ""), id_of(rayjob))
     state, raw = _state_of(status)
     message = status.get("message") or ""
     was_asked = STOPPED in annotations or bool(metadata.get("deletionTimestamp"))
@@ -116,7 +114,7 @@ def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) 
     elif reason is not None and not state.is_terminal:
         raw, message = f"{raw}/{reason.reason}", reason.message
     elif state is RunState.QUEUED and raw == "Suspended":
-        message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
+        message = _turn(metadata)
     started, ended = time_of(status.get("startTime")), time_of(status.get("endTime"))
     if ended is None and state.is_terminal:
         ended = time_of((status.get("rayJobInfo") or {}).get("endTime"))
@@ -127,9 +125,14 @@ def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) 
         message=message[:2000],
         started=started,
         completed=ended,
-        usage=_usage(rayjob, ended - started) if started and ended else None,
+        # What a shared cluster uses is its own.
+        usage=_usage(rayjob["spec"].get("rayClusterSpec"), ended - started) if started and ended else None,
         recognised=status.get("jobDeploymentStatus", "") in _WORDS,
     )
+
+
+def _turn(metadata: Mapping[str, Any]) -> str:
+    return f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
 
 
 def _state_of(status: Mapping[str, Any]) -> tuple[RunState, str]:
@@ -157,15 +160,14 @@ def time_of(text: str | None) -> float | None:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
-def _usage(rayjob: Mapping[str, Any], seconds: float) -> Usage:
+def _usage(cluster: Mapping[str, Any] | None, seconds: float) -> Usage:
     """Reckon with the full size, the head among it: KubeRay does not say when autoscaling took pods away.
 
-    What a shared cluster uses is its own.
+    :param cluster: a ``RayClusterSpec``; None where it is not the run's own.
     """
-    if "rayClusterSpec" not in rayjob["spec"]:
+    if cluster is None:
         return Usage(seconds, 0, 0.0)
-    groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in groups)
+    pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in cluster.get("workerGroupSpecs") or ())
     return Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600)
 
 
@@ -296,7 +298,7 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingR
     """
     metadata, status = raycluster["metadata"], raycluster.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    ref = RunRef(KUBERAY_CLUSTER, annotations.get(JOB, ""), f"{metadata['namespace']}/{metadata['name']}")
+    ref = RunRef(KUBERAY_CLUSTER, annotations.get(JOB, ""), id_of(raycluster))
     word = status.get("state", "")
     state, raw, message = read_state(KUBERAY_CLUSTER_STATE, word, completed=False), word or "provisioning", ""
     if UNRECOVERABLE in annotations:
@@ -308,20 +310,16 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingR
     elif reason is not None and not state.is_terminal:
         raw, message = f"{raw}/{reason.reason}", reason.message
     elif state is RunState.QUEUED:
-        message = f"It is suspended and waits for its turn; queue {(metadata.get('labels') or {}).get(QUEUE, 'none')}"
+        message = _turn(metadata)
     began = time_of(metadata["creationTimestamp"])
     ended = time_of(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else now
-    groups = raycluster["spec"].get("workerGroupSpecs") or ()
-    pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in groups)
-    seconds = max(ended - began, 0.0)
     return RunSnapshot(
         ref=ref,
         state=state,
         raw_state=raw,
         message=message[:2000],
         started=began,
-        # With the full size, the head among it: KubeRay does not say when autoscaling took pods away.
-        usage=Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600),
+        usage=_usage(raycluster["spec"], max(ended - began, 0.0)),
         recognised=word in KUBERAY_CLUSTER_STATE,
     )
 

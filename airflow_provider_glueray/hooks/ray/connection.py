@@ -23,8 +23,8 @@ from airflow_provider_glueray.core.errors import (
     SubmitError,
     SubmitOutcomeUnknown,
 )
-from airflow_provider_glueray.core.extras import AWS, extra
 from airflow_provider_glueray.hooks.dashboard.jobs_api import GATEWAY, JobsApi, reason
+from airflow_provider_glueray.packaging.upload import store_of
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.packaging.s3 import S3Store
@@ -89,25 +89,20 @@ class RayConnectionHook(JobsApi, BaseHook):
 
     def _refuse_strangers(self, answer: httpx.Response) -> None:
         """Raise for an answer that Ray has not given, or that says who may not ask."""
-        where = f"of the connection {self.ray_conn_id!r}"
+        where, refusal = f"of the connection {self.ray_conn_id!r}", ""
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise AccessDenied(
-                f"No token, or a wrong one, for Ray at {self._base}: {reason(answer)}. It is the password {where}",
-                status=answer.status_code,
-            )
-        if answer.status_code == httpx.codes.FORBIDDEN:
+            refusal = f"No token, or a wrong one, for Ray at {self._base}: {reason(answer)}. It is the password {where}"
+        elif answer.status_code == httpx.codes.FORBIDDEN:
             # Ray itself says so of a token that is wrong; of one that is missing it says 401.
-            raise AccessDenied(
-                f"Not allowed to use Ray at {self._base}: {reason(answer)}. The token is the password {where}",
-                status=answer.status_code,
-            )
-        if answer.is_redirect:
-            raise AccessDenied(
+            refusal = f"Not allowed to use Ray at {self._base}: {reason(answer)}. The token is the password {where}"
+        elif answer.is_redirect:
+            refusal = (
                 f"Ray at {self._base} is behind something that leads elsewhere ({answer.status_code} to "
                 f"{answer.headers.get('location', 'nowhere')[:200]}), such as a login; what it wants to see can be "
-                f"'headers' in the extra {where}",
-                status=answer.status_code,
+                f"'headers' in the extra {where}"
             )
+        if refusal:
+            raise AccessDenied(refusal, status=answer.status_code)
         if answer.status_code in GATEWAY:
             raise SubmitOutcomeUnknown(f"No answer of Ray at {self._base}: {reason(answer)}", status=answer.status_code)
 
@@ -191,10 +186,7 @@ class RayConnectionHook(JobsApi, BaseHook):
 
         :raises ExtraMissing: the amazon provider is not installed.
         """
-        with extra(AWS, "S3, through which files, functions and notebooks pass,"):
-            from airflow_provider_glueray.packaging.s3 import S3Store
-
-        return S3Store.of_connection(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
+        return store_of(self._connection.extra_dejson.get("aws_conn_id", "aws_default"))
 
 
 def other_ray_providers() -> list[str]:

@@ -45,7 +45,9 @@ def packed(spec: RayJobSpec) -> tuple[PackageUris, list[Package]]:
     files = read_local_files(spec)
     main, modules = str(spec.script), list[LocalFile](spec.py_modules)
     if spec.script in files:
-        main = _module_of(files[spec.script])
+        # As a module, a script has a name that no other one has.
+        stem = re.sub(r"\W", "_", Path(files[spec.script].name).stem)
+        main = f"glueray_{stem}_{files[spec.script].digest[:8]}"
         modules.append(spec.script)
     packages = {file: Package(archive, main if file == spec.script else None) for file, archive in files.items()}
 
@@ -54,12 +56,6 @@ def packed(spec: RayJobSpec) -> tuple[PackageUris, list[Package]]:
 
     working_dir = uri_of(spec.working_dir) if spec.working_dir else None
     return PackageUris(main, tuple(map(uri_of, modules)), working_dir), list(packages.values())
-
-
-def _module_of(script: Archive) -> str:
-    """Return a name for a script as a module that no other one has."""
-    stem = re.sub(r"\W", "_", Path(script.name).stem)
-    return f"glueray_{stem}_{script.digest[:8]}"
 
 
 def _zipped(name: str, content: bytes) -> bytes:

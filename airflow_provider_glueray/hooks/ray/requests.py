@@ -16,44 +16,6 @@ from airflow_provider_glueray.core.spec import RayJobSpec, Workers
 from airflow_provider_glueray.hooks.ray.responses import CLIENT_TOKEN, NAME, ClusterSize
 from airflow_provider_glueray.packaging.programs import program_text
 
-#: What becomes of each field of a spec on a cluster that runs already.
-FIELD_MAPPING: Mapping[str, str] = {
-    "name": "metadata `glueray_name`, by which a sensor finds the run",
-    "script": (
-        "local: a module in the cluster's package store, under the hash of its content, run by `python -m`; "
-        "in S3: fetched by the cluster (pyarrow) and run as the main program"
-    ),
-    "role": "not used, noted: the cluster has AWS rights of its own",
-    "arguments": (
-        "environment variables, of the workers too, and `--name value`. Those with a hyphen in the name or a `$` in "
-        "the value are variables of the script only, because Ray would replace what follows the `$`"
-    ),
-    "number_of_workers": "not kept, noted: others use the cluster too",
-    "min_workers": (
-        "the driver takes one CPU (`entrypoint_num_cpus`), so the run waits while the cluster is full; "
-        "if it scales, 8 CPUs for each are asked for"
-    ),
-    "worker_type": "Z.2X: 8 CPUs for each of `min_workers`",
-    "object_store_memory_head": "refused: it is set when a cluster is started",
-    "object_store_memory_worker": "refused likewise",
-    "pip": "runtime_env `pip`",
-    "py_modules": "runtime_env `py_modules`, local ones from the package store",
-    "working_dir": "runtime_env `working_dir`, a local one from the package store",
-    "object_spilling_config": "refused: it is set when a cluster is started",
-    "logging_configuration": "not used, noted: there is the driver's log",
-    "runtime": "not used: the cluster has its Ray",
-    "python_version": "the syntax of a local script is checked by it; the cluster has its Python",
-    "glue_version": "not used",
-    "description": "not used",
-    "tags": "metadata of the job",
-    "max_concurrent_runs": "not used: Ray has no such limit",
-    "cluster": "refused: the connection is the cluster",
-    "overrides": (
-        "`ray`: `entrypoint_num_cpus`, `entrypoint_num_gpus`, `entrypoint_memory`, `entrypoint_resources`, "
-        "`entrypoint_label_selector`, more of `runtime_env` and `metadata`; those of other backends have no effect"
-    ),
-}
-
 #: Members of the request that ``overrides["ray"]`` may set (ray/dashboard/modules/job/common.py, JobSubmitRequest).
 MEMBERS = frozenset(
     {
@@ -107,7 +69,7 @@ def submission_id_of(client_token: str) -> str:
 def to_ray_submission(
     spec: RayJobSpec, client_token: str, places: PackageUris, arguments: Mapping[str, str], *, scales: bool = False
 ) -> dict[str, Any]:
-    """Translate to the body of ``POST /api/jobs/``; :data:`FIELD_MAPPING` has it field by field.
+    """Translate to the body of ``POST /api/jobs/``; docs/ray.md has it field by field.
 
     Arguments reach the script as environment variables and as ``--name value``; the workers have the variables too,
     but for those with a hyphen in the name or a ``$`` in the value.
@@ -118,16 +80,16 @@ def to_ray_submission(
     _refuse_what_a_cluster_has(spec)
     more = spec.overrides.get("ray", {})
     given = {key.removeprefix("--"): text for key, text in {**spec.arguments, **arguments}.items()}
+    env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
     # Not every shell hands on a name that it could not set itself, and Ray would replace what follows a "$" in its
     # env_vars; env(1) does the one and not the other. Such a value reaches the script only, not its workers.
-    odd = [f"{key}={text}" for key, text in given.items() if not _NAME.fullmatch(key) or "$" in text]
+    odd = [f"{key}={text}" for key, text in given.items() if key not in env_vars]
     words = ["env", *odd] if odd else []
     is_stored = "://" in places.script
     words += ["python", "-c", _RUN.format("GLUERAY_MAIN")] if is_stored else ["python", "-m"]
     words += [places.script, *(word for key, text in given.items() for word in (f"--{key}", text))]
     least = spec.workers.min_workers or 0
     asks = least and not any(name.startswith("entrypoint_") for name in more)
-    env_vars = {key: text for key, text in given.items() if _NAME.fullmatch(key) and "$" not in text}
     if is_stored:
         env_vars["GLUERAY_MAIN"] = program_text("fetch_and_run")
     if least and scales:
@@ -135,12 +97,11 @@ def to_ray_submission(
         env_vars["GLUERAY_RUN_WITH_MIN_WORKERS"] = program_text("run_with_min_workers")
         env_vars["GLUERAY_REQUEST_MIN_WORKERS"] = program_text("request_min_workers")
     more_env = more.get("runtime_env", {})
-    runtime_env: dict[str, Any] = {
+    own_env = {"pip": list(spec.pip), "py_modules": list(places.py_modules), "working_dir": places.working_dir}
+    runtime_env = {
         **more_env,
         "env_vars": {**more_env.get("env_vars", {}), **env_vars},
-        **({"pip": list(spec.pip)} if spec.pip else {}),
-        **({"py_modules": list(places.py_modules)} if places.py_modules else {}),
-        **({"working_dir": places.working_dir} if places.working_dir else {}),
+        **{name: value for name, value in own_env.items() if value},
     }
     return {
         # A run that must have room waits for it, as PENDING; without, it would start on a cluster that is full.

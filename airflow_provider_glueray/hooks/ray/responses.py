@@ -1,7 +1,4 @@
-"""What Ray's Jobs API and dashboard answer, as snapshots and sizes.
-
-Pure: no call is made here.
-"""
+"""What Ray's Jobs API and dashboard answer, as snapshots and sizes."""
 
 from __future__ import annotations
 

@@ -6,68 +6,34 @@ module refuses the requests that the service refuses; only the engine changes th
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from airflow_provider_glueray.local.api.request_validation import check_input
+from airflow_provider_glueray.local.api.operations import Api, Request, Response, page
 from airflow_provider_glueray.local.engine import rules
 from airflow_provider_glueray.local.engine.errors import GlueError
 from airflow_provider_glueray.local.engine.faults import Faults
-from airflow_provider_glueray.local.engine.state import ACCOUNT, TERMINAL, Job, Phase, Run, State
+from airflow_provider_glueray.local.engine.runs import Engine
+from airflow_provider_glueray.local.engine.state import TERMINAL, Job, Phase, Run, State
 
-Request = Mapping[str, Any]
-Response = dict[str, Any]
-_T = TypeVar("_T")
-TAG_OPERATIONS = frozenset({"TagResource", "UntagResource", "GetTags"})
 #: These members of CreateJob are no part of the definition.
 _NOT_DEFINITION = ("Name", "Tags")
 #: The GlueVersion of a job if CreateJob gives none; the service's default for Ray is undocumented [INFERRED].
 _GLUE_VERSION = "4.0"
 
 
-class RunStopper(Protocol):
-    """The part of the engine that the API uses."""
-
-    def request_stop(self, run: Run) -> None:
-        """Request the stop of a run; returns at once."""
-
-
-class GlueApi:
+class GlueApi(Api):
     """The job API of one endpoint."""
 
-    def __init__(self, state: State, engine: RunStopper, faults: Faults) -> None:
-        self._state = state
+    kind = "job"
+
+    def __init__(self, state: State, engine: Engine, faults: Faults) -> None:
+        super().__init__(state, faults)
         self._engine = engine
-        self._faults = faults
-        self._operations: dict[str, Callable[[Request, str], Response]] = {
-            "CreateJob": self._create_job,
-            "UpdateJob": self._update_job,
-            "GetJob": self._get_job,
-            "GetJobs": self._get_jobs,
-            "ListJobs": self._list_jobs,
-            "BatchGetJobs": self._batch_get_jobs,
-            "DeleteJob": self._delete_job,
-            "StartJobRun": self._start_job_run,
-            "GetJobRun": self._get_job_run,
-            "GetJobRuns": self._get_job_runs,
-            "BatchStopJobRun": self._batch_stop_job_run,
-            **tag_operations("job", lambda region, name: self._job(region, name).tags),
-        }
 
-    def handles(self, operation: str, request: Request) -> bool:
-        """Return whether this API has the operation; of tag requests, it has those for job ARNs."""
-        if operation in TAG_OPERATIONS:
-            return ":job/" in str(request.get("ResourceArn", ""))
-        return operation in self._operations
-
-    def call(self, operation: str, request: Request, region: str) -> Response:
-        """Return the response to one request; raises GlueError."""
-        check_input(operation, request)
-        with self._state.lock:
-            return self._operations[operation](request, region)
+    def _tags(self, region: str, name: str) -> dict[str, str]:
+        return self._job(region, name).tags
 
     def _job(self, region: str, name: str) -> Job:
         try:
@@ -226,43 +192,3 @@ class GlueApi:
 def _terminal(run: Run) -> GlueError:
     message = f"Job run {run.id} is in terminal state {run.forced or run.state}"
     return GlueError("JobRunInTerminalStateException", message)
-
-
-def page(items: list[_T], request: Request, default: int) -> tuple[list[_T], dict[str, str]]:
-    """Return the items of one page, and {"NextToken": ...} if more items follow."""
-    start = 0
-    if request.get("NextToken"):
-        try:
-            start = int(base64.urlsafe_b64decode(request["NextToken"]))
-        except (ValueError, binascii.Error):
-            raise rules.invalid("Invalid NextToken") from None
-    end = start + request.get("MaxResults", default)
-    more = {"NextToken": base64.urlsafe_b64encode(str(end).encode()).decode()} if end < len(items) else {}
-    return items[start:end], more
-
-
-def tag_operations(
-    kind: str, tags: Callable[[str, str], dict[str, str]]
-) -> dict[str, Callable[[Request, str], Response]]:
-    """Return the tag operations for ARNs of one kind; `tags(region, name)` returns a resource's own, mutable tags."""
-
-    def find(request: Request, region: str) -> dict[str, str]:
-        arn, _, name = request["ResourceArn"].partition(f":{kind}/")
-        if arn.split(":")[2:] != ["glue", region, ACCOUNT]:
-            raise GlueError("EntityNotFoundException", f"Resource {request['ResourceArn']} not found.")
-        return tags(region, name)
-
-    def add(request: Request, region: str) -> Response:
-        find(request, region).update(request["TagsToAdd"])
-        return {}
-
-    def remove(request: Request, region: str) -> Response:
-        found = find(request, region)
-        for key in request["TagsToRemove"]:
-            found.pop(key, None)
-        return {}
-
-    def get(request: Request, region: str) -> Response:
-        return {"Tags": dict(find(request, region))}
-
-    return {"TagResource": add, "UntagResource": remove, "GetTags": get}

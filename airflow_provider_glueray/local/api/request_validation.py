@@ -71,7 +71,7 @@ def _violations(shape: Any, value: Any, path: str) -> Iterator[str]:
             yield from _violations(shape.value, item, f"{path}.{key}.member")
     elif shape.type_name == "string":
         yield from _text(shape, value, path)
-    elif shape.type_name in {"integer", "long", "float", "double"}:
+    elif shape.type_name in _NUMBERS:
         yield from _range(shape, value, value, path, "value")
 
 
@@ -79,22 +79,17 @@ def _separator(shape: Any) -> str:
     return "." if shape.type_name == "structure" else ""
 
 
+_NUMBERS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("integer", "long"), int),
+    **dict.fromkeys(("float", "double"), (int, float)),
+}
+_TYPES = {"structure": Mapping, "map": Mapping, "list": list, "string": str, "boolean": bool}
+
+
 def _has_type(type_name: str, value: Any) -> bool:
-    match type_name:
-        case "structure" | "map":
-            return isinstance(value, Mapping)
-        case "list":
-            return isinstance(value, list)
-        case "string":
-            return isinstance(value, str)
-        case "boolean":
-            return isinstance(value, bool)
-        case "integer" | "long":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "float" | "double":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case _:
-            return True
+    if type_name in _NUMBERS:
+        return isinstance(value, _NUMBERS[type_name]) and not isinstance(value, bool)
+    return isinstance(value, _TYPES.get(type_name, object))
 
 
 def _range(shape: Any, size: float, value: Any, path: str, noun: str) -> Iterator[str]:

@@ -22,8 +22,7 @@ from botocore.regions import EndpointResolver
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from airflow_provider_glueray.local.api import moto_parts
-from airflow_provider_glueray.local.api.jobs import GlueApi
-from airflow_provider_glueray.local.api.sessions import SessionApi
+from airflow_provider_glueray.local.api.operations import Api
 from airflow_provider_glueray.local.api.web_pages import Pages
 from airflow_provider_glueray.local.client import REGION
 from airflow_provider_glueray.local.engine.errors import GlueError
@@ -53,7 +52,7 @@ class Application:
 
     def __init__(
         self,
-        apis: Sequence[GlueApi | SessionApi],
+        apis: Sequence[Api],
         faults: Faults,
         pages: Pages,
         status: Callable[[], Mapping[str, Any]],
@@ -181,7 +180,7 @@ class Application:
                     return _send(start_response, 400, {"message": str(error)})
                 return _send(start_response, 200, self._faults.values(region))
             case "GET", _ if (text := self._pages.page(path)) is not None:
-                return _send_text(start_response, text)
+                return _send(start_response, 200, text)
             case _:
                 return _send(
                     start_response, 404, {"message": "only status, calls, faults, runs/<id>, sessions/<id> are here"}
@@ -190,13 +189,7 @@ class Application:
 
 def make_endpoint(application: Application, port: int) -> BaseWSGIServer:
     """Bind the endpoint to 127.0.0.1:`port` (0: any free port); a taken port raises werkzeug's SystemExit."""
-    return make_server(
-        "127.0.0.1",
-        port,
-        application,
-        threaded=True,
-        request_handler=QuietHandler,
-    )
+    return make_server("127.0.0.1", port, application, threaded=True, request_handler=QuietHandler)
 
 
 def _region(environ: Environ) -> str:
@@ -238,22 +231,19 @@ def _with_body(environ: Environ, request: Mapping[str, Any]) -> Environ:
     return {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
-def _send(start_response: StartResponse, status: int, response: Mapping[str, Any], error: str = "") -> list[bytes]:
-    body = json.dumps(response).encode()
+def _send(
+    start_response: StartResponse, status: int, response: Mapping[str, Any] | str, error: str = ""
+) -> list[bytes]:
+    text = response if isinstance(response, str) else json.dumps(response)
+    body = text.encode()
     headers = [
-        ("Content-Type", "application/x-amz-json-1.1"),
+        ("Content-Type", "text/plain; charset=utf-8" if text is response else "application/x-amz-json-1.1"),
         ("Content-Length", str(len(body))),
         ("x-amzn-RequestId", secrets.token_hex(16)),
     ]
     if error:
         headers.append(("x-amzn-ErrorType", error))
     start_response(f"{status} {'OK' if status == 200 else 'Error'}", headers)
-    return [body]
-
-
-def _send_text(start_response: StartResponse, text: str) -> list[bytes]:
-    body = text.encode()
-    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
     return [body]
 
 

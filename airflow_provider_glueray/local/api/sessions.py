@@ -8,14 +8,14 @@ the newest first and ListStatements the oldest, 50 per page; CancelStatement has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
-from airflow_provider_glueray.local.api.jobs import TAG_OPERATIONS, Request, Response, page, tag_operations
-from airflow_provider_glueray.local.api.request_validation import check_input
+from airflow_provider_glueray.local.api.operations import Api, Request, Response, page
 from airflow_provider_glueray.local.engine import rules
 from airflow_provider_glueray.local.engine.errors import GlueError
 from airflow_provider_glueray.local.engine.faults import Faults
+from airflow_provider_glueray.local.engine.session_threads import SessionHost
 from airflow_provider_glueray.local.engine.sessions import (
     ENDED,
     FINISHED,
@@ -34,42 +34,17 @@ _STATEMENTS_PER_PAGE = 50
 _SHOWN = ("Description", "Role", "Connections", "SecurityConfiguration", "GlueVersion", "WorkerType", "SessionType")
 
 
-class SessionStarter(Protocol):
-    """The part of the session host that the API uses."""
-
-    def start_session(self, session: Session) -> None:
-        """Start the thread of a session; returns at once."""
-
-
-class SessionApi:
+class SessionApi(Api):
     """The session API of one endpoint."""
 
-    def __init__(self, state: State, host: SessionStarter, faults: Faults) -> None:
-        self._state, self._host, self._faults = state, host, faults
-        self._operations: dict[str, Callable[[Request, str], Response]] = {
-            "CreateSession": self._create_session,
-            "GetSession": self._get_session,
-            "ListSessions": self._list_sessions,
-            "StopSession": self._stop_session,
-            "DeleteSession": self._delete_session,
-            "RunStatement": self._run_statement,
-            "GetStatement": self._get_statement,
-            "ListStatements": self._list_statements,
-            "CancelStatement": self._cancel_statement,
-            **tag_operations("session", lambda region, name: self._session(region, name).tags),
-        }
+    kind = "session"
 
-    def handles(self, operation: str, request: Request) -> bool:
-        """Return whether this API has the operation; of tag requests, it has those for session ARNs."""
-        if operation in TAG_OPERATIONS:
-            return ":session/" in str(request.get("ResourceArn", ""))
-        return operation in self._operations
+    def __init__(self, state: State, host: SessionHost, faults: Faults) -> None:
+        super().__init__(state, faults)
+        self._host = host
 
-    def call(self, operation: str, request: Request, region: str) -> Response:
-        """Return the response to one request; raises GlueError."""
-        check_input(operation, request)
-        with self._state.lock:
-            return self._operations[operation](request, region)
+    def _tags(self, region: str, name: str) -> dict[str, str]:
+        return self._session(region, name).tags
 
     def _create_session(self, request: Request, region: str) -> Response:
         faults = self._faults.values(region)

@@ -117,7 +117,8 @@ class Faults:
         """Count one request and return the fault that applies to it."""
         with self._lock:
             self._calls[region][operation] += 1
-            if self._consume("throttle_next", operation, region) or random.random() < self._rate(region):
+            rate = self._effective("throttle_rate", region)["throttle_rate"]
+            if self._consume("throttle_next", operation, region) or random.random() < rate:
                 return Fault(GlueError("ThrottlingException", "Rate exceeded"))
             if self._consume("refuse_next", operation, region):
                 return Fault(GlueError("AccessDeniedException", f"Not authorized to perform: glue:{operation}"))
@@ -132,9 +133,6 @@ class Faults:
         """Return the values that decide about a fault in a Region: the Region's own, or those of all Regions."""
         own = self._for_region.get(region, {})
         return own if fault in own else self._for_all_regions
-
-    def _rate(self, region: str) -> float:
-        return float(self._effective("throttle_rate", region)["throttle_rate"])
 
     def _consume(self, fault: str, operation: str, region: str) -> bool:
         values = self._effective(fault, region)

@@ -56,25 +56,11 @@ class Dependencies:
         return environment
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run ready to submit; /bin/sh runs `entrypoint`."""
+def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> tuple[str, dict[str, Any]]:
+    """Download the run's files into the existing `directory` and write its start file; raises CannotPrepare.
 
-    entrypoint: str
-    runtime_env: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class KernelEnvironment:
-    """The interpreter, the working directory and the additional environment variables of a session's kernel."""
-
-    python: str
-    working: Path
-    variables: dict[str, str]
-
-
-def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
-    """Download the run's files into the existing `directory` and write its start file; raises CannotPrepare."""
+    Returns the entrypoint, which /bin/sh runs, and the runtime environment.
+    """
     script = _download(s3, run.script, directory / "script")
     requirements = rules.locations(run.arguments.get("--pip-install", ""))
     found = _dependencies(run.arguments, requirements, s3, overlays, directory, lambda: run.stop_requested)
@@ -91,12 +77,13 @@ def prepare(run: Run, s3: Any, overlays: Overlays, directory: Path) -> Prepared:
         start.write_text(f"exec {command}\n")
     else:  # Ray 2.4 does not report the exit code
         start.write_text(f"{command}\ncode=$?\necho $code >{exit_code}\nexit $code\n")
-    return Prepared(f"exec sh {shlex.quote(str(start))}", found.runtime_env)
+    return f"exec sh {shlex.quote(str(start))}", found.runtime_env
 
 
-def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> KernelEnvironment:
+def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Path) -> tuple[str, Path, dict[str, str]]:
     """Download the session's files into the existing `directory`; raises CannotPrepare.
 
+    Returns the interpreter, the working directory and the additional environment variables of the session's kernel.
     Ray prepares a job's driver, but not a kernel. So this function unpacks the zips and puts the runtime environment
     where `ray.init` finds it.
     """
@@ -116,7 +103,7 @@ def prepare_session(session: Session, s3: Any, overlays: Overlays, directory: Pa
     if found.runtime_env:
         variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": found.runtime_env, "metadata": {}})
     python = found.overlay.python if found.overlay else overlays.runtime.python
-    return KernelEnvironment(str(python), working, variables)
+    return str(python), working, variables
 
 
 def _dependencies(

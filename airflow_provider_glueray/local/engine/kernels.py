@@ -51,19 +51,12 @@ class Execution:
         #: Requests that were sent after the code. A kernel replies in order, so a reply to one of them shows that the
         #: code has ended, also if an interrupt came at a moment when the kernel could not send the code's own reply.
         self.probes: set[str] = set()
-        self._idle = self._probe_replied = False
+        self._idle = self.probe_replied = False
 
     @property
     def finished(self) -> bool:
         """Whether the kernel has sent the last message about this code."""
-        return self._probe_replied or (self._idle and bool(self.reply))
-
-    def add_reply(self, request: str, content: Mapping[str, Any]) -> None:
-        """Store the kernel's reply to a request."""
-        if request == self.request:
-            self.reply = content
-        elif request in self.probes:
-            self._probe_replied = True
+        return self.probe_replied or (self._idle and bool(self.reply))
 
     def add_message(self, kind: str, content: Mapping[str, Any]) -> str:
         """Store one message about this code and return the text that a terminal would show."""
@@ -158,8 +151,11 @@ class Kernel:
             timeout_seconds = 0.0
             self._dispatch(message)
         while reply := _next(self._client.shell_channel, 0.0):
-            if self._current is not None:
-                self._current.add_reply(reply["parent_header"].get("msg_id", ""), reply["content"])
+            request, current = reply["parent_header"].get("msg_id", ""), self._current
+            if current is not None and request == current.request:
+                current.reply = reply["content"]
+            elif current is not None and request in current.probes:
+                current.probe_replied = True
 
     def _dispatch(self, message: Mapping[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]

@@ -56,17 +56,14 @@ class Tail:
         """Yield the lines of one piece; with `last`, of everything, the unfinished line included."""
         while piece := self._piece():
             *whole, self._rest = (self._rest + piece).split(b"\n")
-            for line in whole:
-                yield from _split(line)
-            while len(self._rest) > _EVENT_BYTES:
-                cut = _cut(self._rest)
-                yield self._rest[:cut].decode(errors="replace")
-                self._rest = self._rest[cut:]
+            *full, self._rest = _events(self._rest)
+            for part in [*(event for line in whole for event in _events(line.rstrip(b"\r"))), *full]:
+                yield part.decode(errors="replace")
             if not last:
                 return
         if last and self._rest:
             rest, self._rest = self._rest, b""
-            yield from _split(rest)
+            yield from (part.decode(errors="replace") for part in _events(rest.rstrip(b"\r")))
 
     def _piece(self) -> bytes:
         try:
@@ -79,13 +76,13 @@ class Tail:
         return piece
 
 
-def _split(line: bytes) -> Iterator[str]:
-    line = line.rstrip(b"\r")
+def _events(line: bytes) -> Iterator[bytes]:
+    """Yield a line in parts that fit into an event each."""
     while len(line) > _EVENT_BYTES:
         cut = _cut(line)
-        yield line[:cut].decode(errors="replace")
+        yield line[:cut]
         line = line[cut:]
-    yield line.decode(errors="replace")
+    yield line
 
 
 def _cut(line: bytes) -> int:

@@ -158,10 +158,10 @@ class Engine(threading.Thread):
         if rules.logging_enabled(run.arguments.get("--logging_configuration", "{}")):
             writer = LogWriter(self._client("logs", run.region))
             self._shipper.attach(run.id, RunLogs(run, lambda: list(self._cluster.nodes), directory, writer))
-        prepared = prepare(run, self._client("s3", run.region), self._overlays, directory)
+        entrypoint, runtime_env = prepare(run, self._client("s3", run.region), self._overlays, directory)
         if run.stop_requested:
             raise CannotPrepare("stopped")
-        self._cluster.submit(run.id, prepared.entrypoint, prepared.runtime_env)
+        self._cluster.submit(run.id, entrypoint, runtime_env)
 
     def _after_launch(self, run: Run, error: BaseException | None) -> None:
         if error is None:

@@ -119,11 +119,11 @@ class SessionThread(threading.Thread):
             session.wake.wait(_POLL_SECONDS)
         self._directory.mkdir(parents=True)
         s3 = self._host.client("s3", session.region)
-        kernel_environment = prepare_session(session, s3, self._host.overlays, self._directory)
+        python, working, variables = prepare_session(session, s3, self._host.overlays, self._directory)
         self._check()
-        environment = {**cluster.driver_environment, **kernel_environment.variables}
-        launch = cluster.runtime.kernel_command(kernel_environment.python)
-        self.kernel = kernel = Kernel(launch, self._directory, kernel_environment.working, environment, session.log.add)
+        environment = {**cluster.driver_environment, **variables}
+        launch = cluster.runtime.kernel_command(python)
+        self.kernel = kernel = Kernel(launch, self._directory, working, environment, session.log.add)
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while not kernel.responds():
             self._check()

@@ -92,7 +92,7 @@ class Runtime:
     @property
     def packages(self) -> Path:
         """The directory of its packages."""
-        return Path(sysconfig.get_paths()["purelib"]) if self.is_newest else _packages(self.python.parents[1])
+        return Path(sysconfig.get_paths()["purelib"]) if self.is_newest else packages_of(self.python.parents[1])
 
     def kernel_command(self, python: str) -> list[str]:
         """Return the command that starts a Jupyter kernel with `python`, which is this runtime's or an overlay's."""
@@ -224,7 +224,8 @@ def _run(spec: RuntimeSpec, command: list[str], environment: Mapping[str, str], 
         raise CannotProvide(f"the {spec.name} runtime could not be built: {output} (see {log})")
 
 
-def _packages(directory: Path) -> Path:
+def packages_of(directory: Path) -> Path:
+    """Return where the packages of a virtual environment lie."""
     return next((directory / "lib").glob("python3.*")) / "site-packages"
 
 
@@ -232,7 +233,7 @@ def _install_compat_shim(directory: Path) -> None:
     """Write the current shim into an environment, since an older version of this package may have built it."""
     source = Path(__file__).with_name("compat_shim.py").read_text()
     for name, text in ((f"{COMPAT_SHIM}.py", source), (f"{COMPAT_SHIM}.pth", _COMPAT_SHIM_LINE)):
-        path = _packages(directory) / name
+        path = packages_of(directory) / name
         if not path.exists() or path.read_text() != text:
             draft = path.with_suffix(".draft")
             draft.write_text(text)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_glueray.local.runtime import processes
-from airflow_provider_glueray.local.runtime.environments import Runtime
+from airflow_provider_glueray.local.runtime.environments import Runtime, packages_of
 
 _READY = "ready"
 
@@ -55,10 +55,7 @@ class Overlays:
         if self.runtime.is_newest:
             return Overlay(python, {"py_executable": str(python)})
         # Ray 2.4 cannot set a worker's interpreter, but workers run the same Python, so a path is enough.
-        return Overlay(python, {"env_vars": {"PYTHONPATH": str(self._packages(directory))}})
-
-    def _packages(self, directory: Path) -> Path:
-        return next((directory / "lib").glob("python3.*")) / "site-packages"
+        return Overlay(python, {"env_vars": {"PYTHONPATH": str(packages_of(directory))}})
 
     def _install(self, directory: Path, requirements: Sequence[str], log: Path, abandoned: Callable[[], bool]) -> None:
         create = [str(self.runtime.python), "-m", "venv", "--clear", str(directory)]
@@ -66,7 +63,7 @@ class Overlays:
             create.append("--without-pip")  # the base environment has AWS's version of pip
         python = str(directory / "bin" / "python")
         self._run(create, "venv", log, abandoned)
-        base = self._packages(directory) / "glueray_base.pth"
+        base = packages_of(directory) / "glueray_base.pth"
         base.write_text(f"import site; site.addsitedir({str(self.runtime.packages)!r})\n")
         command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
         self._run([*command, *requirements], "pip install", log, abandoned)

@@ -92,8 +92,8 @@ def end_sessions(sessions: Iterable[int], patience_seconds: float = 5.0) -> None
     wanted = list(sessions)
     outside = descendants_outside(wanted)
     for leader in wanted:
-        if alive(leader) and _is_leader(leader):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if alive(leader) and os.getsid(leader) == leader:
                 os.kill(leader, signal.SIGTERM)
     deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline and any(process.pid in wanted for process in in_sessions(wanted)):
@@ -101,13 +101,6 @@ def end_sessions(sessions: Iterable[int], patience_seconds: float = 5.0) -> None
     for process in [*in_sessions(wanted), *outside]:
         with contextlib.suppress(psutil.NoSuchProcess):  # psutil checks the creation time, so it kills no reused pid
             process.kill()
-
-
-def _is_leader(pid: int) -> bool:
-    try:
-        return os.getsid(pid) == pid
-    except OSError:
-        return False
 
 
 def boot() -> float:

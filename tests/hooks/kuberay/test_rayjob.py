@@ -33,8 +33,6 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     rayjob_name,
 )
 from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
-    FIELD_MAPPING,
-    FIELD_MAPPING_IN_CLUSTER,
     ignored_in_cluster,
     ignored_settings,
     to_rayjob,
@@ -47,6 +45,7 @@ from airflow_provider_glueray.hooks.kuberay.status import (
     snapshot_of,
     startup_timeout_reason,
 )
+from tests.documents import documented_fields
 from tests.hooks.kuberay import kubernetes_api
 
 NASTY = 'it\'s $HOME; `id` $(PATH) "1e-5" \\ 100% {x} é\n\tno'
@@ -155,21 +154,12 @@ class TestManifest:
         assert cluster["enableInTreeAutoscaling"] is False
         assert cluster["workerGroupSpecs"][0]["replicas"] == 3
 
-    def test_every_field_is_in_the_table(self):
-        """So that none is dropped without a word."""
+    def test_the_documentation_has_every_field(self):
+        """So that none is dropped without a word; what differs in a shared cluster is of some of them."""
         given = {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {"workers"}
 
-        assert set(FIELD_MAPPING) == given
-
-    def test_both_tables_are_in_the_docs(self):
-        docs = (
-            (Path(__file__).parents[3] / "docs" / "kuberay.md")
-            .read_text()
-            .replace("[Clusters](#clusters)", "IN_A_CLUSTER")
-        )
-
-        for name, text in (*FIELD_MAPPING.items(), *FIELD_MAPPING_IN_CLUSTER.items()):
-            assert f"| `{name}` | {text} |" in docs, name
+        assert documented_fields("kuberay.md", "in the RayJob") == given
+        assert documented_fields("kuberay.md", "in a shared cluster") < given
 
     def test_what_is_not_used_is_noted(self):
         notes = [
@@ -448,9 +438,6 @@ class TestSharedCluster:
 
         assert "kueue.x-k8s.io/queue-name" not in rayjob["metadata"]["labels"]
         assert rayjob["metadata"]["labels"]["team"] == "data"
-
-    def test_every_difference_is_of_a_field(self):
-        assert set(FIELD_MAPPING_IN_CLUSTER) < set(FIELD_MAPPING)
 
     def test_what_is_noted(self):
         raycluster = {"spec": manifest(workers=Workers(4, 1))["spec"]["rayClusterSpec"]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from airflow_provider_glueray.cli.main import main
 from airflow_provider_glueray.core.errors import SubmitError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
-from airflow_provider_glueray.hooks.ray.requests import FIELD_MAPPING, PackageUris, sizing_message, to_ray_submission
+from airflow_provider_glueray.hooks.ray.requests import PackageUris, sizing_message, to_ray_submission
 from airflow_provider_glueray.hooks.ray.responses import ClusterSize, cluster_size
+from tests.documents import documented_fields
 from tests.gates import waits_for
 
 DAG = """
@@ -75,17 +75,11 @@ def demands(hook):
 class TestRequest:
     """What is asked for."""
 
-    def test_every_field_is_translated(self):
+    def test_the_documentation_has_every_field(self):
         """So that none is dropped without a word."""
-        assert set(FIELD_MAPPING) == {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {
-            "workers"
-        }
+        given = {each.name for kind in (RayJobSpec, Workers) for each in fields(kind)} - {"workers"}
 
-    def test_the_documentation_has_the_table(self):
-        page = (Path(__file__).parents[3] / "docs" / "ray.md").read_text()
-        rows = [f"| `{name}` | {text} |" for name, text in FIELD_MAPPING.items()]
-
-        assert "\n".join(rows) in page
+        assert documented_fields("ray.md", "on a Ray cluster") == given
 
     def test_a_floor_is_a_place_in_the_queue(self):
         assert body()["entrypoint_num_cpus"] == 1

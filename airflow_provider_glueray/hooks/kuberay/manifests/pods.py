@@ -1,7 +1,4 @@
-"""Names, labels, pods and clusters of what runs on KubeRay.
-
-No clock and no I/O.
-"""
+"""Names, labels, pods and clusters of what runs on KubeRay."""
 
 from __future__ import annotations
 
@@ -61,6 +58,11 @@ def rayjob_name(name: str, client_token: str) -> str:
     # A DNS-1035 label begins with a letter.
     slug = slug if slug[:1].isalpha() else f"job-{slug}"
     return f"{slug[: MOST_NAME - 13].strip('-')}-{_digest(f'{name} {client_token}')[:12]}"
+
+
+def id_of(resource: Mapping[str, Any]) -> str:
+    """Return the id of a resource, as in ``RunRef``."""
+    return f"{resource['metadata']['namespace']}/{resource['metadata']['name']}"
 
 
 def _digest(text: str) -> str:

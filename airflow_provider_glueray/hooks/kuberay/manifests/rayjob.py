@@ -36,49 +36,6 @@ PLURAL = "rayjobs"
 #: How a RayJob names the cluster that it runs in (kuberay/…/utils/constant.go RayJobClusterSelectorKey).
 CLUSTER_SELECTOR = "ray.io/cluster"
 
-#: What becomes of each field of a spec. "guide" is dg/awsglue-ray-jobs-availability-change, AWS's way from Glue for
-#: Ray to KubeRay; where we depart from it, the reason is given.
-FIELD_MAPPING: Mapping[str, str] = {
-    "name": "metadata.name, with a digest of name and client token; annotation glueray/job",
-    "script": "entrypoint: pyarrow fetches it from S3 in the head pod, then Python runs it",
-    "role": "not used, noted: pods get AWS rights through `service_account` (IRSA)",
-    "arguments": "environment of head and workers, and `--name value` for the script",
-    "number_of_workers": "workerGroupSpecs[0].maxReplicas (guide); the head pod comes on top",
-    "min_workers": "workerGroupSpecs[0].minReplicas (guide), 0 when not given; below maxReplicas it autoscales",
-    "worker_type": "Z.2X: 7 CPU and 56Gi for each pod on kubernetes.io/arch=arm64 (fits the guide's r7g.2xlarge)",
-    "object_store_memory_head": "head rayStartParams object-store-memory: that share of the memory limit, in bytes",
-    "object_store_memory_worker": "worker rayStartParams object-store-memory, likewise",
-    "pip": "runtimeEnvYAML pip (guide)",
-    "py_modules": "runtimeEnvYAML py_modules (guide)",
-    "working_dir": "runtimeEnvYAML working_dir: Ray takes s3:// zips (the guide uses py_modules for these)",
-    "object_spilling_config": (
-        "head rayStartParams system-config: `ray start` has no object-spilling-config, which the guide names"
-    ),
-    "logging_configuration": "not used, noted: there are pod logs",
-    "runtime": "rayVersion, unless `ray_version` is set; the image decides what runs",
-    "python_version": "not used: the image decides",
-    "glue_version": "not used",
-    "description": "annotation glueray/description",
-    "tags": "annotation glueray/tags",
-    "cluster": "clusterSelector ray.io/cluster instead of rayClusterSpec; what else differs then: IN_A_CLUSTER",
-    "max_concurrent_runs": "not used, noted if it is not 1: KubeRay has no such limit, Kueue has",
-    "overrides": "`kuberay`: the members of RayJobSettings; those of other backends have no effect",
-}
-
-#: What becomes of those fields for which it makes a difference that the cluster is there already and is shared.
-FIELD_MAPPING_IN_CLUSTER: Mapping[str, str] = {
-    "script": "runtimeEnvYAML env_vars, with what runs it: the head pod is not the run's own",
-    "arguments": "runtimeEnvYAML env_vars, and `--name value` for the script; workers have all but those with a `$`, "
-    "noted: Ray would replace what follows it",
-    "number_of_workers": "the cluster's; noted if it is another number",
-    "min_workers": "the cluster's; noted if it is another number",
-    "object_store_memory_head": "refused: it is set when a cluster is made",
-    "object_store_memory_worker": "refused, likewise",
-    "object_spilling_config": "refused, likewise",
-    "runtime": "the cluster's",
-    "overrides": "`kuberay`: refused where it is about the cluster; `image` is the cluster's, noted if another is "
-    "asked for; Kueue's queue is the cluster's",
-}
 #: Members of RayJobSettings that only the maker of a cluster can give.
 _OF_CLUSTERS = ("ray_version", "service_account", "resources", "head_pod", "worker_pod", "ttl_seconds_after_finished")
 
@@ -141,7 +98,7 @@ def to_rayjob(
     deadline_seconds: int | None,
     started_uri: str = "",
 ) -> dict[str, Any]:
-    """Translate to a RayJob that carries a client token; :data:`FIELD_MAPPING` has it field by field.
+    """Translate to a RayJob that carries a client token; docs/kuberay.md has it field by field.
 
     :param spec: one whose files are in S3.
     :param arguments: are added to those of the spec.
@@ -240,12 +197,9 @@ def _deadline(seconds: int | None) -> dict[str, int]:
 
 
 def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
-    return {
-        **({"pip": list(spec.pip)} if spec.pip else {}),
-        # Ray takes away the one folder at the root of an archive in S3, as Glue does (ray/…/runtime_env/packaging.py).
-        **({"py_modules": list(spec.py_modules)} if spec.py_modules else {}),
-        **({"working_dir": spec.working_dir} if spec.working_dir else {}),
-    }
+    # Ray takes away the one folder at the root of an archive in S3, as Glue does (ray/…/runtime_env/packaging.py).
+    given = {"pip": list(spec.pip), "py_modules": list(spec.py_modules), "working_dir": spec.working_dir}
+    return {name: value for name, value in given.items() if value}
 
 
 def _refuse_what_breaks(spec: RayJobSpec, given: Mapping[str, str]) -> None:
