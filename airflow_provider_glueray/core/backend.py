@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
-from airflow_provider_glueray.core.runs import RunRef, RunSnapshot
+from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, StatementOutput
 
 if TYPE_CHECKING:
-    from airflow_provider_glueray.core.spec import RayJobSpec
+    from airflow_provider_glueray.core.spec import RayClusterSpec, RayJobSpec, RaySessionSpec
 
 
 class RunBackend(Protocol):
@@ -81,3 +81,45 @@ class JobBackend(RunHook, Protocol):
 
     def latest_run(self, name: str) -> RunSnapshot | None:
         """Return the newest run of a job, or None if it never ran."""
+
+
+class SessionBackend(RunHook, Protocol):
+    """Makes sessions and runs statements in them."""
+
+    @property
+    def storage(self) -> Storage:
+        """S3, for notebooks."""
+
+    def stage(self, spec: RaySessionSpec, staging_uri: str | None) -> RaySessionSpec:
+        """Upload what is local; return the spec with its URIs."""
+
+    def create(self, spec: RaySessionSpec, session_id: str, client_token: str) -> RunRef:
+        """Create a session, or return the one with this id that carries the client token."""
+
+    def recreate(self, session_id: str) -> RunRef:
+        """Make the replacement of a session that has ended, with its settings."""
+
+    def session(self, session_id: str) -> dict[str, Any] | None:
+        """Return a session (botocore ``Session``), or None."""
+
+    def delete(self, session_id: str) -> None:
+        """Delete a session. One that is not there is no error."""
+
+    def run_statement(self, session_id: str, code: str, client_token: str) -> RunRef:
+        """Run code that carries the client token, and never twice."""
+
+    def succeeded(self, session_id: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return those statements of a session that have succeeded (botocore ``Statement``), by id."""
+
+    def output(self, ref: RunRef, client_token: str = "") -> StatementOutput:
+        """Return what a statement printed and returned."""
+
+
+class ClusterBackend(RunHook, Protocol):
+    """Makes clusters that runs share."""
+
+    def prepare(self, spec: RayClusterSpec, max_lifetime: float | None) -> Callable[[str], RunRef]:
+        """Return what creates a cluster that carries a client token; twice with one token makes one.
+
+        :param max_lifetime: seconds after which the cluster ends by itself; None for never.
+        """

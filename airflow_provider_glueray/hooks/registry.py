@@ -66,7 +66,7 @@ def make_hook(backend: str, kwargs: Mapping[str, Any]) -> Any:
 
 if TYPE_CHECKING:
     # A type checker sees here that each hook is what its operators expect.
-    from airflow_provider_glueray.core.backend import JobBackend, RunHook
+    from airflow_provider_glueray.core.backend import ClusterBackend, JobBackend, SessionBackend
     from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
     from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
     from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
@@ -74,4 +74,5 @@ if TYPE_CHECKING:
     from airflow_provider_glueray.hooks.ray.jobs import RayJobsHook
 
     JOB_BACKENDS: tuple[type[JobBackend], ...] = (GlueRayJobHook, RayJobsHook, KubeRayHook)
-    RUN_HOOKS: tuple[type[RunHook], ...] = (GlueRaySessionHook, KubeRayClusterHook)
+    SESSION_BACKENDS: tuple[type[SessionBackend], ...] = (GlueRaySessionHook,)
+    CLUSTER_BACKENDS: tuple[type[ClusterBackend], ...] = (KubeRayClusterHook,)

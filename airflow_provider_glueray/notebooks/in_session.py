@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Context
 
 from airflow_provider_glueray.core import clock
+from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import GlueRayError, RunFailed, SubmitError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef, StatementOutput
@@ -27,9 +28,6 @@ from airflow_provider_glueray.task.life import RunLife, Start
 from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
 from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import output_of, session_spec, show_output, statement_failure
-
-if TYPE_CHECKING:
-    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
 #: Seconds that a notebook's own session may take to be READY.
 START_SECONDS = 1800.0
@@ -49,7 +47,7 @@ class SessionNotebookRunner:
     def __init__(
         self,
         plan: NotebookPlan,
-        hook: GlueRaySessionHook,
+        hook: SessionBackend,
         log: TaskLog,
         make_life: Callable[[str, str, float | None], RunLife],
         defer: Callable[[RunLife, RunRef | None], None] | None,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Context, XComArg
 
+from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.errors import SessionEnded, StopError
 from airflow_provider_glueray.core.runs import GLUE_SESSION, GLUE_STATEMENT, Outcome, RunRef
 from airflow_provider_glueray.core.spec import IDLE_TIMEOUT, SESSION_TIMEOUT, RaySessionSpec
@@ -31,9 +32,6 @@ from airflow_provider_glueray.task.operator import (
 from airflow_provider_glueray.task.outcome import push_usage
 from airflow_provider_glueray.task.record import RunRecord
 from airflow_provider_glueray.task.sessions import finish_statement, session_capacity, session_spec
-
-if TYPE_CHECKING:
-    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
 _SPEC_FIELDS = parameters_of(RaySessionSpec)
 
@@ -58,7 +56,7 @@ class GlueRayCreateSessionOperator(GlueRayStepOperator, GlueRayStartOperator):
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
-    hook: GlueRaySessionHook
+    hook: SessionBackend
     backend = GLUE_SESSION
     template_fields: Sequence[str] = (
         *WORKER_FIELDS,
@@ -119,7 +117,7 @@ class GlueRayStatementOperator(GlueRayRunOperator):
     :raises SpecError, SourceFileError: while the DAG is parsed, for code that is not a template and is no Python.
     """
 
-    hook: GlueRaySessionHook
+    hook: SessionBackend
     backend = GLUE_STATEMENT
     template_fields: Sequence[str] = ("session_id", "code", "conn_id", "region_name")
     template_ext: Sequence[str] = (".py",)
@@ -182,7 +180,7 @@ class GlueRayStopSessionOperator(GlueRayEndOperator):
     Further parameters: see :class:`GlueRayRunOperator`.
     """
 
-    hook: GlueRaySessionHook
+    hook: SessionBackend
     backend = GLUE_SESSION
     template_fields: Sequence[str] = ("session_id", "conn_id", "region_name")
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Context, XComArg
 
+from airflow_provider_glueray.core.backend import ClusterBackend
 from airflow_provider_glueray.core.errors import StopError
 from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, KUBERAY_JOB, RAY_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import RayClusterSpec
@@ -26,9 +27,6 @@ from airflow_provider_glueray.task.operator import (
 )
 from airflow_provider_glueray.task.outcome import fail_without_retry, push_usage
 from airflow_provider_glueray.task.record import owner_of
-
-if TYPE_CHECKING:
-    from airflow_provider_glueray.hooks.kuberay.clusters import KubeRayClusterHook
 
 
 class GlueRayCreateClusterOperator(GlueRayClusterOperator, GlueRayStartOperator):
@@ -56,7 +54,7 @@ class GlueRayCreateClusterOperator(GlueRayClusterOperator, GlueRayStartOperator)
     :raises SpecError: while the DAG is parsed, for each value that is not a template and breaks a rule.
     """
 
-    hook: KubeRayClusterHook
+    hook: ClusterBackend
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = (
         *WORKER_FIELDS,
@@ -126,7 +124,7 @@ class GlueRayDeleteClusterOperator(GlueRayEndOperator):
     Further parameters: see :class:`GlueRayRunOperator`.
     """
 
-    hook: KubeRayClusterHook
+    hook: ClusterBackend
     backend = KUBERAY_CLUSTER
     template_fields: Sequence[str] = ("cluster", "conn_id", "region_name")
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from airflow_provider_glueray.core.backend import SessionBackend
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import RunFailed, StatementFailed, failure_of
 from airflow_provider_glueray.core.runs import Outcome, RunSnapshot, StatementOutput
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, RaySessionSpec
 from airflow_provider_glueray.task.outcome import log_output
 from airflow_provider_glueray.task.record import owner_of
-
-if TYPE_CHECKING:
-    from airflow_provider_glueray.hooks.glue.sessions import GlueRaySessionHook
 
 
 def session_spec(ti: Any, fields: Mapping[str, Any]) -> RaySessionSpec:
@@ -32,7 +30,7 @@ def session_capacity(number_of_workers: int | str) -> str:
     return f"The session needs {needed} M-DPU; an account has 50 per region for sessions and jobs, not adjustable"
 
 
-def finish_statement(outcome: Outcome, hook: GlueRaySessionHook, client_token: str, log: TaskLog) -> Any:
+def finish_statement(outcome: Outcome, hook: SessionBackend, client_token: str, log: TaskLog) -> Any:
     """Leave a statement: log what it printed, and return its value or raise its failure.
 
     :raises StatementFailed: the code raised an exception.
@@ -47,7 +45,7 @@ def finish_statement(outcome: Outcome, hook: GlueRaySessionHook, client_token: s
     return output.value if output is not None else None
 
 
-def output_of(outcome: Outcome, hook: GlueRaySessionHook, client_token: str) -> StatementOutput | None:
+def output_of(outcome: Outcome, hook: SessionBackend, client_token: str) -> StatementOutput | None:
     """Return the output of a statement that has ended; None when it never ran."""
     if outcome.snapshot.raw_state not in ("AVAILABLE", "CANCELLED", "ERROR"):
         return None
