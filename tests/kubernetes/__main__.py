@@ -1,4 +1,4 @@
-"""Runs a command beside a Kubernetes of its own: ``python -m tests.kubernetes [--release 1.7.0] COMMAND…``.
+"""Runs a command beside a Kubernetes of its own: ``python -m tests.kubernetes [--release 1.5.1] COMMAND…``.
 
 The cluster is in new namespaces of network, mounts and processes, and so is the command. When the command ends, or this
 process does, however it ends, nothing of them is left but the logs of the cluster's parts, whose folder is printed.

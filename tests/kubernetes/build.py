@@ -12,14 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
 #: Where the binaries and the operators' custom resource definitions are, in the checkout.
 BUILT = HERE.parents[1] / ".kubernetes"
 #: The operator's releases that the tests run on, the newest that is served last.
-RELEASES = ("1.4.2", "1.5.1", "1.7.0")
+RELEASES = ("1.4.2", "1.5.1", "1.6.2")
 NEWEST = RELEASES[-1]
 OPERATOR = "github.com/ray-project/kuberay/ray-operator"
 #: The parts that ``control_plane`` is, by the name that it is called by.
@@ -47,20 +48,23 @@ def build(releases: Sequence[str] = RELEASES) -> None:
 
     :raises GoMissing: something is missing, and there is no Go, or one too old.
     """
+    work: list[tuple[str, Callable[[], None]]] = []
     for name in ("etcd", "control_plane"):
-        source = HERE / name
-        made = BUILT / "bin" / name
+        source, made = HERE / name, BUILT / "bin" / name
         if not made.exists() or made.stat().st_mtime < (source / "go.mod").stat().st_mtime:
-            _say(f"Building {name} (minutes the first time)")
-            _build_module(source, made)
+            work.append((f"{name} (minutes the first time)", partial(_build_module, source, made)))
+    for release in releases:
+        if not (operator(release).exists() and definitions(release).exists()):
+            work.append((f"the KubeRay operator {release}", partial(_build_operator, release)))
+    if work:
+        _check_go()
+    for what, do in work:
+        _say(f"Building {what}")
+        do()
     for name in PARTS:
         link = BUILT / "bin" / name
         if not link.is_symlink():
             link.symlink_to("control_plane")
-    for release in releases:
-        if not (operator(release).exists() and definitions(release).exists()):
-            _say(f"Building the KubeRay operator {release}")
-            _build_operator(release)
 
 
 def _build_module(source: Path, made: Path) -> None:
@@ -89,16 +93,21 @@ def _build_operator(release: str) -> None:
         definitions(release).chmod(0o755)
 
 
+def _check_go() -> None:
+    needed = f"Go {'.'.join(map(str, GO))} or newer is needed to build a Kubernetes"
+    if shutil.which("go") is None:
+        raise GoMissing(f"{needed}; there is none on PATH")
+    version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    if tuple(int(part) for part in version.removeprefix("go").split(".")[:2]) < GO:
+        raise GoMissing(f"{needed}; here is {version}")
+
+
 def _go(*words: str, cwd: Path, **more: str) -> str:
-    found = shutil.which("go")
-    if found is None:
-        raise GoMissing(f"Go {'.'.join(map(str, GO))} or newer is needed to build a Kubernetes; there is none on PATH")
     environment = {**os.environ, "GOFLAGS": "-buildvcs=false", **more}
-    done = subprocess.run([found, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(["go", *words], cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        version = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
-        if tuple(int(part) for part in version.removeprefix("go").split(".")[:2]) < GO:
-            raise GoMissing(f"Go {'.'.join(map(str, GO))} or newer is needed to build a Kubernetes; here is {version}")
+        # With -json, Go says also what has gone wrong there.
+        _say(done.stdout)
         raise subprocess.CalledProcessError(done.returncode, done.args)
     return done.stdout
 

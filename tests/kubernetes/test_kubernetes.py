@@ -142,3 +142,8 @@ def test_a_node_does_not_answer(namespace: Namespace, cluster: Cluster) -> None:
     namespace.wait(ready, "Unknown".__eq__, "node-b is not ready")
     cluster.kubelets["node-b"].signal(signal.SIGCONT)
     namespace.wait(ready, "True".__eq__, "node-b is ready again")
+
+
+def test_what_a_release_has_is_published(cluster: Cluster) -> None:
+    assert cluster.has_field("rayjobs", "spec.rayClusterSpec.headGroupSpec")
+    assert not cluster.has_field("rayjobs", "spec.noSuchField")
