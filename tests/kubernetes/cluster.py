@@ -112,6 +112,7 @@ class Cluster:
         """Wait until the API server is ready."""
 
         def ready() -> bool:
+            assert self.api_server.runs, self.api_server.log[-2000:]
             with contextlib.suppress(ApiError, *AWAY):
                 return self.api.ask_raw("GET", "/readyz") == b"ok"
             return False

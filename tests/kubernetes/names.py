@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.kubernetes.api import Api
+from tests.kubernetes.api import AWAY, Api, ApiError
 from tests.kubernetes.layout import GATEWAY, NODES, Layout
 
 _log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Names:
                         seen[each["metadata"]["uid"]] = read(each)
                     if listed:
                         self._write(kind, seen)
-            except Exception:
-                _log.exception("watch of %s", kind)
+            except (ApiError, *AWAY) as error:
+                _log.warning("watch of %s: %s", kind, error)
                 threading.Event().wait(0.2)
 
     def _write(self, kind: str, lines: dict[str, list[str]]) -> None:

@@ -9,11 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from airflow_provider_glueray.local.runtime import processes
+import psutil
+
 from tests.kubernetes.layout import Layout
 
 #: Seconds in which a loaded machine does anything that takes a few on an idle one. Only a failure waits so long.
 PATIENCE = 240.0
+_NOBODY = 2**31 - 1
 
 
 def until(seen: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
@@ -50,13 +52,17 @@ class Part:
 
     @property
     def pid(self) -> int:
-        """The number of its process; 0 if it has never run."""
-        return int(self._number.read_text()) if self._number.exists() else 0
+        """The number of its process; one that nobody has if it has never run."""
+        return int(self._number.read_text()) if self._number.exists() else _NOBODY
 
     @property
     def runs(self) -> bool:
-        """Whether it does."""
-        return bool(self.pid) and processes.alive(self.pid)
+        """Whether it does. A process that ends is not gone before its last thread is: until then it has its ports."""
+        try:
+            process = psutil.Process(self.pid)
+            return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
+        except psutil.NoSuchProcess:
+            return False
 
     def start(self) -> None:
         """Start it, in a process group of its own."""
