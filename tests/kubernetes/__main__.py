@@ -18,10 +18,12 @@ from pathlib import Path
 
 from tests.kubernetes import build
 from tests.kubernetes.cluster import Cluster, log_tails
-from tests.kubernetes.connection import AWS_CONN, CONN, aws_connection, connection
+from tests.kubernetes.connection import AWS_CONN, CONN, aws_connection, connection, make_namespace
 from tests.kubernetes.layout import HOME
 
 _NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+#: Where the connection leads that a command finds in its environment.
+NAMESPACE = "glueray"
 #: Said to ourselves: we are inside.
 _INSIDE = "--inside"
 
@@ -76,7 +78,8 @@ def _run_inside(release: str, logs: Path, command: Sequence[str]) -> int:
     print(f"Kubernetes with KubeRay {release} in {time.monotonic() - began:.0f} s; logs: {logs}", file=sys.stderr)
     environment = {**os.environ, HOME: str(cluster.layout.home)}
     os.environ[HOME] = environment[HOME]
-    environment |= {CONN: json.dumps(connection(cluster, "glueray")), AWS_CONN: json.dumps(aws_connection())}
+    conn = connection(cluster, NAMESPACE, make_namespace(cluster, NAMESPACE))
+    environment |= {CONN: json.dumps(conn), AWS_CONN: json.dumps(aws_connection())}
     return subprocess.run(command, env=environment, check=False).returncode
 
 

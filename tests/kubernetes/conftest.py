@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tests.contract.conftest import BACKENDS, Place
+from tests.contract.test_runs import Bench
 from tests.kubernetes.cluster import Cluster
-from tests.kubernetes.connection import make_namespace
 from tests.kubernetes.namespace import Namespace
 from tests.kubernetes.turns import turn
 
@@ -29,7 +33,19 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[Namespace]:
     """Return a namespace for one test; it goes with all that is in it."""
-    name = f"t-{uuid4().hex[:8]}"
-    make_namespace(cluster, name)
-    yield Namespace(cluster, name)
-    cluster.api.delete(f"/api/v1/namespaces/{name}")
+    made = Namespace(cluster, f"t-{uuid4().hex[:8]}")
+    yield made
+    cluster.api.delete(made.path)
+
+
+@pytest.fixture
+def make_bench(namespace: Namespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Bench]:
+    """Return what makes the bench of the contract in the namespace, with settings of the connection `where`."""
+
+    def make(**settings: Any) -> Bench:
+        conn = namespace.connection(**settings)
+        monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(conn))
+        place = Place("real-kuberay", BACKENDS["kuberay"], conn, conn["extra"]["staging_uri"], role=None)
+        return Bench(place, tmp_path)
+
+    return make

@@ -57,12 +57,11 @@ def make_namespace(cluster: Cluster, name: str) -> str:
     return str(api.ask("POST", f"{path}/serviceaccounts/{USER}/token", asked)["status"]["token"])
 
 
-def connection(cluster: Cluster, namespace: str, **settings: Any) -> dict[str, Any]:
-    """Make a namespace; return an Airflow connection to it.
+def connection(cluster: Cluster, namespace: str, token: str, **settings: Any) -> dict[str, Any]:
+    """Return an Airflow connection to a namespace.
 
     :param settings: ``kuberay`` of its extra, beside those that lead pods to S3 and let several run on a node.
     """
-    token = make_namespace(cluster, namespace)
     authority = base64.b64encode((cluster.layout.pki / "ca.crt").read_bytes()).decode()
     kube_config = {
         "apiVersion": "v1",
@@ -101,7 +100,7 @@ def temporary_connection() -> Iterator[dict[str, Any]]:
     name = f"t-{uuid4().hex[:8]}"
     with turn(cluster.layout):
         try:
-            yield connection(cluster, name)
+            yield connection(cluster, name, make_namespace(cluster, name))
         finally:
             cluster.api.delete(f"/api/v1/namespaces/{name}")
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import urllib3
 
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.connection import connection, make_namespace
 from tests.kubernetes.layout import GATEWAY, NODES
 from tests.kubernetes.parts import until
 
@@ -20,14 +21,20 @@ HEAD, WORKER, SUBMITTER = "ray.io/node-type=head", "ray.io/node-type=worker", "b
 
 
 class Namespace:
-    """A namespace, and faults in it.
+    """A namespace, and faults in it. It is made with a user who has the documented rights in it and no others.
 
     :ivar path: of what is in it, beside KubeRay's resources.
+    :ivar token: of its user.
     """
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name, self.api = cluster, name, cluster.api
         self.path = f"/api/v1/namespaces/{name}"
+        self.token = make_namespace(cluster, name)
+
+    def connection(self, **settings: Any) -> dict[str, Any]:
+        """Return an Airflow connection of its user."""
+        return connection(self.cluster, self.name, self.token, **settings)
 
     # -- what is in it --------------------------------------------------------------------------------------
 

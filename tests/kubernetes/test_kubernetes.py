@@ -9,7 +9,6 @@ import pytest
 
 from tests.kubernetes.api import Api, ApiError
 from tests.kubernetes.cluster import Cluster
-from tests.kubernetes.connection import make_namespace
 from tests.kubernetes.namespace import HEAD, Namespace
 from tests.kubernetes.rayjobs import rayjob
 
@@ -94,15 +93,13 @@ def test_an_unknown_field_is_refused(namespace: Namespace) -> None:
 
 def test_the_documented_rights_are_few(namespace: Namespace, cluster: Cluster) -> None:
     """Its user reads no secrets."""
-    user = Api(cluster.layout, make_namespace(cluster, f"{namespace.name}-b"))
-    try:
-        assert user.get(f"/api/v1/namespaces/{namespace.name}-b/pods")["items"] == []
-        with pytest.raises(ApiError, match="secrets is forbidden"):
-            user.get(f"/api/v1/namespaces/{namespace.name}-b/secrets")
-        with pytest.raises(ApiError, match="pods is forbidden"):
-            user.get(f"{namespace.path}/pods")
-    finally:
-        cluster.api.delete(f"/api/v1/namespaces/{namespace.name}-b")
+    user = Api(cluster.layout, namespace.token)
+
+    assert user.get(f"{namespace.path}/pods")["items"] == []
+    with pytest.raises(ApiError, match="secrets is forbidden"):
+        user.get(f"{namespace.path}/secrets")
+    with pytest.raises(ApiError, match="pods is forbidden"):
+        user.get("/api/v1/namespaces/default/pods")
 
 
 def test_only_the_newest_of_a_log_is_served(namespace: Namespace) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,22 @@ class Pod:
         try:
             self.sandbox.open()
             while not (self._deleted.is_set() or self._is_over()):
-                self._advance()
-                self._report()
+                with self._whoever_is_away():
+                    self._advance()
+                    self._report()
                 self._noticed.wait(_LOOK_AGAIN)
                 self._noticed.clear()
             self._finish()
         except Exception:
             _log.exception("%s", self.name)
+
+    @contextlib.contextmanager
+    def _whoever_is_away(self) -> Iterator[None]:
+        """Go on when the API server does not answer or refuses: what could not be done is done at the next look."""
+        try:
+            yield
+        except (ApiError, *AWAY) as error:
+            _log.warning("%s: %s", self.name, error)
 
     def _is_over(self) -> bool:
         limit = self.obj["spec"].get("activeDeadlineSeconds")
@@ -142,13 +152,26 @@ class Pod:
         grace = self._grace() if self._deleted.is_set() else _GRACE
         with ThreadPoolExecutor(max_workers=len(self.inits) + len(self.main)) as pool:
             list(pool.map(lambda each: each.stop(grace), (*self.inits, *self.main)))
-        self._report()
         self.sandbox.close()
+        while not self._reports_at_last():
+            threading.Event().wait(_LOOK_AGAIN)
         self._deleted.wait()
-        self._report()
         self.volumes.remove()
-        self._api.delete(self.path, gracePeriodSeconds=0, preconditions={"uid": self.uid})
+        while not self._is_deleted():
+            threading.Event().wait(_LOOK_AGAIN)
         self._gone(self)
+
+    def _reports_at_last(self) -> bool:
+        with self._whoever_is_away():
+            self._report()
+            return True
+        return False
+
+    def _is_deleted(self) -> bool:
+        with self._whoever_is_away():
+            self._api.delete(self.path, gracePeriodSeconds=0, preconditions={"uid": self.uid})
+            return True
+        return False
 
     def _grace(self) -> float:
         return float(self.obj["metadata"].get("deletionGracePeriodSeconds") or 0)
@@ -194,20 +217,14 @@ class Pod:
         self._conditions[kind] = {"type": kind, "status": status, "lastTransitionTime": since, **why}
 
     def _report(self) -> None:
-        """Tell the API server what has changed; while it is not there, the next look tells it."""
+        """Tell the API server what has changed."""
         status = self.status()
         if json.dumps(status, sort_keys=True) == self._reported:
             return
         try:
-            self._api.patch(f"{self.path}/status", _of(self.uid, status), STRATEGIC)
+            self._api.patch(f"{self.path}/status", {"metadata": {"uid": self.uid}, "status": status}, STRATEGIC)
         except ApiError as error:
+            # It is gone, or another one has its name.
             if error.status not in (404, 409):
-                _log.warning("%s: %s", self.name, error)
-        except AWAY as error:
-            _log.warning("%s: %s", self.name, error)
-            return
+                raise
         self._reported = json.dumps(status, sort_keys=True)
-
-
-def _of(uid: str, status: Mapping[str, Any]) -> dict[str, Any]:
-    return {"metadata": {"uid": uid}, "status": status}
