@@ -72,7 +72,7 @@ bench: $(VENV)/.ready $(PEER)/.ready
 	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29) $(TOOLS)
+	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29) $(TOOLS) .kubernetes
 
 # uv is a package like any other: pip brings it, and it brings the rest in seconds.
 $(VENV)/.ready: pyproject.toml constraints.txt

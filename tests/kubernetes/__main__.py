@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.kubernetes.connection import AWS_CONN, CONN, aws_connection, connecti
 from tests.kubernetes.layout import HOME
 
 _NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+_KEEP_LOGS = 9
 #: Where the connection leads that a command finds in its environment.
 NAMESPACE = "glueray"
 #: Said to ourselves: we are inside.
@@ -47,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     except build.GoMissing as error:
         print(error, file=sys.stderr)
         return 1
+    _remove_old_logs()
     logs = build.BUILT / "logs" / time.strftime(f"%m%d-%H%M%S-{given.release}-{os.getpid()}")
     again = [sys.executable, "-m", "tests.kubernetes", "--release", given.release, _INSIDE, str(logs)]
     with subprocess.Popen([*_NAMESPACES, *again, *given.command]) as outer:
@@ -54,6 +57,12 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: outer.kill())
         return outer.wait()
+
+
+def _remove_old_logs() -> None:
+    """Keep the logs of the last clusters; what a name begins with is when it was started."""
+    for folder in sorted((build.BUILT / "logs").glob("*"))[:-_KEEP_LOGS]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _as_first_process(work: Callable[[], int]) -> int:

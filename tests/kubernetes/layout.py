@@ -43,7 +43,7 @@ class Layout:
     """The files of a cluster.
 
     :ivar home: a folder that no pod's own ``/tmp`` hides.
-    :ivar logs: where each part writes one file.
+    :ivar logs: where each part writes one file, and each container of a pod.
     """
 
     home: Path

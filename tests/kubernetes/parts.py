@@ -14,7 +14,7 @@ import psutil
 from tests.kubernetes.layout import Layout
 
 #: Seconds in which a loaded machine does anything that takes a few on an idle one. Only a failure waits so long.
-PATIENCE = 240.0
+PATIENCE = 480.0
 _NOBODY = 2**31 - 1
 
 

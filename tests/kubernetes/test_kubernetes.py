@@ -72,7 +72,7 @@ def test_there_is_a_quota_of_rayjobs(namespace: Namespace) -> None:
     path = f"{namespace.path}/resourcequotas/few"
     namespace.wait(lambda: namespace.api.get(path).get("status", {}).get("used"), what="the quota is counted")
 
-    with pytest.raises(ApiError, match=r"exceeded quota: few, requested: count/rayjobs.ray.io=1, used: 0, limited: 0"):
+    with pytest.raises(ApiError, match=r"exceeded quota: few, requested: count/rayjobs\.ray\.io=1, used: "):
         namespace.create(rayjob("refused", "print()"))
 
 

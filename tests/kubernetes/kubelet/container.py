@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from tests.kubernetes.kubelet.images import problem_of
 from tests.kubernetes.kubelet.probes import Probe
 from tests.kubernetes.kubelet.process import Command, Process
 
+_log = logging.getLogger(__name__)
 #: Pauses before restarts: the first is at once, then they double, up to five minutes.
 FIRST_PAUSE, MOST_PAUSE = 10.0, 300.0
 #: Where a container starts that names no folder.
@@ -23,7 +25,7 @@ class Surroundings(Protocol):
     """What a container knows of its pod."""
 
     obj: dict[str, Any]
-    folder: Path
+    logs: Path
     values: Any
     volumes: Any
     sandbox: Any
@@ -108,6 +110,7 @@ class Container:
         told = {"exitCode": code, "reason": "Completed" if code == 0 else "Error", **(self._verdict or {})}
         times = {"startedAt": self.process.started_at, "finishedAt": self.process.ended_at}
         self._verdict = None
+        _log.info("%s %s ended: %s", self._pod.obj["metadata"]["name"], self.name, told)
         self.is_ready, self.is_started = False, False
         terminated = {"terminated": {**told, **times}}
         if restart_policy == "Always" or (restart_policy == "OnFailure" and told["exitCode"]):
@@ -179,7 +182,7 @@ class Container:
 
     def log(self, life: int) -> Path:
         """Return the log of one of its lives."""
-        return self._pod.folder / f"{self.name}-{life}.log"
+        return self._pod.logs / f"{self.name}-{life}.log"
 
     def status(self) -> dict[str, Any]:
         """Return its status as the API has it."""

@@ -78,9 +78,8 @@ class Kubelet:
             self._api.delete(path, gracePeriodSeconds=0, preconditions={"uid": metadata["uid"]})
         elif new and obj["status"].get("phase") not in ("Succeeded", "Failed"):
             address = self.node.address(next(self._numbers))
-            folder = self._layout.pods / metadata["uid"]
             _log.info("%s/%s at %s", metadata["namespace"], metadata["name"], address)
-            pod = self.pods[metadata["uid"]] = Pod(obj, address, folder, self._api, self._forget)
+            pod = self.pods[metadata["uid"]] = Pod(obj, address, self._layout, self._api, self._forget)
         if pod is not None and metadata.get("deletionTimestamp"):
             pod.delete()
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from tests.kubernetes.api import AWAY, STRATEGIC, Api, ApiError
@@ -18,7 +17,7 @@ from tests.kubernetes.kubelet.container import Container
 from tests.kubernetes.kubelet.environment import ConfigMissing, Values
 from tests.kubernetes.kubelet.sandbox import Sandbox
 from tests.kubernetes.kubelet.volumes import Volumes
-from tests.kubernetes.layout import GATEWAY
+from tests.kubernetes.layout import GATEWAY, Layout
 
 _log = logging.getLogger(__name__)
 #: Seconds until its containers are looked at again, if nothing is noticed before.
@@ -33,18 +32,22 @@ class Pod:
     """A pod; all that happens to it happens in its own thread.
 
     :ivar obj: as the API server last had it.
+    :ivar logs: the folder of its containers' logs, which outlives it.
     :ivar verdict: phase, reason and message of a pod that the kubelet has given up, such as an evicted one.
     """
 
-    def __init__(self, obj: dict[str, Any], address: str, folder: Path, api: Api, gone: Callable[[Pod], None]) -> None:
-        self.obj, self.folder, self._api, self._gone = obj, folder, api, gone
+    def __init__(
+        self, obj: dict[str, Any], address: str, layout: Layout, api: Api, gone: Callable[[Pod], None]
+    ) -> None:
+        self.obj, self._api, self._gone = obj, api, gone
         metadata, spec = obj["metadata"], obj["spec"]
         self.name, self.namespace, self.uid = metadata["name"], metadata["namespace"], metadata["uid"]
         self.path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
-        folder.mkdir(parents=True)
+        self.logs = layout.logs / "pods" / f"{self.namespace}_{self.name}_{self.uid[:8]}"
+        self.logs.mkdir(parents=True)
         self.sandbox = Sandbox(self.uid, address)
         self.values = Values(api, self.namespace)
-        self.volumes = Volumes(folder / "volumes", obj, address, api)
+        self.volumes = Volumes(layout.pods / self.uid, obj, address, api)
         self.inits = [Container(self, each, is_init=True) for each in spec.get("initContainers") or ()]
         self.main = [Container(self, each) for each in spec["containers"]]
         self.verdict: dict[str, str] = {}
