@@ -64,7 +64,8 @@ class Cluster:
         certificates.write_all(layout.pki)
         _write_kubeconfig(layout)
         names.write_base(layout)
-        _run("mount", "--bind", str(layout.hosts), "/etc/hosts")
+        for own, there in ((layout.hosts, "/etc/hosts"), (layout.resolver, "/etc/resolv.conf")):
+            _run("mount", "--bind", str(own), str(Path(there).resolve()))
         cluster = cls(layout)
         cluster._describe_parts()
         for part in (cluster.etcd, cluster.api_server, cluster.s3):
@@ -225,6 +226,8 @@ def _make_network() -> None:
         ("link", "set", "pods", "up"),
     ):
         _run("ip", *words)
+    # What leads nowhere is refused at once, where it would be lost without a word otherwise.
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def _write_kubeconfig(layout: Layout) -> None:

@@ -76,6 +76,11 @@ class Layout:
         return self.home / "hosts"
 
     @property
+    def resolver(self) -> Path:
+        """What says whom to ask for other names: mounted over ``/etc/resolv.conf``."""
+        return self.home / "resolv.conf"
+
+    @property
     def pods(self) -> Path:
         """The folder of the volumes of pods, one folder each by uid."""
         return self.home / "pods"

@@ -20,7 +20,11 @@ _OWN = f"{GATEWAY} kubernetes.default kubernetes.default.svc {' '.join(node.name
 
 
 def write_base(layout: Layout) -> None:
-    """Write the names that do not change, before the file is mounted."""
+    """Write the names that do not change, before the file is mounted, and a resolver that knows no others.
+
+    gRPC asks a name server beside the hosts file, and waits for its answer: this one refuses at once.
+    """
+    layout.resolver.write_text(f"nameserver {GATEWAY}\n")
     layout.hosts.write_text(f"{Path('/etc/hosts').read_text().rstrip()}\n{_OWN}")
 
 

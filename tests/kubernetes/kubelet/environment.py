@@ -13,11 +13,13 @@ from tests.kubernetes.layout import API_PORT, GATEWAY, IMAGE
 
 _UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][\w.-]*)\)")
-#: Every container has them. Ray's autoscaler reads KUBERNETES_SERVICE_PORT_HTTPS.
+#: Every container has them. Ray's autoscaler reads KUBERNETES_SERVICE_PORT_HTTPS. gRPC has a resolver of its own, which
+#: does not trust a hosts file alone.
 _OF_IMAGE = {
     "PATH": f"{IMAGE}/bin:/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp/home",
     "LANG": "C.UTF-8",
+    "GRPC_DNS_RESOLVER": "native",
     "KUBERNETES_SERVICE_HOST": GATEWAY,
     "KUBERNETES_SERVICE_PORT": str(API_PORT),
     "KUBERNETES_SERVICE_PORT_HTTPS": str(API_PORT),
