@@ -23,19 +23,31 @@ STEP_PYTHON := 3.10
 # Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test test-full matrix matrix-ends release-check lint bench clean python39
+.PHONY: demo check test test-full kubernetes test-kuberay test-kuberay-quick matrix matrix-ends release-check lint bench clean python39
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
 
 check: lint
-	$(PYTEST) -m 'not service and not full'
+	$(PYTEST) -m 'not service and not full and not kubernetes'
 
 test: $(VENV)/.ready
-	$(PYTEST) -m 'not full'
+	$(PYTEST) -m 'not full and not kubernetes'
 
 test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready python39
-	$(PYTEST) --cov --cov-report=term:skip-covered
+	$(PYTEST) -m 'not kubernetes' --cov --cov-report=term:skip-covered
+
+# A real Kubernetes with KubeRay in each release that is tested, from Go modules: minutes once, which needs Go.
+kubernetes: $(VENV)/.ready
+	@$(BIN)/python -m tests.kubernetes.build
+
+# The contract, the scenes and KubeRay itself on it; with GLUERAY_TEST_KUBERAY, on a cluster of yours.
+test-kuberay: $(VENV)/.ready
+	@$(BIN)/python -m tests.kubernetes.suite $(OPTIONS)
+
+# The newest release without what takes long, for CI.
+test-kuberay-quick: $(VENV)/.ready
+	@$(BIN)/python -m tests.kubernetes.suite --quick $(OPTIONS)
 
 # The built wheel under other releases of Airflow and Python; CELLS names some, OPTIONS is for --help.
 matrix: $(VENV)/.ready
@@ -60,7 +72,7 @@ bench: $(VENV)/.ready $(PEER)/.ready
 	@GLUERAY_BENCH_PYTHON=$(PEER)/bin/python $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29) $(TOOLS)
+	rm -rf $(VENV) $(PEER) $(KERNEL) $(RAY29) $(TOOLS) .kubernetes
 
 # uv is a package like any other: pip brings it, and it brings the rest in seconds.
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -95,6 +95,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ends = {params.get(name) for name in ("hook", "version")} & {"newest", "2.9"}
         if (SERVICES & set(getattr(item, "fixturenames", ())) and params.get("place") != "scripted") or ends:
             item.add_marker(pytest.mark.service)
+        if params.get("place") == "real-kuberay":
+            item.add_marker(pytest.mark.kubernetes)
         if "2.9" in ends or {"old_cluster", "make_head"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.full)
 

@@ -176,7 +176,7 @@ def _lowest(folder: Path) -> list[str]:
 def _pytest(python: Path, *, quick: bool) -> list[str]:
     # What an older Airflow warns of is no business of ours.
     options = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "-o", "filterwarnings=default"]
-    marks = "not full and not service" if quick else "not full"
+    marks = "not kubernetes and not full" + (" and not service" if quick else "")
     return [str(python), "-m", "pytest", *options, "-m", marks, *(f"tests/{name}" for name in TEST_FOLDERS)]
 
 

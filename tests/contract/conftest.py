@@ -2,11 +2,12 @@
 
 The local ones are always there. A real one is there when its environment variable holds an Airflow connection as JSON:
 ``GLUERAY_TEST_AWS`` (with ``role`` and ``staging_uri`` in its extra), ``GLUERAY_TEST_RAY``, ``GLUERAY_TEST_KUBERAY``
-(with ``staging_uri``; S3 by their ``aws_conn_id``). Runs are paid for there.
+(with ``staging_uri``; S3 by their ``aws_conn_id``). Runs are paid for there. `make test-kuberay` brings a real KubeRay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -27,6 +28,8 @@ from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from tests.contract import kuberay_player, scripted
 from tests.contract.scripts import Clock
 from tests.hooks.kuberay import kubernetes_api
+from tests.kubernetes import layout as kubernetes_layout
+from tests.kubernetes.connection import temporary_connection
 
 BACKENDS = {
     "glue": "glue-job",
@@ -82,9 +85,9 @@ def place(
     """Let the connection `where` lead to a place."""
     kind = request.param.removeprefix("real-")
     if kind != request.param:
-        conn = json.loads(os.environ[REAL[kind]])
-        monkeypatch.setenv("AIRFLOW_CONN_WHERE", os.environ[REAL[kind]])
-        yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging_uri"], conn["extra"].get("role"))
+        with real_connection(kind) as conn:
+            monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(conn))
+            yield Place(request.param, BACKENDS[kind], conn, conn["extra"]["staging_uri"], conn["extra"].get("role"))
         return
     if kind == "scripted":
         ticking = Clock()
@@ -115,6 +118,16 @@ def place(
         found.session = request.getfixturevalue("live_session").id
     monkeypatch.setenv("AIRFLOW_CONN_WHERE", json.dumps(found.conn))
     yield found
+
+
+@contextlib.contextmanager
+def real_connection(kind: str) -> Iterator[dict[str, Any]]:
+    """Yield the connection to a real place; in a Kubernetes of our own, to a namespace that is the scene's alone."""
+    if kind == "kuberay" and kubernetes_layout.HOME in os.environ:
+        with temporary_connection() as conn:
+            yield conn
+        return
+    yield json.loads(os.environ[REAL[kind]])
 
 
 @pytest.fixture
