@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
 from typing import Any
 
 import httpx
@@ -32,6 +31,9 @@ GATEWAY = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, h
 
 class JobsApi:
     """Ask Ray about jobs. Who inherits from this says how a request gets there."""
+
+    #: Whether this Ray puts a status byte before each chunk of a log; None before it was asked.
+    _status_bytes: bool | None = None
 
     @property
     def _base(self) -> str:
@@ -109,7 +111,7 @@ class JobsApi:
     @contextmanager
     def _log_of(self, submission_id: str, node: str, lines: int = -1) -> Iterator[Iterable[bytes]]:
         """Open the log of a job's driver, or so many of its last lines."""
-        has_status_bytes = self._has_status_bytes
+        has_status_bytes = self._has_status_bytes(node)
         with self._open("GET", LOGS, params=_driver_log(submission_id, node, lines=lines)) as answer:
             if not answer.is_success or "html" in answer.headers.get("content-type", ""):
                 answer.read()
@@ -118,15 +120,22 @@ class JobsApi:
             pieces = answer.iter_bytes()
             yield strip_status_bytes(pieces) if has_status_bytes else pieces
 
-    @cached_property
-    def _has_status_bytes(self) -> bool:
-        """Whether this Ray puts a status byte before each chunk of a log.
+    def _has_status_bytes(self, node: str) -> bool:
+        """Tell whether this Ray puts a status byte before each chunk of a log.
+
+        :param node: one that lives: a dead one answers nothing.
+        """
+        if self._status_bytes is None:
+            self._status_bytes = self._ask_for_status_bytes(node)
+        return self._status_bytes
+
+    def _ask_for_status_bytes(self, node: str) -> bool:
+        """Ask for a log that is not there.
 
         :raises SubmitError: Ray does not answer so that one could tell.
         """
-        found = self._content(self._ask("GET", "/api/v0/nodes?limit=1"))["data"]["result"]["result"]
         for _ in range(PROBES):
-            answer = self._ask("GET", LOGS, params=_driver_log("", found[0]["node_id"], NO_LOG))
+            answer = self._ask("GET", LOGS, params=_driver_log("", node, NO_LOG))
             # Ray drops the words of an error now and then, and says nothing at all: 2.9, and a newer one that is busy.
             if answer.is_success and answer.content:
                 return answer.content[:1] == b"0"

@@ -422,8 +422,8 @@ class Dashboard:
             status = self.statuses[job[1]]
             ended = {} if status in ("PENDING", "RUNNING") else {"end_time": 1}
             return 200, json.dumps({"submission_id": job[1], "status": status, "driver_node_id": "n", **ended})
-        if path == "/api/v0/nodes":
-            return 200, json.dumps({"data": {"result": {"result": [{"node_id": "n"}]}}})
+        if query["node_id"] != "n":  # of a node that is gone Ray knows nothing
+            return 500, "Agent is dead"
         job_id = query["filename"].removeprefix("job-driver-").removesuffix(".log")
         if job_id not in self.logs:
             return 500, "file is not found"
