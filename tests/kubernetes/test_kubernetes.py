@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from typing import Any
 
@@ -66,14 +67,22 @@ def test_no_node_is_large_enough(namespace: Namespace) -> None:
 
 
 def test_there_is_a_quota_of_rayjobs(namespace: Namespace) -> None:
-    """It refuses at once."""
+    """It refuses when a RayJob is created, in these words."""
     quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/rayjobs.ray.io": "0"}}}
     namespace.api.create(f"{namespace.path}/resourcequotas", quota)
-    path = f"{namespace.path}/resourcequotas/few"
-    namespace.wait(lambda: namespace.api.get(path).get("status", {}).get("used"), what="the quota is counted")
+    numbers = itertools.count()
 
-    with pytest.raises(ApiError, match=r"exceeded quota: few, requested: count/rayjobs\.ray\.io=1, used: "):
-        namespace.create(rayjob("refused", "print()"))
+    def refusal() -> str:
+        try:
+            namespace.create(rayjob(f"refused-{next(numbers)}", "print()", suspend=True))
+        except ApiError as error:
+            return str(error)
+        return ""
+
+    # The API server hears of a new quota a moment later.
+    said = namespace.wait(refusal)
+    assert "403 Forbidden" in said
+    assert "exceeded quota: few, requested: count/rayjobs.ray.io=1, used: count/rayjobs.ray.io=0" in said
 
 
 def test_pods_have_to_be_restricted(namespace: Namespace) -> None:
