@@ -16,6 +16,8 @@ from pyarrow import fs
 
 from airflow_provider_glueray.local import client as local_client
 
+#: The reviews script is what `make test` has time for.
+pytestmark = pytest.mark.full
 SCRIPT = "movie_ratings_etl.py"
 RAW = f"{local_client.BUCKET}/test-movies/raw"
 OUTPUT = f"{local_client.BUCKET}/test-movies/ranked"
