@@ -164,9 +164,8 @@ HOOK_VERBS = {
         "statements", "succeeded", "get_statement", "output", "find_runs", "describe", "read_logs", "stop", "url",
         "logs_url",
     },
-    "hooks.kuberay.jobs.KubeRayHook": {
-        "prepare", "submit", "find_runs", "latest_run", "describe", "read_logs", "stop",
-    },
+    "hooks.kuberay.jobs.KubeRayHook": {"prepare", "submit", "find_runs", "latest_run"},
+    "hooks.kuberay.runs.KubeRayRunsHook": {"describe", "read_logs"},
     "hooks.kuberay.clusters.KubeRayClusterHook": {"prepare", "find_runs", "list_clusters"},
     "hooks.kuberay.resource.KubeRayResourceHook": {"describe", "stop"},
     "hooks.kuberay.connection.KubeRayConnectionHook": {"read_logs", "url", "logs_url", "get_conn"},

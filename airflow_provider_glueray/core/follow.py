@@ -247,7 +247,7 @@ def _take_away(last: RunSnapshot, policy: FollowPolicy) -> Generator[Step, Answe
         if last.state is RunState.SUCCEEDED:
             return last
         answer = yield Poll(policy.waits.least_poll, last.raw_state)
-        if answer.error is None and (answer.value.state is RunState.LOST or not answer.value.is_held):
+        if answer.error is None and not answer.value.is_held:
             return last._replace(is_held=False)
 
 

@@ -9,9 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -177,3 +180,41 @@ def test_what_cannot_be_noted_runs(store):
 
     assert status == 0
     assert "the start could not be noted, so a second one would not be refused" in said
+
+
+class Forgetful(BaseHTTPRequestHandler):
+    """Passes requests on to S3; of the first that writes, the answer is lost."""
+
+    protocol_version = "HTTP/1.1"
+    there = ""
+    is_lost = False
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer = httpx.request(self.command, f"{self.there}{self.path}", headers=dict(self.headers), content=body)
+        if self.command == "PUT" and not Forgetful.is_lost:
+            Forgetful.is_lost = self.close_connection = True
+            return
+        self.send_response(answer.status_code)
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_PUT = _pass_on  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_lost_answer_is_no_second_start(store):
+    """boto3 repeats the request, and finds its own note."""
+    Forgetful.there, Forgetful.is_lost = store["AWS_ENDPOINT_URL"], False
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        near = {**store, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+        status, said = noting(near, "s3://starts/lost/1")
+        server.shutdown()
+
+    assert Forgetful.is_lost
+    assert (status, said) == (0, "")
+    assert noting(store, "s3://starts/lost/1")[0] == 1

@@ -65,13 +65,15 @@ def read_logs(client: Any, cursors: Mapping[RunRef, LogCursor], sources: Sequenc
 def _events(client: Any, group: str, prefix: str, since_ms: int) -> list[dict[str, Any]]:
     request = {"logGroupName": group, "logStreamNamePrefix": prefix, "startTime": since_ms}
     pages = client.get_paginator("filter_log_events").paginate(**request)
+    events: list[dict[str, Any]] = []
     try:
-        return [event for page in islice(pages, MOST_PAGES) for event in page["events"]]
+        for page in islice(pages, MOST_PAGES):
+            events += page["events"]
     except ClientError as error:
         # Groups and streams appear with their first record.
-        if error.response["Error"]["Code"] == "ResourceNotFoundException":
-            return []
-        raise
+        if error.response["Error"]["Code"] != "ResourceNotFoundException":
+            raise
+    return events
 
 
 def _page(cursor: LogCursor, events: list[tuple[int, str, LogLine]]) -> LogPage:

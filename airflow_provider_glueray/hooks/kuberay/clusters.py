@@ -14,8 +14,9 @@ from airflow_provider_glueray.core.runs import KUBERAY_CLUSTER, RunRef, RunSnaps
 from airflow_provider_glueray.core.spec import RayClusterSpec
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import RAYCLUSTER, label_value, rayjob_name
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import PLURAL, to_raycluster
+from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason
 from airflow_provider_glueray.hooks.kuberay.resource import KubeRayResourceHook
-from airflow_provider_glueray.hooks.kuberay.status import PendingReason, cluster_snapshot
+from airflow_provider_glueray.hooks.kuberay.status import cluster_snapshot
 
 
 class KubeRayClusterHook(KubeRayResourceHook):

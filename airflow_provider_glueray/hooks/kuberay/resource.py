@@ -29,7 +29,8 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     VERSION,
     id_of,
 )
-from airflow_provider_glueray.hooks.kuberay.status import PendingReason, pending_reason, startup_timeout_reason, time_of
+from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, pending_reason, startup_timeout_reason
+from airflow_provider_glueray.hooks.kuberay.status import began_at, time_of
 
 #: Requests to start one run.
 ATTEMPTS = 3
@@ -217,7 +218,8 @@ class KubeRayResourceHook(KubeRayConnectionHook):
                 continue
             for resource in those:
                 reason = pending_reason(resource, pods.get(resource["metadata"]["name"], ()), events)
-                reason = startup_timeout_reason(resource, time.time(), reason) or reason
+                age = time.time() - (began_at(resource) or time.time())
+                reason = startup_timeout_reason(resource, age, reason) or reason
                 if reason is not None:
                     reasons[id_of(resource)] = reason
         return reasons

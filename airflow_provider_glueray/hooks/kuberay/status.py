@@ -1,11 +1,13 @@
-"""What the status of a RayJob means, and why one, or a RayCluster, does not get under way."""
+"""What the status of a RayJob or a RayCluster means.
+
+No clock and no I/O.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from airflow_provider_glueray.core.runs import (
     KUBERAY_CLUSTER,
@@ -19,14 +21,13 @@ from airflow_provider_glueray.core.runs import (
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     JOB,
-    NO_NEW_HEAD,
     NO_REASON,
     QUEUE,
-    STARTUP_TIMEOUT,
     STOPPED,
     UNRECOVERABLE,
     id_of,
 )
+from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, ended_reason
 
 #: ``jobDeploymentStatus`` and what refines it: ``jobStatus`` for Running and Complete, ``reason`` for Failed; "" is
 #: for any other. Source: kuberay/…/apis/ray/v1/rayjob_types.go. Complete without Ray's own SUCCEEDED fails closed.
@@ -66,34 +67,6 @@ KUBERAY_CLUSTER_STATE: Mapping[str, RunState] = {
 }
 
 _WORDS = {deployment for deployment, _ in KUBERAY_JOB_STATE}
-#: Reasons for which a container does not start, and that no waiting mends.
-_UNRECOVERABLE_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
-#: Kubernetes changes from one to the other and back, each time that it tries.
-_SAME_REASON = {"ErrImagePull": "ImagePullBackOff"}
-#: What no waiting mends, in the words of those who say it, and what to do about it.
-_UNRECOVERABLE_TEXTS = {
-    r"no match for platform|exec format error": (
-        "The image is for another processor than the node; `node_selector` of the settings says which nodes are used"
-    ),
-    r"image .*(not found|manifest unknown)": "Look at `image` of the settings, and at what the registry has",
-    r"violates PodSecurity": (
-        "The namespace's Pod Security does not allow such pods; `head_pod` and `worker_pod` of the settings can have "
-        "the securityContext that it asks for"
-    ),
-    r"service ?account .*not found": "Make the service account, or name another as `service_account` of the settings",
-}
-#: Events of a RayCluster that KubeRay will not have: it has no status for this (kuberay/…/raycluster_controller.go).
-_REFUSED = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
-#: Waiting reasons of a container that starts as usual.
-_ORDINARY = frozenset({"ContainerCreating", "PodInitializing", ""})
-
-
-class PendingReason(NamedTuple):
-    """Why a run does not get under way: the word for it, the sentence, and whether waiting cannot help."""
-
-    reason: str
-    message: str
-    is_unrecoverable: bool = False
 
 
 def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) -> RunSnapshot:
@@ -160,6 +133,14 @@ def time_of(text: str | None) -> float | None:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
+def began_at(resource: Mapping[str, Any]) -> float | None:
+    """Return when KubeRay has begun with a RayJob or a RayCluster; None for one that waits in a queue of Kueue."""
+    status = resource.get("status") or {}
+    return time_of(
+        status.get("startTime") if "jobDeploymentStatus" in status else resource["metadata"]["creationTimestamp"]
+    )
+
+
 def _usage(cluster: Mapping[str, Any] | None, seconds: float) -> Usage:
     """Reckon with the full size, the head among it: KubeRay does not say when autoscaling took pods away.
 
@@ -169,126 +150,6 @@ def _usage(cluster: Mapping[str, Any] | None, seconds: float) -> Usage:
         return Usage(seconds, 0, 0.0)
     pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in cluster.get("workerGroupSpecs") or ())
     return Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600)
-
-
-def pending_reason(
-    resource: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
-) -> PendingReason | None:
-    """Say why a RayJob or a RayCluster does not get under way, from its pods, else from what KubeRay could not make.
-
-    :param pods: those of this one.
-    :param events: warnings of its namespace, which may be about others.
-    """
-    found = [reason for pod in pods for reason in _reasons_of_pod(pod)]
-    if found:
-        return next((each for each in found if each.is_unrecoverable), found[0])
-    status = resource.get("status") or {}
-    of_cluster = status.get("rayClusterStatus") or (status if "jobDeploymentStatus" not in status else {})
-    for condition in of_cluster.get("conditions") or ():
-        if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
-            return _reason_for(condition["reason"], condition.get("message", ""))
-    mine = {resource["metadata"]["name"], status.get("rayClusterName")}
-    about = [event for event in events if event.get("involvedObject", {}).get("name") in mine]
-    if about:
-        latest = max(about, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-        reason = latest.get("reason", "Warning")
-        return _reason_for(reason, latest.get("message", ""), reason in _REFUSED)
-    if not status:
-        text = "KubeRay has not taken it up. Does its operator run, and does it watch this namespace?"
-        return PendingReason("NotTakenUp", text)
-    return None
-
-
-def _reason_for(reason: str, message: str, is_unrecoverable: bool = False) -> PendingReason:
-    """Say what to do about a reason that waiting does not mend."""
-    advice = next((advice for text, advice in _UNRECOVERABLE_TEXTS.items() if re.search(text, message, re.I)), "")
-    return PendingReason(reason, f"{message}. {advice}" if advice else message, is_unrecoverable or bool(advice))
-
-
-def startup_timeout_reason(
-    resource: Mapping[str, Any], now: float, reason: PendingReason | None
-) -> PendingReason | None:
-    """Say that a RayJob or a RayCluster had so long to get under way, and has not; None while there is time.
-
-    :param now: epoch seconds.
-    :param reason: what it waits for, if that is known.
-    """
-    metadata, status = resource["metadata"], resource.get("status") or {}
-    seconds = int((metadata.get("annotations") or {}).get(STARTUP_TIMEOUT, 0))
-    # A queue of Kueue takes its time: a RayJob begins when it is let go.
-    since = time_of(status.get("startTime") if "jobDeploymentStatus" in status else metadata["creationTimestamp"])
-    if not seconds or since is None or now - since < seconds:
-        return None
-    waited = f"; it waited: {reason.reason}: {reason.message}" if reason else ""
-    return PendingReason("StartupTimeout", f"It has not started within {seconds} s (startup_timeout){waited}", True)
-
-
-def _reasons_of_pod(pod: Mapping[str, Any]) -> Iterator[PendingReason]:
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason", "")
-        reason = _SAME_REASON.get(reason, reason)
-        if reason not in _ORDINARY:
-            text = f"Container {container['name']} of pod {name}: {waiting.get('message') or reason}"
-            # What a container died of says more than that its next start is put off.
-            last = (container.get("lastState") or {}).get("terminated") or {}
-            text += f"; it ended with {last.get('reason')} ({last.get('exitCode')})" if last else ""
-            yield _reason_for(reason, text, reason in _UNRECOVERABLE_REASONS)
-    for condition in status.get("conditions", ()):
-        if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
-            yield PendingReason(condition.get("reason", "Unschedulable"), f"Pod {name}: {condition.get('message', '')}")
-
-
-def is_up(pod: Mapping[str, Any]) -> bool:
-    """Tell whether something can run in a pod, which may be about to end."""
-    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
-
-
-def head_lost(
-    rayjob: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
-) -> PendingReason:
-    """Say what has become of the head of a run, whose driver has ended with it.
-
-    :param pods: what is left of the head's pods.
-    :param events: of the namespace.
-    """
-    said = [text for pod in pods for text in _ends_of_pod(pod)]
-    if not said:
-        cluster = (rayjob.get("status") or {}).get("rayClusterName") or rayjob["metadata"]["name"]
-        about = [event for event in events if _is_about_head(event, cluster)]
-        about.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-        said = [f"{event['reason']}: {event.get('message', '')}" for event in about[-1:]]
-    text = "; ".join(said) or "its pod is not there; it was deleted, or its node is gone"
-    return PendingReason("HeadLost", f"The head of its Ray cluster is lost, and its driver with it: {text}", True)
-
-
-#: Events of a pod that say why it had to end, beside those about containers.
-_ENDS = frozenset({"Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "OOMKilling", "Killing", "Failed"})
-
-
-def _is_about_head(event: Mapping[str, Any], cluster: str) -> bool:
-    name = event.get("involvedObject", {}).get("name", "")
-    return name.startswith(f"{cluster}-head") and event.get("reason") in _ENDS
-
-
-def _ends_of_pod(pod: Mapping[str, Any]) -> Iterator[str]:
-    """Say how containers of a pod ended, and what ended the pod."""
-    status, name = pod.get("status") or {}, pod["metadata"]["name"]
-    where = f"pod {name} on node {pod.get('spec', {}).get('nodeName') or 'unknown'}"
-    for container in status.get("containerStatuses", ()):
-        ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
-        if ended:
-            advice = _ADVICE.get(ended.get("reason", ""), "")
-            yield f"container {container['name']} of {where}: {ended.get('reason')} ({ended.get('exitCode')}){advice}"
-    if status.get("reason"):
-        yield f"{where}: {status['reason']}: {status.get('message', '')}"
-    for condition in status.get("conditions", ()):
-        if (condition["type"], condition["status"]) == ("DisruptionTarget", "True"):
-            yield f"{where}: {condition.get('reason')}: {condition.get('message', '')}"
-
-
-_ADVICE = {"OOMKilled": ", it took more memory than its limit; give it more by `resources` of the settings"}
 
 
 def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingReason | None = None) -> RunSnapshot:
@@ -322,25 +183,3 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingR
         usage=_usage(raycluster["spec"], max(ended - began, 0.0)),
         recognised=word in KUBERAY_CLUSTER_STATE,
     )
-
-
-def ended_reason(raycluster: Mapping[str, Any] | None, cluster_id: str) -> PendingReason | None:
-    """Say why nothing will run in a cluster any more, or None.
-
-    :param raycluster: None if it is not there.
-    """
-    if raycluster is None:
-        return PendingReason(
-            "RayClusterGone", f"the cluster {cluster_id} is not there; it was deleted, or never made", True
-        )
-    metadata, status = raycluster["metadata"], raycluster.get("status") or {}
-    if metadata.get("deletionTimestamp"):
-        return PendingReason("RayClusterGone", f"the cluster {cluster_id} is being deleted", True)
-    conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    was_up = conditions.get("RayClusterProvisioned", {}).get("status") == "True"
-    has_no_head = conditions.get("HeadPodReady", {}).get("reason") == "HeadPodNotFound"
-    if was_up and has_no_head and (metadata.get("annotations") or {}).get(NO_NEW_HEAD) == "true":
-        return PendingReason(
-            "RayClusterEnded", f"the head of the cluster {cluster_id} has ended; its lifetime may be over", True
-        )
-    return None

@@ -139,6 +139,15 @@ class TestRunsInOne:
         assert cluster.stopped == [ref.id.split("/")[1]]
         assert KubeRayHook().describe([ref])[ref].state is RunState.LOST
 
+    def test_who_knows_nothing_stops_it_in_ray_too(self, cluster, hook, create, start):
+        """KubeRay asks Ray once, and lets go of the run whatever the answer is."""
+        ref = start("m1", cluster=create().id)
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        KubeRayHook().stop(ref)
+
+        assert cluster.dashboard.statuses == {"glueray-m1": "STOPPED"}
+
     def test_who_has_seen_it_go(self, cluster, hook, create, start):
         """Such as a sensor that looks on while another task stops the run."""
         ref = start(cluster=create().id)

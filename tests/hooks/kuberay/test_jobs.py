@@ -517,6 +517,21 @@ class TestOneDriver:
         assert ending.is_held
         assert not hook.describe([ref])[ref].is_held
 
+    def test_its_rayjob_is_deleted_under_it(self, cluster, hook, start):
+        """Kubernetes takes the rest away some time; until then its driver may live, and it counts as held."""
+        ref = start()
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        cluster.rayjobs.clear()
+        lost = KubeRayHook().describe([ref])[ref]
+        KubeRayHook().stop(ref)
+        cluster.rayclusters.clear()
+        cluster.pods.clear()
+
+        assert (lost.state, lost.is_held) == (RunState.LOST, True)
+        assert cluster.calls["delete rayclusters"] == 1
+        assert not KubeRayHook().describe([ref])[ref].is_held
+
     def test_what_is_known_is_not_asked_again(self, cluster, hook, start):
         ref = start()
         cluster.play(ref.id, DONE)

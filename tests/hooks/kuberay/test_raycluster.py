@@ -12,14 +12,9 @@ from airflow_provider_glueray.core.runs import RunState
 from airflow_provider_glueray.core.spec import RayClusterSpec, Workers
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import UNRECOVERABLE
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import to_raycluster
+from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, ended_reason, pending_reason
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings
-from airflow_provider_glueray.hooks.kuberay.status import (
-    KUBERAY_CLUSTER_STATE,
-    PendingReason,
-    cluster_snapshot,
-    ended_reason,
-    pending_reason,
-)
+from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_CLUSTER_STATE, cluster_snapshot
 from tests.hooks.kuberay import kubernetes_api
 
 MADE, NOW = "2026-03-01T02:00:00Z", 1_772_330_400.0 + 600

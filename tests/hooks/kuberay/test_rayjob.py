@@ -37,14 +37,9 @@ from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
     ignored_settings,
     to_rayjob,
 )
+from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, pending_reason, startup_timeout_reason
 from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
-from airflow_provider_glueray.hooks.kuberay.status import (
-    KUBERAY_JOB_STATE,
-    PendingReason,
-    pending_reason,
-    snapshot_of,
-    startup_timeout_reason,
-)
+from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_JOB_STATE, began_at, snapshot_of
 from tests.documents import documented_fields
 from tests.hooks.kuberay import kubernetes_api
 
@@ -186,6 +181,8 @@ class TestManifest:
         assert pod(rayjob, HEAD)["restartPolicy"] == "Never"
         assert rayjob["metadata"]["annotations"][NO_NEW_HEAD] == "true"
         assert (rayjob["spec"]["submissionMode"], rayjob["spec"]["jobId"]) == ("HTTPMode", "glueray-m1")
+        theirs = manifest(kuberay={"annotations": {NO_NEW_HEAD: "false"}})
+        assert theirs["metadata"]["annotations"][NO_NEW_HEAD] == "true"
         with pytest.raises(SpecError, match="head_pod: restartPolicy must be Never"):
             manifest(kuberay={"head_pod": {"spec": {"restartPolicy": "OnFailure"}}})
 
@@ -622,17 +619,22 @@ class TestTrouble:
 
     @pytest.mark.parametrize(("seconds", "age", "is_over"), [(60, 59, False), (60, 61, True), (0, 10**6, False)])
     def test_how_long_it_may_take(self, seconds, age, is_over):
-        began = 1_772_330_400
-        at = "2026-03-01T02:00:00Z"
         rayjob = manifest(kuberay={"startup_timeout": seconds})
-        rayjob |= {"status": {"jobDeploymentStatus": "Initializing", "startTime": at}}
-        reason = startup_timeout_reason(rayjob, began + age, PendingReason("Unschedulable", "0/3 nodes"))
+        reason = startup_timeout_reason(rayjob, age, PendingReason("Unschedulable", "0/3 nodes"))
 
         assert (reason is not None) is is_over
         if is_over:
             assert reason.message == (
                 "It has not started within 60 s (startup_timeout); it waited: Unschedulable: 0/3 nodes"
             )
+
+    def test_a_queue_takes_its_time(self):
+        """A RayJob begins when Kueue lets it go; a RayCluster when it is made."""
+        made = {"metadata": {"creationTimestamp": "2026-03-01T02:00:00Z"}}
+        began = {"jobDeploymentStatus": "Initializing", "startTime": "2026-03-01T03:00:00Z"}
+
+        assert began_at({**made, "status": {"jobDeploymentStatus": "Suspended"}}) is None
+        assert began_at({**made, "status": began}) == began_at(made) + 3600
 
     def test_what_kuberay_says_of_the_cluster(self):
         text = 'pods "c-head" is forbidden: exceeded quota: etl'

@@ -58,9 +58,9 @@ def to_raycluster(
             "namespace": settings.namespace,
             "labels": {**settings.labels, **labels},
             "annotations": {
+                **settings.annotations,
                 NO_NEW_HEAD: "true",
                 STARTUP_TIMEOUT: str(settings.startup_timeout),
-                **settings.annotations,
                 **full,
                 **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
                 **({"glueray/description": spec.description} if spec.description else {}),

@@ -114,10 +114,10 @@ def to_rayjob(
     full |= {key: spec.arguments[name] for name, key in OWNER_LABELS.items() if name in spec.arguments}
     labels = {**{key: label_value(text) for key, text in full.items()}, RAYJOB: name}
     annotations = {
+        **settings.annotations,
         # The cluster inherits it.
         NO_NEW_HEAD: "true",
         STARTUP_TIMEOUT: str(settings.startup_timeout),
-        **settings.annotations,
         **full,
         **({"glueray/tags": json.dumps(dict(spec.tags), sort_keys=True)} if spec.tags else {}),
         **({"glueray/description": spec.description} if spec.description else {}),
