@@ -121,6 +121,18 @@ def has_begun(pod: dict[str, Any]) -> bool:
     return bool(states) and all("running" in state for state in states)
 
 
+def give_up(run: Run) -> None:
+    """Let KubeRay fail the run while its driver lives, as it does when it cannot reach the head for long enough."""
+    path = f"/apis/ray.io/v1/namespaces/{run.namespace.name}/rayjobs/{run.name}/status"
+    status = {"jobDeploymentStatus": "Failed", "reason": "JobStatusCheckTimeoutExceeded", "message": "gave up"}
+    run.namespace.api.patch(path, {"status": status})
+
+
+def delete_rayjob(run: Run) -> None:
+    """Delete the RayJob under the run."""
+    run.namespace.api.delete(f"/apis/ray.io/v1/namespaces/{run.namespace.name}/rayjobs/{run.name}")
+
+
 #: What ends a run's driver, and what does not.
 DEADLY: dict[str, Callable[[Run], None]] = {
     each.__name__: each for each in (delete_head, kill_head, evict_head, delete_cluster)
@@ -171,6 +183,18 @@ def test_what_ends_it(run: Run, fault: str, state: str) -> None:
         assert run.starts() == 1
     else:
         assert outcome.snapshot.state in (RunState.SUCCEEDED, RunState.FAILED)
+
+
+@pytest.mark.parametrize("fault", [give_up, delete_rayjob])
+def test_what_ends_it_by_word_only(run: Run, fault: Callable[[Run], None]) -> None:
+    """The verdict is that it has failed, and waits until that is true."""
+    run.reach("running")
+    fault(run)
+    outcome, _ = run.bench.wait(run.ref)
+
+    expect_silence(run)
+    assert outcome.snapshot.state in (RunState.FAILED, RunState.LOST)
+    assert run.starts() == 1
 
 
 @pytest.mark.alone
