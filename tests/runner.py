@@ -136,6 +136,7 @@ class Task:
     dag_run_start: datetime | None = None
     reschedules: int = 0
     _ti: Any = None
+    _overdue: bool = False
 
     def run(self, next_method: str | None = None, next_kwargs: Any = None) -> Result:
         """Run this try in this process, or resume it."""
@@ -167,6 +168,7 @@ class Task:
         self._ti = ti
         context = ti.get_template_context()
         state, message, error = task_runner.run(ti, context, log)
+        assert not self._overdue, "what the kill was to wait for has not come in time"
         try:
             task_runner.finalize(ti, state, context, log, error)
         except Exception as gone:  # an older Airflow lets through that its links could not be written
@@ -193,7 +195,10 @@ class Task:
 
         def wait() -> None:
             end = time.monotonic() + 120
-            while not ready() and time.monotonic() < end:
+            while not ready():
+                if time.monotonic() > end:
+                    self._overdue = True
+                    break
                 time.sleep(0.1)
             self.running.on_kill()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -47,6 +46,7 @@ class Daemon:
         self._arguments = arguments
         self._state_file = Path(arguments.state)
         self._problem: str | None = None
+        self._unanswered: str | None = None
         self._state = State()
         self._faults = Faults(arguments.provisioning_seconds, arguments.quota_mdpu)
         runtime = Runtime(arguments.runtime, Path(arguments.python))
@@ -90,6 +90,7 @@ class Daemon:
             "nodes_alive": self._cluster.nodes_alive,
             "ready": self._cluster.ready,
             "problem": self._problem,
+            "unanswered": self._unanswered,
             "runs": dict(runs),
             "sessions": dict(sessions),
             "rss_mib": round(psutil.Process().memory_info().rss / 2**20),
@@ -151,6 +152,18 @@ class Daemon:
     def _process_sessions(self) -> list[int]:
         return [*self._cluster.sessions, *self._sessions.process_sessions]
 
+    def _look_after_nodes(self) -> None:
+        try:
+            self._cluster.replace_ended_workers()
+        except RayUnavailable as error:
+            self._problem = str(error)
+        if not self._cluster.ready:
+            try:
+                self._cluster.count_nodes()
+                self._unanswered = None
+            except RayUnavailable as error:
+                self._unanswered = str(error)
+
     def _watch(self) -> NoReturn:
         """Start Ray from this thread, which runs as long as the daemon, and watch it."""
         environment = Endpoint({"url": self._url}, self._state_file).env()
@@ -165,9 +178,8 @@ class Daemon:
                 self._write_state_file()
             if self._cluster.lost:
                 self._problem = "the Ray head has died; stop and start this endpoint"
-            elif not self._cluster.ready:
-                with contextlib.suppress(RayUnavailable):
-                    self._cluster.count_nodes()
+            elif self._problem is None:
+                self._look_after_nodes()
             if self._faults.take_fail_node():
                 self._cluster.replace_worker()
             time.sleep(0.25)

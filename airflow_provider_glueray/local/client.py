@@ -128,7 +128,10 @@ class Endpoint:
         return {"conn_type": "ray", "host": ray["dashboard"], "password": ray["token"]}
 
     def status(self) -> dict[str, Any]:
-        """Return `nodes_alive`, `nodes`, `ready`, `problem`, and counts of runs and sessions by state."""
+        """Return `nodes_alive`, `nodes`, `ready`, `problem`, and counts of runs and sessions by state.
+
+        `unanswered` says why Ray could not tell how many nodes are alive.
+        """
         return self._request("GET", "status")
 
     def calls(self) -> dict[str, int]:
@@ -164,7 +167,8 @@ class Endpoint:
             if status["ready"]:
                 return
             if time.monotonic() > deadline:
-                raise EndpointError(f"Ray was not ready after {timeout_seconds:.0f} s; see {self.log_path}")
+                why = status["unanswered"] or f"{status['nodes_alive']} of {status['nodes']} nodes are alive"
+                raise EndpointError(f"Ray was not ready after {timeout_seconds:.0f} s: {why}; see {self.log_path}")
             time.sleep(0.2)
 
     def stop(self) -> None:

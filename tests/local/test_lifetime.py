@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 
 from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.runtime import processes
+from airflow_provider_glueray.local.runtime.cluster import Cluster, RayUnavailable
+from airflow_provider_glueray.local.runtime.environments import NEWEST, Runtime
 from tests.local.conftest import until
 
 pytestmark = pytest.mark.full
@@ -131,6 +134,36 @@ def test_a_node_can_fail(tmp_path: Path) -> None:
         assert ended["JobRunState"] == "SUCCEEDED", ended
         mine.wait_ready()
         assert mine.faults()["fail_node"] is False
+
+
+def test_a_node_that_ends_by_itself_is_replaced(tmp_path: Path) -> None:
+    """Also while Ray starts: a node ends if its port is taken meanwhile, or if its agent takes too long."""
+    with local_client.start("ends", port=0, home=tmp_path, wait=False) as mine:
+        state = mine.log_path.with_suffix(".json")
+
+        def nodes() -> list[int]:
+            return list(json.loads(state.read_text())["sessions"])
+
+        head, worker = until(nodes, lambda found: len(found) == 2)
+        os.killpg(worker, signal.SIGKILL)
+        mine.wait_ready()
+        until(nodes, lambda found: len(found) == 2 and found[0] == head and found[1] != worker)
+
+
+def test_nodes_that_cannot_start_are_given_up(tmp_path: Path) -> None:
+    """The error has the reason of Ray, and nothing is left."""
+    ray = tmp_path / "bin" / "ray"
+    ray.parent.mkdir()
+    ray.write_text('#!/bin/sh\ncase "$*" in *--head*) exec "$REAL_RAY" "$@";; esac\necho no node for you\nexit 1\n')
+    ray.chmod(0o755)
+    cluster = Cluster(2, 80 * 2**20, Runtime(NEWEST, ray.with_name("python")))
+    try:
+        cluster.start({"REAL_RAY": str(Path(sys.executable).with_name("ray"))})
+        with pytest.raises(RayUnavailable, match="ended 5 times in a row: no node for you"):
+            until(cluster.replace_ended_workers, lambda _: False)
+    finally:
+        cluster.stop()
+    assert processes.in_sessions(cluster.sessions) == []
 
 
 def test_a_taken_port_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from airflow_provider_glueray.core.errors import (
     SpecError,
     StopError,
 )
+from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import job_id_of
 from airflow_provider_glueray.operators.cluster_group import glue_ray_cluster
 from airflow_provider_glueray.operators.glue_jobs import GlueRayJobOperator
 from airflow_provider_glueray.operators.ray_clusters import GlueRayCreateClusterOperator, GlueRayDeleteClusterOperator
@@ -518,21 +519,20 @@ class TestOnRay:
 
     def test_a_kill(self, connected, shared, cluster, make, make_task, tmp_path):
         """The Ray job is stopped, and the cluster stays."""
+        ray = connected.ray()
         one = make_task(self.step(make, tmp_path, ENDLESS, shared))
-        one.kill_when(lambda: any("BEGUN" in text for lines in cluster.logs.values() for _, text in lines))
+
+        def ask(of: str = "") -> str:
+            job_id = job_id_of(one.supervisor.store["glueray_run"]["client_token"])
+            url = f"{ray['dashboard']}/api/jobs/{job_id}{of}"
+            return httpx.get(url, headers={"Authorization": f"Bearer {ray['token']}"}).text
+
+        one.kill_when(lambda: cluster.rayjobs and "BEGUN" in ask("/logs"))
         result = one.run()
 
         assert isinstance(result.error, RunStopped)
         assert (cluster.rayjobs, len(cluster.rayclusters)) == ({}, 1)
-        ray = connected.ray()
-        ask = httpx.Client(base_url=ray["dashboard"], headers={"Authorization": f"Bearer {ray['token']}"})
-        name = one.supervisor.store["glueray_run"]["run_id"].split("/")[1]
-        for _ in range(100):
-            [job] = [each for each in ask.get("/api/jobs/").json() if (each["submission_id"] or "").startswith(name)]
-            if job["status"] != "RUNNING":
-                break
-            time.sleep(0.1)
-        assert job["status"] == "STOPPED"
+        assert json.loads(ask())["status"] == "STOPPED"
 
 
 class TestGroup:

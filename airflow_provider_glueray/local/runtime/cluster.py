@@ -30,6 +30,8 @@ from airflow_provider_glueray.local.runtime.environments import COMPAT_SHIM, Run
 CPUS_PER_NODE = 8
 #: The head has this address.
 HEAD = "127.0.0.2"
+#: How often in a row worker nodes are started again before the cluster is given up.
+MOST_RESTARTS = 5
 
 
 class RayUnavailable(Exception):
@@ -59,7 +61,7 @@ class Node:
 
 
 class Cluster:
-    """A head and `size - 1` workers. Call `start` and `replace_worker` from one long-lived thread only."""
+    """A head and `size - 1` workers. Call `start` and the `replace_…` methods from one long-lived thread only."""
 
     def __init__(self, size: int, object_store_bytes: int, runtime: Runtime) -> None:
         self.size, self.runtime = size, runtime
@@ -68,12 +70,15 @@ class Cluster:
         self.nodes: list[Node] = []
         self.nodes_alive = 0
         self._nodes_started = 0
+        self._restarts = 0
         self._object_store_bytes = object_store_bytes
         inherited = processes.plain_environment()
         self._environment = {
             **inherited,
             "PATH": os.pathsep.join([str(runtime.python.parent), inherited.get("PATH", os.defpath)]),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # A node ends if its agent takes longer to start than this; the default is 30 s, too few on a busy machine.
+            "RAY_agent_register_timeout_ms": "120000",
             **(self._token_variables() if runtime.is_newest else self._compat_shim_variables()),
         }
         self._gcs_port, self.dashboard_port, self._client_port = free_ports("127.0.0.1", 3)
@@ -141,7 +146,7 @@ class Cluster:
         deadline = time.monotonic() + 60
         while not _accepts(self._bound_to(HEAD), self._gcs_port):
             if self.lost or time.monotonic() > deadline:
-                raise RayUnavailable(f"the Ray head did not start, see {self.root}/ray.log")
+                raise RayUnavailable(f"the Ray head did not start{self._why()}")
             time.sleep(0.1)
         for _ in range(self.size - 1):
             self._add_node("--address", self.address)
@@ -150,13 +155,33 @@ class Cluster:
         """Kill the newest worker node without warning and start another, at an address of its own."""
         if self.size < 2:
             return
-        node = self.nodes.pop()
+        self._replace(self.nodes[-1])
+
+    def replace_ended_workers(self) -> None:
+        """Start another worker node for each that has ended by itself.
+
+        :raises RayUnavailable: they do so again and again.
+        """
+        for node in self.nodes[1:]:
+            if node.process.poll() is not None:
+                if self._restarts == MOST_RESTARTS:
+                    raise RayUnavailable(f"a worker node of Ray has ended {MOST_RESTARTS} times in a row{self._why()}")
+                self._restarts += 1
+                self._replace(node)
+
+    def _replace(self, node: Node) -> None:
         for process in processes.in_sessions([node.session]):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         node.process.wait()
+        self.nodes.remove(node)
         self.nodes_alive = len(self.nodes)
         self._add_node("--address", self.address)
+
+    def _why(self) -> str:
+        """Return the last line that Ray has written."""
+        written = (self.root / "ray.log").read_text(errors="replace").strip()
+        return f": {written.splitlines()[-1]}" if written else ""
 
     def _add_node(self, *options: str) -> None:
         address = f"127.0.0.{2 + self._nodes_started}"
@@ -180,6 +205,7 @@ class Cluster:
         response = self._request("GET", "/api/v0/nodes")
         nodes = response["data"]["result"]["result"]
         self.nodes_alive = sum(1 for node in nodes if node["state"] == "ALIVE")
+        self._restarts *= not self.ready
         return self.nodes_alive
 
     def submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> None:
