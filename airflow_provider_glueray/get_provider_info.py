@@ -90,6 +90,17 @@ def get_provider_info() -> dict[str, Any]:
                         kind="float",
                         default="0.44",
                     ),
+                    "price_per_vcpu_hour": _option(
+                        "US dollars for an hour of one vCPU that a pod requests, for the estimated cost of a run on "
+                        "KubeRay. Without this and the next one nothing is estimated there.",
+                        kind="float",
+                        example="0.03",
+                    ),
+                    "price_per_gib_hour": _option(
+                        "US dollars for an hour of one GiB of memory that a pod requests, likewise.",
+                        kind="float",
+                        example="0.004",
+                    ),
                     "deployment": _option(
                         "Name of this Airflow deployment, the same on all of its machines. It is part of what a run is "
                         "found by; deployments that run the same DAGs on the same service need different names. [api] "

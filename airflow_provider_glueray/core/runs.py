@@ -165,26 +165,38 @@ class RunRef(NamedTuple):
         return cls(backend=value["backend"], name=value["name"], id=value["id"])
 
 
+class Prices(NamedTuple):
+    """US dollars for an hour of each unit; None where a deployment has not said."""
+
+    mdpu: float
+    vcpu: float | None = None
+    gib: float | None = None
+
+
 class Usage(NamedTuple):
     """What a run consumed.
 
-    ``seconds``: time during which it held resources. ``mdpu_hours``: memory-optimised DPU hours
-    (1 M-DPU = 4 vCPU + 32 GB; one Z.2X worker = 2 M-DPU).
+    ``seconds``: time during which it held resources. ``mdpu_hours``: memory-optimised DPU hours, which Glue bills
+    (1 M-DPU = 4 vCPU + 32 GB; one Z.2X worker = 2 M-DPU). ``vcpu_hours``, ``gib_hours``: what pods requested while
+    they ran; None where there are no pods.
     """
 
     seconds: float
     workers: int
     mdpu_hours: float
+    vcpu_hours: float | None = None
+    gib_hours: float | None = None
 
-    def to_json(self, price_per_mdpu_hour: float) -> dict[str, float | int]:
-        """Return the figures with ``estimated_cost_usd`` at the given price (an estimate, not a bill)."""
-        return {
-            "seconds": round(self.seconds, 3),
-            "workers": self.workers,
-            "mdpu_hours": round(self.mdpu_hours, 6),
-            "price_per_mdpu_hour": price_per_mdpu_hour,
-            "estimated_cost_usd": round(self.mdpu_hours * price_per_mdpu_hour, 6),
-        }
+    def to_json(self, prices: Prices) -> dict[str, float | int | None]:
+        """Return the figures with ``estimated_cost_usd`` (an estimate, not a bill; None without a price)."""
+        used: dict[str, float | int | None] = {"seconds": round(self.seconds, 3), "workers": self.workers}
+        if self.vcpu_hours is None or self.gib_hours is None:
+            used |= {"mdpu_hours": round(self.mdpu_hours, 6), "price_per_mdpu_hour": prices.mdpu}
+            return {**used, "estimated_cost_usd": round(self.mdpu_hours * prices.mdpu, 6)}
+        used |= {"vcpu_hours": round(self.vcpu_hours, 6), "price_per_vcpu_hour": prices.vcpu}
+        used |= {"gib_hours": round(self.gib_hours, 6), "price_per_gib_hour": prices.gib}
+        cost = self.vcpu_hours * (prices.vcpu or 0.0) + self.gib_hours * (prices.gib or 0.0)
+        return {**used, "estimated_cost_usd": None if prices.vcpu is prices.gib is None else round(cost, 6)}
 
 
 class RunSnapshot(NamedTuple):

@@ -10,6 +10,7 @@ import json
 from airflow_provider_glueray.airflow_compat import conf
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import Waits
+from airflow_provider_glueray.core.runs import Prices
 
 #: US dollars per M-DPU-hour: a rate of 2024-11 for sessions in eu-west-1; that jobs cost the same is assumed.
 DEFAULT_PRICE = 0.44
@@ -25,9 +26,19 @@ def deployment() -> str:
     return conf.get("glueray", "deployment", fallback="") or conf.get("api", "base_url", fallback="")
 
 
-def price_per_mdpu_hour() -> float:
-    """Return the price that costs are estimated with, in US dollars."""
-    return conf.getfloat("glueray", "price_per_mdpu_hour", fallback=DEFAULT_PRICE)
+def prices() -> Prices:
+    """Return the prices that costs are estimated with.
+
+    :raises SpecError: one of them is no number.
+    """
+    given = {}
+    for unit, default in Prices(DEFAULT_PRICE)._asdict().items():
+        text = conf.get("glueray", f"price_per_{unit}_hour", fallback="")
+        try:
+            given[unit] = float(text) if text.strip() else default
+        except ValueError as error:
+            raise SpecError([f"[glueray] price_per_{unit}_hour = {text} is no number"]) from error
+    return Prices(**given)
 
 
 def waits() -> Waits:

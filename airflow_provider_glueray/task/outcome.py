@@ -15,7 +15,7 @@ from airflow_provider_glueray.core.backend import RunHook
 from airflow_provider_glueray.core.drivers import TaskLog
 from airflow_provider_glueray.core.errors import GlueRayError, raise_failure
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef, RunSnapshot
-from airflow_provider_glueray.hooks.settings import price_per_mdpu_hour
+from airflow_provider_glueray.hooks.settings import prices
 from airflow_provider_glueray.links.runs import LINKS
 
 #: The most characters of a statement's output in the task log.
@@ -43,17 +43,19 @@ def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> s
 
 def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
     """Push what a run has used as an XCom, and say it in the closing line."""
-    used = snapshot.usage.to_json(price_per_mdpu_hour()) if snapshot.usage else {}
+    used = snapshot.usage.to_json(prices()) if snapshot.usage else {}
     context["ti"].xcom_push(key="glueray_usage", value=used)
     # What matters first: the log view cuts long lines off, and a run's id is long.
     text = f"Ended {snapshot.raw_state}"
-    if used and not used["workers"]:
+    if used:
         text += f": {used['seconds']:.0f} s"
-    elif used:
-        text += (
-            f": {used['seconds']:.0f} s on up to {used['workers']} workers, {used['mdpu_hours']:.4f} "
-            f"M-DPU-hours, about {used['estimated_cost_usd']:.4f} USD (an estimate)"
-        )
+    if used.get("workers"):
+        units = {"mdpu_hours": "M-DPU-hours", "vcpu_hours": "vCPU-hours", "gib_hours": "GiB-hours"}
+        what = "workers" if "mdpu_hours" in used else "pods"
+        text += f" on up to {used['workers']} {what}, "
+        text += ", ".join(f"{used[unit]:.4f} {words}" for unit, words in units.items() if unit in used)
+        if used["estimated_cost_usd"] is not None:
+            text += f", about {used['estimated_cost_usd']:.4f} USD (an estimate)"
     ref = snapshot.ref
     log.info("%s; %s", text, f"{ref.id} of {ref.name}" if ref.backend == GLUE_JOB else ref.title)
 

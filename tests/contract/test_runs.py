@@ -136,13 +136,16 @@ def test_it_runs_and_prints_in_order(bench):
 
 
 def check_usage(bench: Bench, usage: Usage | None) -> None:
-    """Expect seconds of every job, and workers and M-DPU hours where they belong to the run."""
+    """Expect seconds of every job, and workers and what they cost where they belong to the run."""
     if bench.place.session:
         return
     assert usage is not None
     assert usage.seconds > 0
     if bench.place.backend == "ray-job":  # the cluster is there for everybody
         assert (usage.workers, usage.mdpu_hours) == (0, 0.0)
+    elif bench.place.backend == "kuberay-job":
+        assert (usage.workers >= 2, usage.mdpu_hours) == (True, 0.0)
+        assert min(usage.vcpu_hours, usage.gib_hours) > 0
     else:
         assert usage.workers >= 2
         assert usage.mdpu_hours == pytest.approx(usage.seconds * usage.workers * 2 / 3600)

@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_glueray.core import errors
 from airflow_provider_glueray.core.errors import RunFailed, RunLost, RunStopped, RunTimedOut, failure_of
 from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogTail
-from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, RunState, Usage, read_state
+from airflow_provider_glueray.core.runs import Outcome, Prices, RunRef, RunSnapshot, RunState, Usage, read_state
 from airflow_provider_glueray.hooks.glue.responses import GLUE_JOB_STATE, GLUE_SESSION_STATE, GLUE_STATEMENT_STATE
 
 REF = RunRef("glue-job", "nightly", "jr_1")
@@ -145,8 +145,20 @@ def test_a_line_says_where_it_comes_from():
 
 def test_cost_is_reckoned_at_the_given_price():
     """M-DPU hours times the price, and the price stands beside it."""
-    assert Usage(3600, 2, 4.0).to_json(0.5) == {
+    assert Usage(3600, 2, 4.0).to_json(Prices(0.5)) == {
         "seconds": 3600, "workers": 2, "mdpu_hours": 4.0, "price_per_mdpu_hour": 0.5, "estimated_cost_usd": 2.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prices", "cost"),
+    [(Prices(9.0, 0.1, 0.01), 1.72), (Prices(9.0, 0.1), 1.4), (Prices(9.0, None, 0.01), 0.32), (Prices(9.0), None)],
+)
+def test_pods_are_not_paid_in_mdpu_hours(prices, cost):
+    """vCPU-hours and GiB-hours at the prices that are given; without one there is no cost."""
+    assert Usage(3600, 2, 0.0, 14.0, 32.0).to_json(prices) == {
+        "seconds": 3600, "workers": 2, "vcpu_hours": 14.0, "gib_hours": 32.0,
+        "price_per_vcpu_hour": prices.vcpu, "price_per_gib_hour": prices.gib, "estimated_cost_usd": cost,
     }  # fmt: skip
 
 

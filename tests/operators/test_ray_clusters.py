@@ -120,7 +120,10 @@ class TestCreate:
         assert (cluster.rayclusters, cluster.pods) == ({}, {})
         assert ended.xcoms["glueray_usage"]["workers"] == 6
         assert 1800 <= ended.xcoms["glueray_usage"]["seconds"] < 1900
-        assert 5.9 < ended.xcoms["glueray_usage"]["mdpu_hours"] < 6.5
+        assert "mdpu_hours" not in ended.xcoms["glueray_usage"]
+        # Six pods of 7 vCPU and 56 GiB, and the autoscaler.
+        assert 21.2 < ended.xcoms["glueray_usage"]["vcpu_hours"] < 22.5
+        assert 168.2 < ended.xcoms["glueray_usage"]["gib_hours"] < 178
 
     def test_a_retry_takes_it_up_and_a_clear_does_not(self, cluster, make, make_task):
         """One cluster per series, and the old one is deleted."""

@@ -181,8 +181,9 @@ class GlueRaySessionHook(GlueConnectionHook):
                 f"There is no session {session_id!r}: it was deleted, or is in another account or region"
             )
         status = session["Status"]
-        if status == "PROVISIONING":
-            return CapacityExceeded(f"Session {session_id!r} is still PROVISIONING")
+        # It may have become READY since it refused for its state.
+        if status == "PROVISIONING" or (status == "READY" and isinstance(error, WrongStateError)):
+            return CapacityExceeded(f"Session {session_id!r} was still PROVISIONING")
         if status == "READY":
             return error
         return SessionEnded(f"Session {session_id!r} can run nothing any more: it is {status}. {_reason(session)}")

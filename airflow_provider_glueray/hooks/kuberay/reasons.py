@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import NO_NEW_HEAD, STARTUP_TIMEOUT
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, NO_NEW_HEAD, STARTUP_TIMEOUT, WORKER, pods_begin
 
 #: Reasons for which a container does not start, and that no waiting mends.
 _UNRECOVERABLE_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"})
@@ -29,6 +29,12 @@ _UNRECOVERABLE_TEXTS = {
 }
 #: Events of a RayCluster that KubeRay will not have: it has no status for this (kuberay/…/raycluster_controller.go).
 _REFUSED = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
+#: Events of a pod that say what becomes of the node it waits for, by the autoscaler of nodes and by Karpenter.
+_OF_NODES = frozenset({"TriggeredScaleUp", "NotTriggerScaleUp", "FailedScaleUp", "Nominated"})
+#: A field selector for these and for what ends pods, without what every pod has at its start.
+NEWS_OF_PODS = "involvedObject.kind=Pod," + ",".join(
+    f"reason!={usual}" for usual in ("Scheduled", "Pulling", "Pulled", "Created", "Started")
+)
 #: Waiting reasons of a container that starts as usual.
 _ORDINARY = frozenset({"ContainerCreating", "PodInitializing", ""})
 
@@ -47,9 +53,9 @@ def pending_reason(
     """Say why a RayJob or a RayCluster does not get under way, from its pods, else from what KubeRay could not make.
 
     :param pods: those of this one.
-    :param events: warnings of its namespace, which may be about others.
+    :param events: of its namespace, which may be about others.
     """
-    found = [reason for pod in pods for reason in _reasons_of_pod(pod)]
+    found = [reason for pod in pods for reason in _reasons_of_pod(pod, events)]
     if found:
         return next((each for each in found if each.is_unrecoverable), found[0])
     status = resource.get("status") or {}
@@ -58,9 +64,9 @@ def pending_reason(
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
             return _reason_for(condition["reason"], condition.get("message", ""))
     mine = {resource["metadata"]["name"], status.get("rayClusterName")}
-    about = [event for event in events if event.get("involvedObject", {}).get("name") in mine]
+    about = [event for event in _about(events, *mine) if event.get("type") == "Warning"]
     if about:
-        latest = max(about, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+        latest = about[-1]
         reason = latest.get("reason", "Warning")
         return _reason_for(reason, latest.get("message", ""), reason in _REFUSED)
     if not status:
@@ -90,7 +96,17 @@ def startup_timeout_reason(
     return PendingReason("StartupTimeout", f"It has not started within {seconds} s (startup_timeout){waited}", True)
 
 
-def _reasons_of_pod(pod: Mapping[str, Any]) -> Iterator[PendingReason]:
+def _about(events: Sequence[Mapping[str, Any]], *names: str | None) -> list[Mapping[str, Any]]:
+    """Return the events about some objects, the latest last."""
+    about = [event for event in events if event.get("involvedObject", {}).get("name") in names]
+    return sorted(about, key=_moment)
+
+
+def _moment(event: Mapping[str, Any]) -> str:
+    return event.get("lastTimestamp") or event.get("eventTime") or ""
+
+
+def _reasons_of_pod(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Iterator[PendingReason]:
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
@@ -104,7 +120,31 @@ def _reasons_of_pod(pod: Mapping[str, Any]) -> Iterator[PendingReason]:
             yield _reason_for(reason, text, reason in _UNRECOVERABLE_REASONS)
     for condition in status.get("conditions", ()):
         if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
-            yield PendingReason(condition.get("reason", "Unschedulable"), f"Pod {name}: {condition.get('message', '')}")
+            reason, text = condition.get("reason", "Unschedulable"), f"Pod {name}: {condition.get('message', '')}"
+            for event in [event for event in _about(events, name) if event.get("reason") in _OF_NODES][-1:]:
+                reason, text = event["reason"], f"Pod {name} waits for a node: {event['reason']}: {event['message']}"
+            yield PendingReason(reason, text)
+
+
+def is_unscheduled(pod: Mapping[str, Any]) -> bool:
+    """Tell whether a pod has no node yet."""
+    return not pod.get("spec", {}).get("nodeName")
+
+
+def node_lost(pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> PendingReason | None:
+    """Say that the node of a pod does not answer; what runs there may go on, and nothing is heard of it."""
+    for pod in filter(is_not_ready, pods):
+        name = pod["metadata"]["name"]
+        if any(event.get("reason") == "NodeNotReady" for event in _about(events, name)):
+            text = f"The node {pod['spec'].get('nodeName')} of pod {name} is NotReady: it does not answer"
+            return PendingReason("NodeNotReady", text)
+    return None
+
+
+def is_not_ready(pod: Mapping[str, Any]) -> bool:
+    """Tell whether a pod is up and does not answer."""
+    conditions = {each["type"]: each["status"] for each in (pod.get("status") or {}).get("conditions", ())}
+    return is_up(pod) and conditions.get("Ready") == "False"
 
 
 def is_up(pod: Mapping[str, Any]) -> bool:
@@ -123,20 +163,42 @@ def head_lost(
     said = [text for pod in pods for text in _ends_of_pod(pod)]
     if not said:
         cluster = (rayjob.get("status") or {}).get("rayClusterName") or rayjob["metadata"]["name"]
-        about = [event for event in events if _is_about_head(event, cluster)]
-        about.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-        said = [f"{event['reason']}: {event.get('message', '')}" for event in about[-1:]]
+        about = [event for event in events if _is_end(event, pods_begin(cluster, HEAD), _ENDS)]
+        said = [f"{event['reason']}: {event.get('message', '')}" for event in sorted(about, key=_moment)[-1:]]
     text = "; ".join(said) or "its pod is not there; it was deleted, or its node is gone"
     return PendingReason("HeadLost", f"The head of its Ray cluster is lost, and its driver with it: {text}", True)
 
 
-#: Events of a pod that say why it had to end, beside those about containers.
-_ENDS = frozenset({"Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "OOMKilling", "Killing", "Failed"})
+def workers_lost(cluster: str, pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> str:
+    """Say which workers of a run have ended otherwise than by the autoscaler; "" for none.
+
+    :param cluster: the name of its RayCluster.
+    :param pods: what is left of its workers' pods.
+    :param events: of the namespace.
+    """
+    said = [text for pod in pods for text in _ends_of_pod(pod)]
+    begin = pods_begin(cluster, WORKER)
+    gone = {event["involvedObject"]["name"]: event for event in events if _is_end(event, begin, _LOSSES)}
+    there = {pod["metadata"]["name"] for pod in pods}
+    said += [
+        f"pod {name}: {event['reason']}: {event.get('message', '')}"
+        for name, event in sorted(gone.items())
+        if name not in there
+    ]
+    more = f"; and {len(said) - MOST_TOLD} more" if len(said) > MOST_TOLD else ""
+    return "; ".join(said[:MOST_TOLD]) + more
 
 
-def _is_about_head(event: Mapping[str, Any], cluster: str) -> bool:
-    name = event.get("involvedObject", {}).get("name", "")
-    return name.startswith(f"{cluster}-head") and event.get("reason") in _ENDS
+#: Of so many lost workers it is said why.
+MOST_TOLD = 3
+#: Events of a pod that say that it was lost.
+_LOSSES = frozenset({"Evicted", "Preempted", "TaintManagerEviction", "NodeNotReady", "OOMKilling"})
+#: The same of one that nobody ends on purpose, beside those about containers.
+_ENDS = _LOSSES | {"Killing", "Failed"}
+
+
+def _is_end(event: Mapping[str, Any], begin: str, ends: frozenset[str]) -> bool:
+    return event.get("involvedObject", {}).get("name", "").startswith(begin) and event.get("reason") in ends
 
 
 def _ends_of_pod(pod: Mapping[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ A resource's name is made of its client token, so creating it twice makes one.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,7 +30,14 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     VERSION,
     id_of,
 )
-from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, pending_reason, startup_timeout_reason
+from airflow_provider_glueray.hooks.kuberay.reasons import (
+    NEWS_OF_PODS,
+    PendingReason,
+    is_unscheduled,
+    pending_reason,
+    startup_timeout_reason,
+)
+from airflow_provider_glueray.hooks.kuberay.schema import OPENAPI, has_member, optional_members, without
 from airflow_provider_glueray.hooks.kuberay.status import began_at, time_of
 
 #: Requests to start one run.
@@ -50,6 +58,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         :raises SubmitOutcomeUnknown: no answer, several times over.
         """
         namespace, _ = namespaced_name(ref)
+        manifest = self._without_unknown(manifest)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with kubernetes_errors(f"start of {ref.title}", ref):
@@ -67,6 +76,32 @@ class KubeRayResourceHook(KubeRayConnectionHook):
                 continue
             return ref
         raise AssertionError("the loop returns or raises")
+
+    def _without_unknown(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what this release of KubeRay has not, by the schema that the API server publishes."""
+        wanted = list(optional_members(manifest))
+        missing = [path for path in wanted if not has_member(self._openapi, manifest["kind"], path)]
+        if missing:
+            self.log.info("Not used, for this KubeRay has not got it: %s", ", ".join(map(".".join, missing)))
+        return without(manifest, *missing)
+
+    @cached_property
+    def _openapi(self) -> Mapping[str, Any]:
+        """What this release of KubeRay has, as the API server publishes it; empty where that cannot be seen."""
+        try:
+            with kubernetes_errors("schema of KubeRay"):
+                answer = self._client.call_api(
+                    OPENAPI,
+                    "GET",
+                    header_params={"Accept": "application/json"},
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                )
+            return json.loads(answer.data)  # type: ignore[no-any-return]
+        except (SubmitError, ValueError) as error:
+            self._warn_once(f"What this release of KubeRay has cannot be seen: {error}")
+            return {}
 
     def _refuse_strangers(self, ref: RunRef, manifest: Mapping[str, Any]) -> None:
         """Tell a repeated request from a name that somebody else has taken."""
@@ -198,7 +233,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             )
 
     def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:
-        """Return why resources are not running: one call for their pods, one for events if some have no pod."""
+        """Return why resources are not running: one call for their pods, events if some have no pod or no node."""
         reasons: dict[str, PendingReason] = {}
         slow: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for resource in resources:
@@ -210,8 +245,11 @@ class KubeRayResourceHook(KubeRayConnectionHook):
         for namespace, those in slow.items():
             try:
                 pods = self._pods(namespace, [resource["metadata"]["name"] for resource in those])
-                some_have_none = any(resource["metadata"]["name"] not in pods for resource in those)
-                events = self._events(namespace, "type=Warning") if some_have_none else []
+                events = []
+                if any(resource["metadata"]["name"] not in pods for resource in those):
+                    events += self._events(namespace, "type=Warning")
+                if any(is_unscheduled(pod) for mine in pods.values() for pod in mine):
+                    events += self._events(namespace, NEWS_OF_PODS)
             except SubmitError as error:
                 # It would be good to know, but the run is not affected.
                 self._warn_once(f"Why runs do not get under way cannot be seen: {error}")

@@ -7,6 +7,9 @@ that a run has failed may be about the operator's view of it.
 
 from __future__ import annotations
 
+import json
+import time
+from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,26 +19,39 @@ from airflow_provider_glueray.core.errors import AccessDenied, SubmitError
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.hooks.kuberay.connection import group_by_namespace, namespaced_name
-from airflow_provider_glueray.hooks.kuberay.head import ApiServerProxy, Head, HeadAway
+from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
+from airflow_provider_glueray.hooks.kuberay.head import TOKEN_KEY, ApiServerProxy, Head, HeadAway, secret_of
 from airflow_provider_glueray.hooks.kuberay.logs import join_cursor, split_cursor
-from airflow_provider_glueray.hooks.kuberay.manifests.pods import CLIENT_TOKEN, HEAD, QUEUE, RAYJOB, id_of
+from airflow_provider_glueray.hooks.kuberay.manifests.pods import CLIENT_TOKEN, HEAD, QUEUE, RAYJOB, WORKER, id_of
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import PLURAL as CLUSTERS
 from airflow_provider_glueray.hooks.kuberay.manifests.raycluster import SHARED
 from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import CLUSTER_SELECTOR, PLURAL, job_id_of
-from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, ended_reason, head_lost, is_up
+from airflow_provider_glueray.hooks.kuberay.reasons import (
+    NEWS_OF_PODS,
+    PendingReason,
+    ended_reason,
+    head_lost,
+    is_not_ready,
+    is_up,
+    node_lost,
+    workers_lost,
+)
 from airflow_provider_glueray.hooks.kuberay.resource import KubeRayResourceHook
-from airflow_provider_glueray.hooks.kuberay.status import snapshot_of
+from airflow_provider_glueray.hooks.kuberay.status import snapshot_of, time_of
+from airflow_provider_glueray.hooks.kuberay.usage import NO_PODS, Meter
 
 
 class _Job(NamedTuple):
     """The Ray job of a run, as far as its RayJob says.
 
     :param service: of the head that runs it; "" before KubeRay has told.
+    :param cluster: of that head.
     :param job_id: Ray's id of it.
     :param is_shared: whether the head runs others too.
     """
 
     service: str
+    cluster: str
     job_id: str
     is_shared: bool
 
@@ -59,7 +75,24 @@ class KubeRayRunsHook(KubeRayResourceHook):
             # A RayJob that was suspended has forgotten where it ran.
             if job.service or run_id not in self._jobs:
                 self._jobs[run_id] = job
+            self._measure(run_id, rayjob)
         return found
+
+    def _measure(self, run_id: str, rayjob: Mapping[str, Any]) -> None:
+        """Add what the pods of a run's own cluster have requested since the last look."""
+        status, cluster = rayjob.get("status") or {}, rayjob["spec"].get("rayClusterSpec")
+        began = time_of(status.get("startTime"))
+        if cluster is None or began is None:
+            return
+        until = time_of(status.get("endTime")) or time.time()
+        of_cluster = status.get("rayClusterStatus") or {}
+        if status.get("jobDeploymentStatus") == "Suspended":
+            of_cluster = NO_PODS
+        self._meters.setdefault(run_id, Meter()).look(cluster, of_cluster, began, until)
+
+    def _with_usage(self, snapshot: RunSnapshot) -> RunSnapshot:
+        meter = self._meters.get(snapshot.ref.id)
+        return snapshot._replace(usage=meter.usage) if meter and snapshot.state.is_terminal else snapshot
 
     def _head_of(self, ref: RunRef) -> tuple[Head, str] | None:
         """Return the head that runs a run, and Ray's id of its job there; None before there is one."""
@@ -68,15 +101,27 @@ class KubeRayRunsHook(KubeRayResourceHook):
         job = self._jobs.get(ref.id)
         if job is None or not job.service:
             return None
-        place = (namespaced_name(ref)[0], job.service)
-        return self._heads.setdefault(place, Head(self._proxy, *place)), job.job_id
+        namespace = namespaced_name(ref)[0]
+        head = Head(self._proxy, namespace, job.service, lambda: self._token_of(namespace, job.cluster))
+        return self._heads.setdefault((namespace, job.service), head), job.job_id
+
+    def _token_of(self, namespace: str, cluster: str) -> str:
+        """Read the token that the head of a cluster asks for.
+
+        :raises AccessDenied: the connection's user may not get secrets.
+        """
+        secret = secret_of(cluster)
+        with kubernetes_errors(f"token of Ray in the secret {namespace}/{secret} (it takes get on secrets)"):
+            answer = self.core_v1_client.read_namespaced_secret(secret, namespace, _preload_content=False)
+        return b64decode(json.loads(answer.data)["data"][TOKEN_KEY]).decode()
 
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
         """Describe runs, and tell of those that have ended whether something of them can still run.
 
         One call lists up to a hundred runs, one more their heads. See ``RunBackend``.
         """
-        seen = super().describe(refs)
+        told = super().describe(refs)
+        seen = {ref: self._with_lost_workers(self._with_usage(each)) for ref, each in told.items()}
         ended = [ref for ref, each in seen.items() if each.state.is_terminal and ref.id not in self._let_go]
         held = self._held(ended)
         # One that is not there may be there the next time.
@@ -135,13 +180,33 @@ class KubeRayRunsHook(KubeRayResourceHook):
             try:
                 pods = self._pods(namespace, [rayjob["metadata"]["name"] for rayjob in those], HEAD)
                 gone = [each for each in those if not any(map(is_up, pods.get(each["metadata"]["name"], ())))]
-                events = self._events(namespace) if gone else []
+                are_silent = any(is_not_ready(pod) for mine in pods.values() for pod in mine)
+                events = self._events(namespace, NEWS_OF_PODS) if gone or are_silent else []
             except SubmitError as error:
                 self._warn_once(f"Whether heads of runs are there cannot be seen: {error}")
                 continue
-            for rayjob in gone:
-                reasons[id_of(rayjob)] = head_lost(rayjob, pods.get(rayjob["metadata"]["name"], ()), events)
+            for rayjob in those:
+                mine = pods.get(rayjob["metadata"]["name"], ())
+                reason = head_lost(rayjob, mine, events) if rayjob in gone else node_lost(mine, events)
+                if reason is not None:
+                    reasons[id_of(rayjob)] = reason
         return reasons
+
+    def _with_lost_workers(self, snapshot: RunSnapshot) -> RunSnapshot:
+        """Say of a run that has failed which of its workers were lost: Ray itself tells only that they are gone."""
+        job = self._jobs.get(snapshot.ref.id)
+        if snapshot.state is not RunState.FAILED or job is None or job.is_shared or not job.cluster:
+            return snapshot
+        if snapshot.ref.id not in self._losses:
+            namespace, name = namespaced_name(snapshot.ref)
+            try:
+                pods = self._pods(namespace, [name], WORKER).get(name, [])
+                lost = workers_lost(job.cluster, pods, self._events(namespace, NEWS_OF_PODS))
+            except SubmitError as error:
+                self._warn_once(f"Whether workers were lost cannot be seen: {error}")
+                lost = ""
+            self._losses[snapshot.ref.id] = f" Lost workers: {lost}" if lost else ""
+        return snapshot._replace(message=f"{snapshot.message}{self._losses[snapshot.ref.id]}".strip())
 
     def read_logs(self, cursors: Mapping[RunRef, LogCursor], sources: Sequence[str]) -> dict[RunRef, LogPage]:
         """Read what is new in the logs of runs. See ``RunBackend``.
@@ -222,6 +287,16 @@ class KubeRayRunsHook(KubeRayResourceHook):
         return {}
 
     @cached_property
+    def _meters(self) -> dict[str, Meter]:
+        """What runs with a cluster of their own have used, by their ids."""
+        return {}
+
+    @cached_property
+    def _losses(self) -> dict[str, str]:
+        """What is said of workers that were lost, by the ids of runs that have failed."""
+        return {}
+
+    @cached_property
     def _let_go(self) -> set[str]:
         """The ids of runs that have ended and were seen to hold nothing any more."""
         return set()
@@ -232,7 +307,8 @@ def _job_of(rayjob: Mapping[str, Any]) -> _Job:
     head = (status.get("rayClusterStatus") or {}).get("head") or {}
     client_token = (rayjob["metadata"].get("annotations") or {}).get(CLIENT_TOKEN, "")
     is_shared = bool(rayjob["spec"].get("clusterSelector"))
-    return _Job(head.get("serviceName") or "", status.get("jobId") or job_id_of(client_token), is_shared)
+    job_id = status.get("jobId") or job_id_of(client_token)
+    return _Job(head.get("serviceName") or "", status.get("rayClusterName") or "", job_id, is_shared)
 
 
 def _by_namespace(rayjobs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -21,8 +21,8 @@ Z2X: Mapping[str, str] = {"cpu": "7", "memory": "56Gi"}
 #: The most a 32 bit number holds.
 MOST_SECONDS = 2**31 - 1
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]i|[kMGTP])?")
-_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]i|[mkMGTP])?")
+_UNITS = {"m": 1e-3, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
     f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)
 }
 
@@ -44,6 +44,7 @@ class RayJobSettings:
         merged by these, such as the containers ``ray-head`` and ``ray-worker``.
     :param ttl_seconds_after_finished: how long the Ray cluster stays after the run when no task is there to read its
         log; it goes as soon as that has been read.
+    :param token_auth: whether Ray asks who talks to its head, where KubeRay (1.5) and Ray (2.52) are new enough for it.
     :param startup_timeout: seconds in which the pods must be up; 0 for no bound. Waiting in a queue does not count.
     :param keep_finished_days: RayJobs of the same job that have ended longer ago are deleted when a run is started;
         0 keeps them all.
@@ -63,6 +64,7 @@ class RayJobSettings:
     worker_pod: Mapping[str, Any] = field(default_factory=dict)
     ttl_seconds_after_finished: int = DEFAULT_TTL
     startup_timeout: int = STARTUP_TIMEOUT
+    token_auth: bool = True
     keep_finished_days: int = KEEP_DAYS
 
     def __post_init__(self) -> None:
@@ -80,10 +82,15 @@ class RayJobSettings:
             for value in [getattr(self, name)]
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_SECONDS
         ]
+        if not isinstance(self.token_auth, bool):
+            problems.append(f"kuberay: token_auth={self.token_auth!r} must be true or false")
         if not problems:
             object.__setattr__(self, "resources", {**Z2X, **self.resources})
-            if bytes_of(self.resources["memory"]) is None:
-                problems.append(f"kuberay: resources: memory={self.resources['memory']!r} is no quantity such as 56Gi")
+            problems += [
+                f"kuberay: resources: {name}={self.resources[name]!r} is no quantity such as {such}"
+                for name, such in Z2X.items()
+                if amount_of(self.resources[name]) is None
+            ]
         if problems:
             raise SpecError(problems)
 
@@ -110,7 +117,7 @@ _MAPPINGS = ("resources", "node_selector", "labels", "annotations", "head_pod", 
 _LISTS = ("tolerations", "image_pull_secrets")
 
 
-def bytes_of(quantity: object) -> int | None:
-    """Read an amount of memory as Kubernetes writes it, such as 64Gi."""
+def amount_of(quantity: object) -> float | None:
+    """Read a quantity as Kubernetes writes it, such as 500m or 64Gi; None if it is none."""
     found = _QUANTITY.fullmatch(str(quantity).strip())
-    return int(float(found[1]) * _UNITS.get(found[2] or "", 1)) if found else None
+    return float(found[1]) * _UNITS.get(found[2] or "", 1) if found else None

@@ -18,7 +18,6 @@ from airflow_provider_glueray.core.runs import (
     Usage,
     read_state,
 )
-from airflow_provider_glueray.core.spec import MDPU_PER_WORKER
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     JOB,
     NO_REASON,
@@ -28,6 +27,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     id_of,
 )
 from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, ended_reason
+from airflow_provider_glueray.hooks.kuberay.usage import full_usage
 
 #: ``jobDeploymentStatus`` and what refines it: ``jobStatus`` for Running and Complete, ``reason`` for Failed; "" is
 #: for any other. Source: kuberay/…/apis/ray/v1/rayjob_types.go. Complete without Ray's own SUCCEEDED fails closed.
@@ -98,8 +98,8 @@ def snapshot_of(rayjob: Mapping[str, Any], reason: PendingReason | None = None) 
         message=message[:2000],
         started=started,
         completed=ended,
-        # What a shared cluster uses is its own.
-        usage=_usage(rayjob["spec"].get("rayClusterSpec"), ended - started) if started and ended else None,
+        # What a cluster uses is its own, and not known from one look.
+        usage=Usage(ended - started, 0, 0.0) if started and ended else None,
         recognised=status.get("jobDeploymentStatus", "") in _WORDS,
     )
 
@@ -141,17 +141,6 @@ def began_at(resource: Mapping[str, Any]) -> float | None:
     )
 
 
-def _usage(cluster: Mapping[str, Any] | None, seconds: float) -> Usage:
-    """Reckon with the full size, the head among it: KubeRay does not say when autoscaling took pods away.
-
-    :param cluster: a ``RayClusterSpec``; None where it is not the run's own.
-    """
-    if cluster is None:
-        return Usage(seconds, 0, 0.0)
-    pods = 1 + sum(int(group.get("maxReplicas") or 0) for group in cluster.get("workerGroupSpecs") or ())
-    return Usage(seconds, pods, seconds * pods * MDPU_PER_WORKER / 3600)
-
-
 def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingReason | None = None) -> RunSnapshot:
     """Read a RayCluster as the API server returns it.
 
@@ -180,6 +169,7 @@ def cluster_snapshot(raycluster: Mapping[str, Any], now: float, reason: PendingR
         raw_state=raw,
         message=message[:2000],
         started=began,
-        usage=_usage(raycluster["spec"], max(ended - began, 0.0)),
+        # Nobody looks at it all the time, so nobody knows when autoscaling took pods away.
+        usage=full_usage(raycluster["spec"], max(ended - began, 0.0)),
         recognised=word in KUBERAY_CLUSTER_STATE,
     )

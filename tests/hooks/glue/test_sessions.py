@@ -242,6 +242,14 @@ def test_statements_that_are_not_there(hook, session):
         hook.run_statement("no-such-session", "1", "m")
 
 
+def test_a_session_that_is_ready_a_moment_later(hook, session):
+    """It refuses for its state, and has another one when it is asked for it: there is room the next time."""
+    with Stubber(hook._client_for("glue", once=True)) as stub:
+        stub.add_client_error("run_statement", "IllegalSessionStateException", "is in PROVISIONING status")
+        with pytest.raises(CapacityExceeded, match="still PROVISIONING"):
+            hook.run_statement(session.id, prepare("1", "m-later", "a test"), "m-later")
+
+
 def test_a_session_that_ends_under_its_statements(hook, clean_endpoint):
     """Who waits is told at once; who comes later too; what has run is still told."""
     clean_endpoint.faults(provisioning_seconds=3600)

@@ -9,6 +9,7 @@ is Running has a cluster with a head, which stays when the run has ended. tests/
 
 from __future__ import annotations
 
+import base64
 import copy
 import gzip
 import json
@@ -32,16 +33,20 @@ import yaml
 _CRDS = Path(__file__).parents[2] / "data" / "kuberay"
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_RAY = "X-Ray-Authorization"
 _ENDED = ("Complete", "Failed", "ValidationFailed")
 
 
 @cache
-def schema_of(plural: str) -> dict[str, Any]:
-    """Return the schema of a custom resource, in which what is not named is refused."""
+def schema_of(plural: str, lacks: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return the schema of a custom resource, in which what is not named is refused.
+
+    :param lacks: members that it has not in an older release.
+    """
     with gzip.open(_CRDS / f"ray.io_{plural}.yaml.gz") as file:
         definition = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     version = next(each for each in definition["spec"]["versions"] if each["name"] == "v1")
-    schema = _closed(version["schema"]["openAPIV3Schema"])
+    schema = _closed(version["schema"]["openAPIV3Schema"], lacks)
     # Of metadata the schema says only that it is an object; the API server knows its members.
     members = ("name", "namespace", "labels", "annotations")
     schema["properties"]["metadata"] = {"type": "object", "additionalProperties": False} | {
@@ -50,12 +55,12 @@ def schema_of(plural: str) -> dict[str, Any]:
     return schema  # type: ignore[no-any-return]
 
 
-def _closed(schema: Any) -> Any:
+def _closed(schema: Any, lacks: frozenset[str]) -> Any:
     if isinstance(schema, list):
-        return [_closed(each) for each in schema]
+        return [_closed(each, lacks) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {key: _closed(value) for key, value in schema.items()}
+    closed = {key: _closed(value, lacks) for key, value in schema.items() if key not in lacks}
     is_object = closed.get("type") == "object" and isinstance(closed.get("properties"), dict)
     if is_object and not closed.get("x-kubernetes-preserve-unknown-fields"):
         closed.setdefault("additionalProperties", False)
@@ -63,13 +68,13 @@ def _closed(schema: Any) -> Any:
 
 
 @cache
-def _validator(plural: str) -> Any:
-    return jsonschema.Draft202012Validator(schema_of(plural))
+def _validator(plural: str, lacks: frozenset[str]) -> Any:
+    return jsonschema.Draft202012Validator(schema_of(plural, lacks))
 
 
-def problems_of(thing: Mapping[str, Any]) -> list[str]:
+def problems_of(thing: Mapping[str, Any], lacks: frozenset[str] = frozenset()) -> list[str]:
     """Return what the API server would refuse of a RayJob or a RayCluster."""
-    validator = _validator(f"{thing['kind'].lower()}s")
+    validator = _validator(f"{thing['kind'].lower()}s", lacks)
     return [f"{error.json_path}: {error.message}"[:500] for error in validator.iter_errors(thing)]
 
 
@@ -118,6 +123,10 @@ class Kubernetes:
         #: Lines with their times, by namespace, pod and container.
         self.logs: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
         self.has_kuberay = True
+        #: Members that KubeRay's custom resources do not have in an older release.
+        self.lacks: frozenset[str] = frozenset()
+        #: The token that heads ask for; "" for none.
+        self.token = ""
         self.quota: str | None = None
         #: Verbs on resources that the caller may not use, such as ``("create", "rayjobs")``.
         self.denied: set[tuple[str, str]] = set()
@@ -173,7 +182,9 @@ class Kubernetes:
             self.run_pod("/".join(place))
         rayjob["status"] |= {"jobId": spec["jobId"], "rayClusterName": cluster}
         if has_head:
-            rayjob["status"]["rayClusterStatus"] = {"head": {"serviceName": f"{cluster}-head-svc"}}
+            workers = sum(group["maxReplicas"] for group in spec.get("rayClusterSpec", {}).get("workerGroupSpecs", ()))
+            head = {"serviceName": f"{cluster}-head-svc", "podIP": "10.0.0.7"}
+            rayjob["status"]["rayClusterStatus"] = {"head": head, "availableWorkerReplicas": workers}
 
     def _thing(self, namespace: str, name: str) -> dict[str, Any]:
         return self.rayjobs.get((namespace, name)) or self.rayclusters[namespace, name]
@@ -202,6 +213,8 @@ class Kubernetes:
         self, method: str, path: str, query: Mapping[str, str], body: bytes, content_type: str
     ) -> tuple[int, Any] | None:
         """Return status and content for a request, or None to hang up without a word."""
+        if path == "/openapi/v3/apis/ray.io/v1":
+            return self._openapi()
         proxied = re.fullmatch(r"/api/v1/namespaces/([^/]+)/services/([^/:]+):8265/proxy(/.*)", path)
         if proxied is not None:
             return self._proxied(method, *proxied.groups(), query, body)
@@ -225,11 +238,30 @@ class Kubernetes:
                 if not self.has_kuberay:
                     return 404, "404 page not found\n"
                 return self._custom(resource, verb, namespace, name or "", query, body, content_type)
+            if (
+                what == "secrets"
+                and self.token
+                and (namespace, name) in {(place[0], f"{place[1]}"[-50:]) for place in self.rayclusters}
+            ):
+                return 200, {"data": {"auth_token": base64.b64encode(self.token.encode()).decode()}}
+            if what == "secrets":
+                return _status(404, "NotFound", f'secrets "{name}" not found', kind="secrets")
             if what == "pods/log":
                 return self._log(namespace, name, query)
             if verb == "list":
                 return 200, {"items": self._listed(resource, namespace, query)}
         return 404, "404 page not found\n"
+
+    def _openapi(self) -> tuple[int, Any]:
+        """Publish what custom resources may have, as far as a client looks for."""
+        self.calls["get openapi"] += 1
+        if ("get", "openapi") in self.denied:
+            return _status(403, "Forbidden", "forbidden: cannot get path /openapi/v3/apis/ray.io/v1")
+        schemas = {}
+        for kind in ("RayJob", "RayCluster"):
+            of = {"x-kubernetes-group-version-kind": [{"group": "ray.io", "version": "v1", "kind": kind}]}
+            schemas[f"io.ray.v1.{kind}"] = {**schema_of(f"{kind.lower()}s", self.lacks), **of}
+        return 200, {"components": {"schemas": schemas}}
 
     def _proxied(
         self, method: str, namespace: str, service: str, path: str, query: Mapping[str, str], body: bytes
@@ -293,7 +325,7 @@ class Kubernetes:
             return _status(404, "NotFound", f'namespaces "{namespace}" not found', kind="namespaces")
         if self.quota:
             return _status(403, "Forbidden", f'{plural}.ray.io "{name}" is forbidden: exceeded quota: {self.quota}')
-        wrong = problems_of(thing)
+        wrong = problems_of(thing, self.lacks)
         unknown = [each for each in wrong if "Additional properties" in each]
         if unknown and query.get("fieldValidation") == "Strict":
             return _status(400, "BadRequest", f"strict decoding error: {unknown[0]}")
@@ -347,7 +379,8 @@ class Kubernetes:
             following = {"": "Initializing", "Suspending": "Suspended", "Suspended": "Suspended"}
             thing["status"] = {**status, "jobDeploymentStatus": following.get(word, "Suspending")}
             if thing["status"]["jobDeploymentStatus"] == "Suspended":
-                thing["status"] |= {"jobStatus": "", "message": "", "reason": ""}
+                thing["status"] |= {"jobStatus": "", "message": "", "reason": "", "jobId": "", "rayClusterName": ""}
+                thing["status"]["rayClusterStatus"] = {}
                 for key in self._pods_of(place):
                     del self.pods[key]
                 self.rayclusters.pop(place, None)
@@ -382,8 +415,8 @@ class Kubernetes:
 
     def _listed(self, resource: str, namespace: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         if resource == "events":
-            kind = query.get("fieldSelector", "").removeprefix("type=")
-            return [event for event in self.events if not kind or event["type"] == kind]
+            parts = query.get("fieldSelector", "").split(",")
+            return [event for event in self.events if all(_fits(event, part) for part in parts if part)]
         return [
             pod
             for (place, _), pod in self.pods.items()
@@ -436,6 +469,15 @@ def _status(code: int, reason: str, message: str, kind: str = "") -> tuple[int, 
     return code, {"kind": "Status", "apiVersion": "v1", "reason": reason, "message": message, "code": code, **details}
 
 
+def _fits(event: Mapping[str, Any], part: str) -> bool:
+    """Tell whether an event is of those that one part of a field selector asks for."""
+    key, operator, wanted = re.fullmatch(r"([\w.]+)(!?=)(.*)", part).groups()  # type: ignore[union-attr]
+    value: Any = event
+    for name in key.split("."):
+        value = value.get(name, "")
+    return (value == wanted) is (operator == "=")
+
+
 def _selects(selector: str, labels: Mapping[str, str]) -> bool:
     for part in re.split(r",(?![^(]*\))", selector):
         if not part:
@@ -484,6 +526,8 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Kubernetes]:
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             if self.headers.get("Authorization") != "Bearer secret-token":
                 answer: tuple[int, Any] | None = _status(401, "Unauthorized", "Unauthorized")
+            elif "/proxy/" in parts.path and cluster.token and self.headers.get(_RAY) != f"Bearer {cluster.token}":
+                answer = 401, "Unauthorized: Missing authentication token"
             else:
                 content_type = self.headers.get("Content-Type", "")
                 answer = cluster.answer(self.command, parts.path, query, body, content_type)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -28,15 +28,21 @@ from airflow_provider_glueray.core.errors import (
 )
 from airflow_provider_glueray.core.follow import FollowPolicy, Waits, follow
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor
-from airflow_provider_glueray.core.runs import KUBERAY_JOB, Outcome, RunRef, RunState
+from airflow_provider_glueray.core.runs import KUBERAY_JOB, Outcome, RunRef, RunState, Usage
 from airflow_provider_glueray.core.spec import RayJobSpec
-from airflow_provider_glueray.hooks.kuberay import logs
+from airflow_provider_glueray.hooks.kuberay import logs, runs
+from airflow_provider_glueray.hooks.kuberay.head import secret_of
 from airflow_provider_glueray.hooks.kuberay.jobs import KubeRayHook
+from airflow_provider_glueray.hooks.kuberay.status import time_of
 from tests.hooks.kuberay import kubernetes_api
 
 START, END = "2026-03-01T02:00:00Z", "2026-03-01T02:10:00Z"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": START}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "startTime": START, "endTime": END}
+FAILED = {
+    "jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "JobStatusCheckTimeoutExceeded",
+    "startTime": START, "endTime": END,
+}  # fmt: skip
 WAITING_TOO_LONG = Waits().pending_reason + 5
 
 
@@ -99,6 +105,56 @@ def watch(hook, told, set_clock) -> Callable[..., Outcome]:
         return run_sync(follow(ref, FollowPolicy(**policy)), hook, ref, writer)
 
     return watch
+
+
+class TestReleases:
+    """What a release of KubeRay has not, it is not sent; the API server says what it has."""
+
+    @pytest.mark.parametrize(
+        ("lacks", "there"),
+        [
+            ((), {"authOptions", "preRunningDeadlineSeconds"}),
+            (("preRunningDeadlineSeconds",), {"authOptions"}),
+            (("authOptions", "preRunningDeadlineSeconds"), set()),
+        ],
+    )
+    def test_a_run(self, cluster, hook, start, lacks, there):
+        cluster.lacks = frozenset(lacks)
+        ref = start(overrides={"kuberay": {"ray_version": "2.60.0", "startup_timeout": 600}})
+
+        spec = cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]
+        assert {name for name in (*spec, *spec["rayClusterSpec"]) if name in ("authOptions", *lacks, *there)} == there
+        assert spec.get("preRunningDeadlineSeconds", 720) == 720
+        assert spec["rayClusterSpec"].get("authOptions", {"mode": "token"}) == {"mode": "token"}
+
+    def test_a_typing_error_is_still_one(self, cluster, hook, start):
+        cluster.lacks = frozenset({"authOptions"})
+        with pytest.raises(InvalidRequest, match="nodeSelektor"):
+            start(overrides={"kuberay": {"ray_version": "2.60.0", "head_pod": {"spec": {"nodeSelektor": {}}}}})
+
+    def test_the_schema_may_not_be_seen(self, cluster, hook, start):
+        """Then the run does without."""
+        cluster.denied.add(("get", "openapi"))
+        ref = start(overrides={"kuberay": {"ray_version": "2.60.0"}})
+
+        assert "authOptions" not in cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["rayClusterSpec"]
+
+    @pytest.mark.parametrize(
+        ("given", "has"),
+        [
+            ({"ray_version": "2.52.0"}, True),
+            ({"ray_version": "2.51.9"}, False),
+            ({"ray_version": "3.0.0rc1"}, True),
+            ({}, False),  # Ray 2.4 has no tokens
+            ({"ray_version": "2.60.0", "token_auth": False}, False),
+        ],
+    )
+    def test_which_heads_ask_for_a_token(self, cluster, hook, start, given, has):
+        """Those of a Ray that can, unless they are told not to."""
+        ref = start(overrides={"kuberay": given})
+
+        spec = cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["rayClusterSpec"]
+        assert ("authOptions" in spec) is has
 
 
 class TestStart:
@@ -279,13 +335,45 @@ class TestDescribe:
         with pytest.raises(InvalidRequest, match="KubeRay"):
             hook.describe([ref])
 
-    def test_usage(self, cluster, hook, start):
+    def test_usage(self, cluster, hook, start, monkeypatch):
+        """A head and two workers of 7 vCPU and 56 GiB, and the autoscaler."""
         ref = start()
-        cluster.play(ref.id, DONE)
-        usage = hook.describe([ref])[ref].usage
+        cluster.play(ref.id, RUNNING, DONE)
+        monkeypatch.setattr(runs, "time", SimpleNamespace(time=lambda: time_of(START) + 300))
+        running, done = (hook.describe([ref])[ref].usage for _ in range(2))
 
-        assert usage is not None
-        assert (usage.seconds, usage.workers, usage.mdpu_hours) == (600, 3, 1.0)
+        assert running is None
+        assert done == Usage(600, 3, 0.0, pytest.approx(21.5 / 6), pytest.approx(168.5 / 6))
+
+    def test_usage_of_a_run_that_is_stopped(self, cluster, hook, start, monkeypatch):
+        """KubeRay sets no end, forgets what ran, and its pods are gone: suspended time costs nothing."""
+        ref = start()
+        now = SimpleNamespace(time=time_of(START))
+        monkeypatch.setattr(runs, "time", SimpleNamespace(time=lambda: now.time))
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        now.time += 600
+        hook.stop(ref)
+        seen = []
+        for _ in range(2):
+            now.time += 60
+            seen.append(hook.describe([ref])[ref])
+
+        assert [each.state for each in seen] == [RunState.STOPPING, RunState.STOPPED]
+        assert seen[1].usage == Usage(720, 3, 0.0, pytest.approx(660 * 21.5 / 3600), pytest.approx(660 * 168.5 / 3600))
+
+    def test_usage_of_a_run_without_pods(self, cluster, hook, start):
+        """What never ran costs nothing."""
+        ref = start()
+        cluster.play(
+            ref.id,
+            {"jobDeploymentStatus": "Initializing", "startTime": START},
+            {**DONE, "jobDeploymentStatus": "Failed", "jobStatus": "", "reason": "DeadlineExceeded"},
+        )
+        cluster.make_cluster = lambda place: None
+        usage = [hook.describe([ref])[ref].usage for _ in range(2)][1]
+
+        assert (usage.workers, usage.vcpu_hours, usage.gib_hours) == (0, 0, 0)
 
     def test_the_latest(self, cluster, hook, start):
         assert hook.latest_run("nightly-clean") is None
@@ -324,6 +412,24 @@ class TestTrouble:
 
         assert snapshot.raw_state == "Initializing/Unschedulable"
         assert text in snapshot.message
+
+    @pytest.mark.parametrize("reason", ["TriggeredScaleUp", "NotTriggerScaleUp", "Nominated"])
+    def test_a_node_is_on_its_way(self, cluster, hook, slow, reason):
+        """Or is not: the autoscaler of nodes and Karpenter say so in events; the latest counts."""
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+        _, pod = cluster.run_pod(slow.id, "ray-head", "Pending", conditions=[condition])
+        for word, about, second in ((reason, pod, 9), ("Nominated", pod, 8), ("x", "other", 10)):
+            event = {
+                "type": "Normal",
+                "reason": word,
+                "message": "n1",
+                "lastTimestamp": f"2026-03-01T02:00:{second:02}Z",
+            }
+            cluster.events.append({**event, "involvedObject": {"kind": "Pod", "name": about}})
+        snapshot = hook.describe([slow])[slow]
+
+        assert snapshot.raw_state == f"Initializing/{reason}"
+        assert snapshot.message == f"Pod {pod} waits for a node: {reason}: n1"
 
     def test_a_quota_for_pods(self, cluster, hook, slow):
         """KubeRay could make no pod, which an event tells."""
@@ -482,15 +588,10 @@ class TestFollowing:
 class TestOneDriver:
     """A run has one driver at most, and no verdict but success while it may live."""
 
-    FAILED: ClassVar = {
-        "jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "JobStatusCheckTimeoutExceeded",
-        "startTime": START, "endTime": END,
-    }  # fmt: skip
-
     def test_held_until_its_head_is_gone(self, cluster, hook, start):
         """KubeRay has given it up, and the driver goes on until somebody deletes its cluster."""
         ref = start()
-        cluster.play(ref.id, RUNNING, self.FAILED)
+        cluster.play(ref.id, RUNNING, FAILED)
         seen = [hook.describe([ref])[ref] for _ in range(2)]
         hook.stop(ref)
         going = hook.describe([ref])[ref]
@@ -506,7 +607,7 @@ class TestOneDriver:
     def test_a_head_that_outlives_its_cluster(self, cluster, hook, start):
         """Kubernetes has let go of the RayCluster, and its pods end within their grace period."""
         ref = start()
-        cluster.play(ref.id, RUNNING, self.FAILED)
+        cluster.play(ref.id, RUNNING, FAILED)
         for _ in range(2):
             hook.describe([ref])
         cluster.rayclusters.clear()
@@ -544,7 +645,7 @@ class TestOneDriver:
     def test_without_the_right_to_see(self, cluster, hook, start):
         """It is said, and the verdict is KubeRay's."""
         ref = start()
-        cluster.play(ref.id, RUNNING, self.FAILED)
+        cluster.play(ref.id, RUNNING, FAILED)
         hook.describe([ref])
         cluster.denied.add(("list", "rayclusters"))
 
@@ -598,22 +699,72 @@ class TestOneDriver:
         )
         assert cluster.rayjobs[tuple(ref.id.split("/"))]["spec"]["suspend"] is True
 
-    def test_an_event_tells_of_a_head_that_is_gone(self, cluster, hook, start):
-        ref = start()
+    @pytest.mark.parametrize("job", ["short", "a-name-that-is-longer-than-kuberay-allows-in-those-of-pods"])
+    def test_an_event_tells_of_a_head_that_is_gone(self, cluster, hook, start, job):
+        ref = start(name=job)
         cluster.play(ref.id, RUNNING)
         hook.describe([ref])
         cluster.pods.clear()
-        name = f"{ref.id.split('/')[1]}-head-x7k2p"
+        raycluster = f"{ref.id.split('/')[1]}-abcde"
+        cluster.rayjobs[tuple(ref.id.split("/"))]["status"]["rayClusterName"] = raycluster
+        name = f"{raycluster[:50]}-head-x7k2p"
         cluster.events = [
-            {"type": "Normal", "reason": "Scheduled", "message": "no", "involvedObject": {"name": name}},
-            {"type": "Normal", "reason": "TaintManagerEviction", "message": "n1", "involvedObject": {"name": name}},
-            {"type": "Warning", "reason": "Evicted", "message": "other", "involvedObject": {"name": "other-head-x"}},
-        ]
+            {"type": "Normal", "reason": reason, "message": text, "involvedObject": {"kind": "Pod", "name": about}}
+            for reason, text, about in (
+                ("Scheduled", "no", name), ("TaintManagerEviction", "n1", name), ("Evicted", "other", "other-head-x")
+            )
+        ]  # fmt: skip
 
         assert hook.describe([ref])[ref].message.endswith("with it: TaintManagerEviction: n1")
 
 
 class TestStop:
+    def test_a_node_that_does_not_answer(self, cluster, hook, start):
+        """The run may go on, so it is no end; that nothing is heard has a reason."""
+        ref = start()
+        cluster.play(ref.id, RUNNING)
+        hook.describe([ref])
+        [((_, name), pod)] = cluster.pods.items()
+        pod["spec"] = {**pod["spec"], "nodeName": "n1"}
+        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+        before = hook.describe([ref])[ref]
+        about = {"kind": "Pod", "name": name}
+        cluster.events = [{"type": "Warning", "reason": "NodeNotReady", "message": "x", "involvedObject": about}]
+        silent = hook.describe([ref])[ref]
+        pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+        after = hook.describe([ref])[ref]
+
+        assert [each.raw_state for each in (before, silent, after)] == [
+            "Running/RUNNING", "Running/RUNNING/NodeNotReady", "Running/RUNNING"
+        ]  # fmt: skip
+        assert silent.state is RunState.RUNNING
+        assert f"The node n1 of pod {name} is NotReady" in silent.message
+
+    @pytest.mark.parametrize(
+        ("reason", "lost"),
+        [
+            ("OOMKilled", r"Lost workers: container ray-worker of pod .* on node n1: OOMKilled \(137\), it took more"),
+            ("Evicted", r"Lost workers: pod .*-workers-worker-9: Evicted: The node was low"),
+            ("Killing", ""),  # the autoscaler takes idle workers away
+        ],
+    )
+    def test_workers_are_lost(self, cluster, hook, start, reason, lost):
+        """Ray says only that they are gone."""
+        ref = start()
+        cluster.play(ref.id, RUNNING, {**FAILED, "message": "A worker died."})
+        hook.describe([ref])
+        name = cluster.rayjobs[tuple(ref.id.split("/"))]["status"]["rayClusterName"]
+        if reason == "OOMKilled":
+            ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+            key = cluster.run_pod(ref.id, "ray-worker", containerStatuses=[{"name": "ray-worker", "lastState": ended}])
+            cluster.pods[key]["spec"] = {**cluster.pods[key]["spec"], "nodeName": "n1"}
+        about = {"kind": "Pod", "name": f"{name}-workers-worker-9"}
+        cluster.events = [{"type": "Warning", "reason": reason, "message": "The node was low", "involvedObject": about}]
+        seen = [hook.describe([ref])[ref] for _ in range(2)]
+
+        assert seen[0].message == seen[1].message
+        assert re.fullmatch(f"A worker died. {lost}.*" if lost else "A worker died.", seen[0].message)
+
     def test_twice(self, cluster, hook, start):
         ref = start()
         cluster.play(ref.id, RUNNING)
@@ -784,6 +935,45 @@ class TestLogs:
         assert "get and create on services/proxy" in said[0]
         with pytest.raises(AccessDenied, match="get on pods/log"):
             hook.read_logs({ref: LogCursor()}, ("process",))
+
+    def test_a_head_that_asks_for_a_token(self, cluster, hook, start):
+        """Its token is read when it asks, once, and only then."""
+        ref = self.running(cluster, hook, start)
+        log = cluster.dashboard.logs
+        log["glueray-m1"] = "a\n"
+        first, cursor = self.read(hook, ref, LogCursor())
+        assert cluster.calls["get secrets"] == 0
+        cluster.token = "t0p"
+        log["glueray-m1"] += "b\n"
+        second, cursor = self.read(hook, ref, cursor)
+        log["glueray-m1"] += "c\n"
+        third, _ = self.read(hook, ref, cursor)
+
+        assert (first, second, third) == (["a"], ["b"], ["c"])
+        assert cluster.calls["get secrets"] == 1
+
+    def test_a_token_that_may_not_be_read(self, cluster, hook, start, monkeypatch):
+        ref = self.running(cluster, hook, start)
+        cluster.token = "t0p"
+        cluster.denied.add(("get", "secrets"))
+        said: list[str] = []
+        monkeypatch.setattr(hook.log, "warning", lambda text, *values: said.append(text % values))
+
+        assert [self.read(hook, ref, LogCursor())[0] for _ in range(2)] == [[], []]
+        assert len(said) == 1
+        assert "it takes get on secrets" in said[0]
+
+    @pytest.mark.parametrize(
+        ("cluster", "secret"),
+        [
+            ("nightly-abcde", "nightly-abcde"),
+            ("x" * 3 + "a" * 50, "a" * 50),
+            ("x" * 3 + "-" + "a" * 49, "r" + "a" * 49),
+            ("x" * 3 + "7" + "a" * 49, "r" + "a" * 49),
+        ],
+    )
+    def test_the_name_of_the_secret(self, cluster, secret):
+        assert secret_of(cluster) == secret
 
     def test_the_head_does_not_answer(self, cluster, hook, start):
         """A failed read while the run goes on; when it is over its log is gone with it."""

@@ -125,8 +125,8 @@ class TestStates:
 
     def test_usage(self):
         """From its making until now, or until its deletion was asked for; the head counts."""
-        assert cluster_snapshot(stored(state="ready"), NOW).usage == (600, 3, 1.0)
-        assert cluster_snapshot(stored(deleted="2026-03-01T02:05:00Z"), NOW).usage == (300, 3, 0.5)
+        assert cluster_snapshot(stored(state="ready"), NOW).usage[:3] == (600, 3, 0)
+        assert cluster_snapshot(stored(deleted="2026-03-01T02:05:00Z"), NOW).usage[:3] == (300, 3, 0)
 
     def test_trouble_is_in_the_raw_state(self):
         trouble = PendingReason("ImagePullBackOff", "Back-off pulling image")

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_glueray.core.errors import SpecError
-from airflow_provider_glueray.core.runs import RunState
+from airflow_provider_glueray.core.runs import RunState, Usage
 from airflow_provider_glueray.core.spec import RayJobSpec, Workers
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
@@ -38,7 +38,7 @@ from airflow_provider_glueray.hooks.kuberay.manifests.rayjob import (
     to_rayjob,
 )
 from airflow_provider_glueray.hooks.kuberay.reasons import PendingReason, pending_reason, startup_timeout_reason
-from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
+from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, amount_of
 from airflow_provider_glueray.hooks.kuberay.status import KUBERAY_JOB_STATE, began_at, snapshot_of
 from tests.documents import documented_fields
 from tests.hooks.kuberay import kubernetes_api
@@ -250,10 +250,10 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("text", "count"), [("64Gi", 64 * 1024**3), ("1.5G", 1_500_000_000), (1024, 1024), ("512Mi", 512 * 1024**2),
-                            ("lots", None), ("64 gb", None)],
+                            ("500m", 0.5), ("0.1", 0.1), ("lots", None), ("64 gb", None)],
     )  # fmt: skip
     def test_quantities(self, text, count):
-        assert bytes_of(text) == count
+        assert amount_of(text) == count
 
 
 class TestNames:
@@ -458,7 +458,7 @@ class TestSharedCluster:
             }
         )
 
-        assert snapshot.usage == (600, 0, 0)
+        assert snapshot.usage == Usage(600, 0, 0.0)
 
 
 #: Every JobDeploymentStatus of kuberay/ray-operator/apis/ray/v1/rayjob_types.go, v1.7.0.
@@ -654,4 +654,4 @@ def test_the_default_pods_fit_the_node_that_aws_recommends():
     mib = 1024**2
 
     assert float(pod["cpu"]) <= 8 - 0.09 - 0.25
-    assert bytes_of(pod["memory"]) <= 64 * 1024 * mib - (255 + 11 * 58 + 100 + 2048) * mib
+    assert amount_of(pod["memory"]) <= 64 * 1024 * mib - (255 + 11 * 58 + 100 + 2048) * mib

@@ -71,7 +71,7 @@ class Kubelet:
         metadata = obj["metadata"]
         pod = self.pods.get(metadata["uid"])
         if pod is not None:
-            pod.obj = obj
+            pod.see(obj)
         elif new and metadata.get("deletionTimestamp"):
             # Deleted before it was begun.
             path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"

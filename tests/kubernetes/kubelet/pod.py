@@ -64,6 +64,14 @@ class Pod:
         """Look at the containers again, now."""
         self._noticed.set()
 
+    def see(self, obj: dict[str, Any]) -> None:
+        """Take note of what the API server has of it; what somebody else has said of its state is said anew."""
+        self.obj = obj
+        told = {each["type"]: each["status"] for each in obj["status"].get("conditions") or ()}
+        if self._reported and told.get("Ready") != self._conditions["Ready"]["status"]:
+            self._reported = None
+            self.notice()
+
     def delete(self) -> None:
         """End it, within the grace that its deletion has."""
         self._deleted.set()

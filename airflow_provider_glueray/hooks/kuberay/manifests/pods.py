@@ -11,7 +11,7 @@ from typing import Any
 from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.spec import Workers
 from airflow_provider_glueray.core.validation import text_of
-from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, bytes_of
+from airflow_provider_glueray.hooks.kuberay.settings import RayJobSettings, amount_of
 
 GROUP, VERSION = "ray.io", "v1"
 #: A RayJob's name may have 47 characters, so that the names made of it fit, and must be a DNS-1035 label.
@@ -35,10 +35,14 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 #: KubeRay then makes no new head for one that has ended (1.6 and newer; kuberay/…/raycluster_controller.go
 #: reconcilePods): a new one would know nothing of what the old one ran, and be given it once more.
 NO_NEW_HEAD = "ray.io/disable-provisioned-head-restart"
+#: The first Ray that KubeRay lets ask for a token (kuberay/…/utils/validation.go).
+RAY_WITH_TOKENS = (2, 52)
 #: Seconds that a pod has to end. The shell of a head ignores SIGTERM, so it takes all of them.
 GRACE_SECONDS = 5
 #: The containers of the pods, as overrides name them.
 HEAD, WORKER = "ray-head", "ray-worker"
+#: The group of the workers.
+WORKERS = "workers"
 
 _NOT_IN_LABEL = re.compile(r"[^A-Za-z0-9_.-]+")
 _NOT_IN_NAME = re.compile(r"[^a-z0-9]+")
@@ -58,6 +62,12 @@ def rayjob_name(name: str, client_token: str) -> str:
     # A DNS-1035 label begins with a letter.
     slug = slug if slug[:1].isalpha() else f"job-{slug}"
     return f"{slug[: MOST_NAME - 13].strip('-')}-{_digest(f'{name} {client_token}')[:12]}"
+
+
+def pods_begin(cluster: str, container: str) -> str:
+    """Return what the names of a cluster's heads or workers begin with (kuberay/…/utils/util.go PodName)."""
+    prefix, kind = (cluster, "head") if container == HEAD else (f"{cluster}-{WORKERS}", "worker")
+    return f"{prefix[:50]}-{kind}"
 
 
 def id_of(resource: Mapping[str, Any]) -> str:
@@ -86,10 +96,13 @@ def cluster_spec(
     :param labels: of its pods.
     :param max_lifetime: seconds after which Kubernetes ends each of its pods.
     """
-    memory = bytes_of(settings.resources["memory"]) or 0
+    memory = int(amount_of(settings.resources["memory"]) or 0)
     least, most = workers.min_workers or 0, workers.number_of_workers
+    ray_version = settings.ray_version or _version_of(runtime)
+    asks_for_token = settings.token_auth and _numbers(ray_version) >= RAY_WITH_TOKENS
     return {
-        "rayVersion": settings.ray_version or _version_of(runtime),
+        "rayVersion": ray_version,
+        **({"authOptions": {"mode": "token"}} if asks_for_token else {}),
         "enableInTreeAutoscaling": least != most,
         "headGroupSpec": {
             "rayStartParams": {
@@ -100,7 +113,7 @@ def cluster_spec(
         },
         "workerGroupSpecs": [
             {
-                "groupName": "workers",
+                "groupName": WORKERS,
                 "replicas": least,
                 "minReplicas": least,
                 "maxReplicas": most,
@@ -113,8 +126,11 @@ def cluster_spec(
 
 def _version_of(runtime: str) -> str:
     """Return Glue's name of a runtime, such as Ray2.4, as a version of Ray."""
-    numbers = re.findall(r"\d+", runtime)
-    return ".".join([*numbers, "0", "0"][:3])
+    return ".".join(map(str, [*_numbers(runtime), 0, 0][:3]))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def _object_store(memory: int, percent: int | None) -> dict[str, str]:

@@ -36,6 +36,9 @@ PLURAL = "rayjobs"
 #: How a RayJob names the cluster that it runs in (kuberay/…/utils/constant.go RayJobClusterSelectorKey).
 CLUSTER_SELECTOR = "ray.io/cluster"
 
+#: Seconds by which KubeRay's own bound of a start is later than ours, which says what the run waited for.
+SPARE_SECONDS = 120
+
 #: Members of RayJobSettings that only the maker of a cluster can give.
 _OF_CLUSTERS = ("ray_version", "service_account", "resources", "head_pod", "worker_pod", "ttl_seconds_after_finished")
 
@@ -175,7 +178,9 @@ def to_rayjob(
             "jobId": job_id_of(client_token),
             # A retry is Airflow's: it knows what the run was for, and a second one here would be nobody's.
             "backoffLimit": 0,
-            **_deadline(deadline_seconds),
+            **_deadline("activeDeadlineSeconds", deadline_seconds),
+            # For a run that nobody watches.
+            **_deadline("preRunningDeadlineSeconds", settings.startup_timeout, SPARE_SECONDS),
         },
     }
 
@@ -192,8 +197,8 @@ def _to_yaml(value: Mapping[str, Any]) -> str:
     return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _deadline(seconds: int | None) -> dict[str, int]:
-    return {} if seconds is None else {"activeDeadlineSeconds": min(max(seconds, 1), MOST_SECONDS)}
+def _deadline(name: str, seconds: int | None, spare: int = 0) -> dict[str, int]:
+    return {name: min(max(seconds, 1) + spare, MOST_SECONDS)} if seconds else {}
 
 
 def _runtime_env(spec: RayJobSpec) -> dict[str, Any]:
