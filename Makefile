@@ -23,7 +23,7 @@ STEP_PYTHON := 3.10
 # Two workers for two cores; the tests of a file stay together, since they share what they set up.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test test-full kubernetes test-kuberay test-kuberay-quick matrix matrix-ends release-check lint bench clean python39
+.PHONY: demo check test test-full kubernetes kubernetes-newest test-kuberay test-kuberay-quick matrix matrix-ends release-check lint bench clean python39
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m demo
@@ -40,6 +40,10 @@ test-full: $(VENV)/.ready $(KERNEL)/.ready $(RAY29)/.ready $(TOOLS)/.ready pytho
 # A real Kubernetes with KubeRay in each release that is tested, from Go modules: minutes once, which needs Go.
 kubernetes: $(VENV)/.ready
 	@$(BIN)/python -m tests.kubernetes.build
+
+# The same with the newest release only, for CI.
+kubernetes-newest: $(VENV)/.ready
+	@$(BIN)/python -m tests.kubernetes.build newest
 
 # The contract, the scenes and KubeRay itself on it; with GLUERAY_TEST_KUBERAY, on a cluster of yours.
 test-kuberay: $(VENV)/.ready

@@ -76,7 +76,7 @@ async def run_async(
             case Sleep(seconds=seconds):
                 return await watcher.pause(seconds)
             case Stop():
-                return await watcher.call(lambda backend: backend.stop(ref))
+                return await watcher.stop(ref)
             case Log():
                 return _write(step, log)
             case EmitLogLines(cursor=cursor):

@@ -15,6 +15,8 @@ from airflow_provider_glueray.core.logs import FAILURE_SOURCES, SCRIPT, LogCurso
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.glueray_step.reports import read_report
 
+#: Seconds between two reads of a log that nobody hands over, at most.
+MOST_LOG_PAUSE = 60.0
 #: The most reports that are kept of one run; they pass through Airflow's database.
 MOST_REPORTS = 100
 
@@ -198,7 +200,8 @@ def follow(ref: RunRef, policy: FollowPolicy, cursor: LogCursor | None = None) -
                 yield _tell_state(snapshot)
             last = snapshot
             ended = snapshot.is_over if policy.until_over else snapshot.state.is_terminal
-            yield from logs.read(to_end=ended)
+            if ended or answer.now >= logs.due:
+                yield from logs.read(to_end=ended)
             if ended:
                 break
         deadline_passed = policy.deadline is not None and answer.now >= policy.deadline
@@ -285,6 +288,9 @@ class _Logs:
         self._is_resumed = is_resumed
         self._complained = False
         self._was_read = False
+        #: From when on it is worth to read (epoch seconds): less often where nobody answers.
+        self.due = 0.0
+        self._failures = 0
         self._tail = LogTail()
         self._reports: list[dict[str, Any]] = []
 
@@ -301,11 +307,13 @@ class _Logs:
             return False
         answer = yield ReadLogs(self._cursor._replace(to_end=to_end), self._sources)
         if answer.error is not None:
+            self._failures += 1
+            self.due = answer.now + min(2.0**self._failures, MOST_LOG_PAUSE)
             if not self._complained:
                 self._complained = True
                 yield Log(logging.WARNING, f"Could not read the logs, the run is not affected: {answer.error}")
             return None
-        self._was_read = True
+        self._was_read, self._failures = True, 0
         page: LogPage = answer.value
         self._cursor = page.cursor
         lines = page.lines if most is None else page.lines[-most:]

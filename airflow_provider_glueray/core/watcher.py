@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 #: Seconds to wait for others who ask the same at the same moment.
 BATCH_WINDOW_SECONDS = 0.02
-#: Blocking calls under way at once for one connection. More would only run into the service's throttling.
-THREADS = 4
+#: Blocking calls under way at once for one connection, by what they do: more would only run into the service's
+#: throttling, and a stop waits neither for polls nor for logs that nobody answers.
+THREADS = {"poll": 4, "log": 3, "stop": 4}
 
 
 @dataclass(slots=True)
@@ -70,13 +71,20 @@ class Watcher:
         self._make_backend, self._in_thread = make_backend, in_thread
         self._backend: RunBackend | None = None
         self._backend_lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="glueray-watcher")
+        self._threads = {
+            name: ThreadPoolExecutor(count, thread_name_prefix=f"glueray-watcher-{name}")
+            for name, count in THREADS.items()
+        }
         self._groups: dict[str, _Group] = {}
         self._reads: dict[tuple[str, tuple[str, ...]], _Reading] = {}
 
-    async def call(self, function: Callable[[RunBackend], T]) -> T:
-        """Run a blocking call on the backend in a thread."""
-        return await self._in_thread(self._threads, lambda: function(self._the_backend()))  # type: ignore[no-any-return]
+    async def call(self, function: Callable[[RunBackend], T], kind: str = "poll") -> T:
+        """Run a blocking call on the backend in a thread of its kind."""
+        return await self._in_thread(self._threads[kind], lambda: function(self._the_backend()))  # type: ignore[no-any-return]
+
+    async def stop(self, ref: RunRef) -> None:
+        """Ask the service to stop a run, whatever else is asked at the moment."""
+        await self.call(lambda backend: backend.stop(ref), "stop")
 
     def _the_backend(self) -> RunBackend:
         with self._backend_lock:
@@ -164,8 +172,8 @@ class Watcher:
         await asyncio.sleep(BATCH_WINDOW_SECONDS)
         del self._reads[key]
         refs = list(cursors)
-        # Where each log is a call of its own, some are read beside others, and a thread is left for polls and stops.
-        count = THREADS - 1 if refs[0].is_listed_together else 1
+        # Where each log is a call of its own, some are read beside others.
+        count = THREADS["log"] if refs[0].is_listed_together else 1
         parts: dict[RunRef, asyncio.Task[Mapping[RunRef, LogPage]]] = {}
         for part in filter(None, (refs[first::count] for first in range(count))):
             task = asyncio.create_task(self._pages({ref: cursors[ref] for ref in part}, key[1]))
@@ -173,11 +181,12 @@ class Watcher:
         return parts
 
     async def _pages(self, cursors: Mapping[RunRef, LogCursor], sources: tuple[str, ...]) -> Mapping[RunRef, LogPage]:
-        return await self.call(lambda backend: backend.read_logs(cursors, sources))
+        return await self.call(lambda backend: backend.read_logs(cursors, sources), "log")
 
     def close(self) -> None:
         """Let the threads go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
         for group in self._groups.values():
             if group.task is not None:
                 group.task.cancel()

@@ -102,7 +102,7 @@ class GlueRayRunTrigger(BaseTrigger):
         ref = RunRef.from_json(self.kill)
         self.log.info("Task killed; stopping %s", ref.title)
         async with watching(self._key(), self._make_backend, in_thread) as watcher:
-            await watcher.call(lambda backend: backend.stop(ref))
+            await watcher.stop(ref)
 
     async def _to_its_end(self, stop: Coroutine[Any, Any, None], ref: RunRef) -> None:
         """Stop, however often this is cancelled: below Airflow 3.3 a triggerer does so each second until it has ended.

@@ -144,7 +144,7 @@ def check_usage(bench: Bench, usage: Usage | None) -> None:
     if bench.place.backend == "ray-job":  # the cluster is there for everybody
         assert (usage.workers, usage.mdpu_hours) == (0, 0.0)
     elif bench.place.backend == "kuberay-job":
-        assert (usage.workers >= 2, usage.mdpu_hours) == (True, 0.0)
+        assert (usage.workers >= 1, usage.mdpu_hours) == (True, 0.0)  # workers come when there is work for them
         assert min(usage.vcpu_hours, usage.gib_hours) > 0
     else:
         assert usage.workers >= 2

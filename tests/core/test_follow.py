@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -95,6 +96,19 @@ def test_logs_are_read_after_each_look_and_until_quiet_after_the_end():
     assert [step.cursor.since_ms for step in hand.of(ReadLogs)][:2] == [0, 1]
     # From the end on nothing may be put off.
     assert [step.cursor.to_end for step in hand.of(ReadLogs)] == [False] + [True] * (len(hand.of(ReadLogs)) - 1)
+
+
+def test_a_log_that_nobody_hands_over_is_asked_for_less_often():
+    """Each read may take a while, and a look at the run comes after it; when it is there again, so are its lines."""
+    refused = [OSError("no route")] * 6
+    hand = Hand([*[seen("RUNNING", 0.0)] * 100, seen("SUCCEEDED", 0.0)], [*refused, ["late"]])
+    hand.play(FollowPolicy(poll_interval=1.0))
+
+    steps = [step for step in hand.asked if isinstance(step, Poll | ReadLogs)]
+    reads = [number for number, step in enumerate(steps) if isinstance(step, ReadLogs)][:8]
+    # How many looks are between two reads: 2, 4, 8 … seconds, which are looks here, then all again.
+    assert [later - sooner - 1 for sooner, later in pairwise(reads)] == [2, 4, 8, 16, 32, 38, 0]
+    assert [line.text for step in hand.of(EmitLogLines) for line in step.lines] == ["late"]
 
 
 def test_one_line_per_change_of_state():

@@ -104,7 +104,7 @@ def test_all_jobs_of_a_cluster_are_one_call(kind):
     refs, seen, pages, calls = with_watcher(use)
     assert [snapshot.ref for snapshot in seen] == refs
     assert [page.lines[0].text for page in pages] == [each.id for each in refs]
-    assert calls == {"describe": 1, "read_logs": THREADS - 1}
+    assert calls == {"describe": 1, "read_logs": THREADS["log"]}
 
 
 def test_a_slow_log_holds_up_neither_other_logs_nor_polls():
@@ -112,7 +112,7 @@ def test_a_slow_log_holds_up_neither_other_logs_nor_polls():
     go_on = threading.Event()
 
     async def use(watcher, backend):
-        refs = [ref(i, f"job-{i}", "ray-job") for i in range(THREADS - 1)]
+        refs = [ref(i, f"job-{i}", "ray-job") for i in range(THREADS["log"])]
         await watcher.observe(refs[0], 0, "")
         read = backend().read_logs
 
@@ -165,6 +165,30 @@ def test_an_error_reaches_everybody_who_is_due_and_nobody_else():
     assert ["no route" in str(answer) for answer in answers] == [True, True]
     assert answers[0] is not answers[1]
     assert after.raw_state == "RUNNING"
+
+
+def test_a_stop_waits_for_nothing_else():
+    """Neither for polls nor for logs that nobody answers, however many there are."""
+    go_on = threading.Event()
+    stopped = []
+
+    async def use(watcher, backend):
+        await watcher.observe(ref(0), 0, "")
+        describe, read = backend().describe, backend().read_logs
+        backend().describe = lambda refs: go_on.wait(120) and describe(refs)
+        backend().read_logs = lambda cursors, sources: go_on.wait(120) and read(cursors, sources)
+        backend().stop = stopped.append
+        refs = [ref(i, f"job-{i}") for i in range(50)]
+        waiting = [asyncio.create_task(watcher.observe(each, 0, "")) for each in refs]
+        waiting += [asyncio.create_task(watcher.read_logs(each, LogCursor(), ("script",))) for each in refs]
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(watcher.stop(refs[0]), 60)
+        assert not any(task.done() for task in waiting)
+        go_on.set()
+        await asyncio.gather(*waiting)
+
+    with_watcher(use)
+    assert stopped == [ref(0, "job-0")]
 
 
 def test_the_backend_is_made_once_and_off_the_loop():

@@ -117,10 +117,10 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build for the given releases of the operator, by default all; return the exit code."""
+    """Build for the given releases of the operator, such as ``newest``, by default all; return the exit code."""
     began = time.monotonic()
     try:
-        build(argv or RELEASES)
+        build([NEWEST if word == "newest" else word for word in argv] or RELEASES)
     except GoMissing as error:
         _say(str(error))
         return 1

@@ -39,6 +39,7 @@ def test_it_succeeds(namespace: Namespace) -> None:
     assert "\nhello\n" in namespace.log(pod)
 
 
+@pytest.mark.full
 def test_its_follower_is_killed(namespace: Namespace) -> None:
     """KubeRay fails it, and its driver goes on (K1)."""
     name = begin(namespace)
@@ -48,6 +49,7 @@ def test_its_follower_is_killed(namespace: Namespace) -> None:
     assert namespace.running(HEAD)["status"]["phase"] == "Running"
 
 
+@pytest.mark.full
 def test_its_head_is_deleted(namespace: Namespace) -> None:
     """KubeRay speaks of its submitter, which has lost its head, not of the head (K2)."""
     name = begin(namespace)

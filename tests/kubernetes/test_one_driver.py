@@ -5,8 +5,10 @@ The script itself notes each of its starts in S3, and that it lives; nothing of 
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -15,8 +17,9 @@ import pytest
 from airflow_provider_glueray.core.runs import RunRef, RunState
 from airflow_provider_glueray.core.spec import Workers
 from tests.contract.test_runs import Bench
-from tests.kubernetes.cluster import BUCKET, S3_URL
+from tests.kubernetes.cluster import BUCKET, S3_URL, Cluster
 from tests.kubernetes.namespace import HEAD, WORKER, Namespace
+from tests.kubernetes.parts import Part
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
 
@@ -37,8 +40,8 @@ QUIET = 5.0
 class Run:
     """A run of the script, and what it says of itself."""
 
-    def __init__(self, namespace: Namespace, bench: Bench) -> None:
-        self.namespace, self.bench = namespace, bench
+    def __init__(self, namespace: Namespace, bench: Bench, folder: Path) -> None:
+        self.namespace, self.bench, self.folder = namespace, bench, folder
         self.where = f"{namespace.name}/one-driver"
         keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
         self.s3 = boto3.client("s3", endpoint_url=S3_URL, **keys)
@@ -102,6 +105,11 @@ def kill_worker(run: Run) -> None:
     run.namespace.kill(pod, "ray-worker", "OOMKilled")
 
 
+def delete_worker(run: Run) -> None:
+    """Delete a worker, as somebody does who drains its node."""
+    run.namespace.delete_pod(run.namespace.wait(lambda: run.namespace.pods(WORKER))[0])
+
+
 def restart_operator(run: Run) -> None:
     """Kill the operator, and bring it back."""
     run.namespace.cluster.operator.kill()
@@ -110,9 +118,47 @@ def restart_operator(run: Run) -> None:
 
 def restart_api_server(run: Run) -> None:
     """Kill the API server, and bring it back."""
-    run.namespace.cluster.api_server.kill()
-    run.namespace.cluster.api_server.start()
-    run.namespace.cluster.wait_for_api()
+    restart(run.namespace.cluster, run.namespace.cluster.api_server)
+
+
+def restart_etcd(run: Run) -> None:
+    """Kill what holds the state of the cluster, and bring it back."""
+    restart(run.namespace.cluster, run.namespace.cluster.etcd)
+
+
+def restart_controllers(run: Run) -> None:
+    """Kill what makes pods of Jobs and ends pods of owners that are gone, and bring it back."""
+    restart(run.namespace.cluster, run.namespace.cluster.controllers)
+
+
+def restart_scheduler(run: Run) -> None:
+    """Kill what finds nodes for pods, and bring it back."""
+    restart(run.namespace.cluster, run.namespace.cluster.scheduler)
+
+
+def restart(cluster: Cluster, part: Part) -> None:
+    part.kill()
+    part.start()
+    cluster.wait_for_api()
+
+
+def silence_node(run: Run) -> None:
+    """Let the node of the head give no sign of life until it is called NotReady."""
+    head = run.namespace.wait(lambda: [pod for pod in run.namespace.pods(HEAD) if pod["spec"].get("nodeName")])[0]
+    node = head["spec"]["nodeName"]
+
+    def is_ready() -> str:
+        conditions = run.namespace.api.get(f"/api/v1/nodes/{node}")["status"]["conditions"]
+        return str(next(each["status"] for each in conditions if each["type"] == "Ready"))
+
+    run.namespace.cluster.kubelets[node].signal(signal.SIGSTOP)
+    run.namespace.wait(is_ready, "Unknown".__eq__, f"{node} is NotReady")
+    run.namespace.cluster.kubelets[node].signal(signal.SIGCONT)
+
+
+def lose_follower(run: Run) -> None:
+    """Let the process that follows the run die: another one knows nothing but what the run is called."""
+    run.bench = Bench(run.bench.place, run.folder)
 
 
 def has_begun(pod: dict[str, Any]) -> bool:
@@ -133,28 +179,51 @@ def delete_rayjob(run: Run) -> None:
     run.namespace.api.delete(f"/apis/ray.io/v1/namespaces/{run.namespace.name}/rayjobs/{run.name}")
 
 
-#: What ends a run's driver, and what does not.
-DEADLY: dict[str, Callable[[Run], None]] = {
-    each.__name__: each for each in (delete_head, kill_head, evict_head, delete_cluster)
+#: What ends a run's driver, what ends it by word only, and what does not.
+DEADLY, BY_WORD, HARMLESS = (
+    {each.__name__: each for each in faults}
+    for faults in (
+        (delete_head, kill_head, evict_head, delete_cluster),
+        (give_up, delete_rayjob),
+        (
+            kill_worker, delete_worker, lose_follower, restart_operator, restart_api_server, restart_etcd,
+            restart_controllers, restart_scheduler, silence_node,
+        ),
+    )
+)  # fmt: skip
+#: Those that take a part of the cluster away from everybody, and those that CI has no time for.
+ALONE = {
+    "restart_operator",
+    "restart_api_server",
+    "restart_etcd",
+    "restart_controllers",
+    "restart_scheduler",
+    "silence_node",
 }
-HARMLESS: dict[str, Callable[[Run], None]] = {
-    each.__name__: each for each in (kill_worker, restart_operator, restart_api_server)
-}
+SLOW = {"restart_etcd", "restart_scheduler", "silence_node"}
 STATES = ("starting", "submitting", "running", "ending")
 
 
-def cases(faults: dict[str, Callable[[Run], None]], quick: tuple[str, ...]) -> list[Any]:
-    """Return each fault in each state; those that CI has no time for are marked `full`."""
+def cases(faults: dict[str, Callable[[Run], None]]) -> list[Any]:
+    """Return each fault in each state; CI has time for most while the run is running."""
     return [
-        pytest.param(name, state, marks=[] if state in quick else [pytest.mark.full], id=f"{name}-{state}")
+        pytest.param(
+            name,
+            state,
+            marks=[
+                *([pytest.mark.alone] if name in ALONE else []),
+                *([] if state == "running" and name not in SLOW else [pytest.mark.full]),
+            ],
+            id=f"{name}-{state}",
+        )
         for name in faults
         for state in STATES
     ]
 
 
 @pytest.fixture
-def run(namespace: Namespace, make_bench: Callable[..., Bench]) -> Run:
-    return Run(namespace, make_bench())
+def run(namespace: Namespace, make_bench: Callable[..., Bench], tmp_path: Path) -> Run:
+    return Run(namespace, make_bench(), tmp_path)
 
 
 def expect_silence(run: Run) -> None:
@@ -166,7 +235,7 @@ def expect_silence(run: Run) -> None:
     assert run.starts() <= 1
 
 
-@pytest.mark.parametrize(("fault", "state"), cases(DEADLY, ("running",)))
+@pytest.mark.parametrize(("fault", "state"), cases(DEADLY))
 def test_what_ends_it(run: Run, fault: str, state: str) -> None:
     """The run fails, or was done already; KubeRay may make a new head, but no second driver."""
     run.reach(state)
@@ -185,20 +254,21 @@ def test_what_ends_it(run: Run, fault: str, state: str) -> None:
         assert outcome.snapshot.state in (RunState.SUCCEEDED, RunState.FAILED)
 
 
-@pytest.mark.parametrize("fault", [give_up, delete_rayjob])
-def test_what_ends_it_by_word_only(run: Run, fault: Callable[[Run], None]) -> None:
+@pytest.mark.parametrize(("fault", "state"), cases(BY_WORD))
+def test_what_ends_it_by_word_only(run: Run, fault: str, state: str) -> None:
     """The verdict is that it has failed, and waits until that is true."""
-    run.reach("running")
-    fault(run)
+    run.reach(state)
+    BY_WORD[fault](run)
     outcome, _ = run.bench.wait(run.ref)
 
     expect_silence(run)
-    assert outcome.snapshot.state in (RunState.FAILED, RunState.STOPPED, RunState.LOST)
-    assert run.starts() == 1
+    if state != "ending":  # by then it may have been seen to succeed
+        assert outcome.snapshot.state in (RunState.FAILED, RunState.STOPPED, RunState.LOST)
+    if state == "running":
+        assert run.starts() == 1
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize(("fault", "state"), cases(HARMLESS, ("running",)))
+@pytest.mark.parametrize(("fault", "state"), cases(HARMLESS))
 def test_what_does_not_end_it(run: Run, fault: str, state: str) -> None:
     """The run succeeds with its one driver."""
     run.reach(state)

@@ -32,7 +32,7 @@ def test_the_default_fits_the_node_of_the_guide(make_bench: Callable[..., Bench]
     assert "hello" in printed
 
 
-@pytest.mark.parametrize("token_auth", [True, False])
+@pytest.mark.parametrize("token_auth", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_who_may_talk_to_the_head(namespace: Namespace, make_bench: Callable[..., Bench], token_auth: bool) -> None:
     """Nobody without its token, where the release has that; the log is read all the same."""
     bench = make_bench(token_auth=token_auth)

@@ -26,6 +26,8 @@ from airflow_provider_glueray.packaging.upload import store_of
 if TYPE_CHECKING:
     from airflow_provider_glueray.packaging.s3 import S3Store
 
+#: What every request to the API server has: seconds to connect, and for an answer.
+BOUNDED: Mapping[str, Any] = {"_request_timeout": (5.0, 30.0)}
 #: Resources per list call: their names stand in its address, and proxies take some 8,000 characters of it.
 BATCH = 100
 # The Kubernetes client keeps what it has read of a kubeconfig in a global before it makes a client of it.
@@ -96,7 +98,7 @@ class KubeRayConnectionHook(KubernetesHook):
         """Return the resources that a selector of labels selects, of the hook's kind or of another one."""
         with kubernetes_errors(f"{plural or self.plural} in namespace {namespace!r}"):
             answer = self._custom_objects.list_namespaced_custom_object(
-                GROUP, VERSION, namespace, plural or self.plural, label_selector=selector, **query
+                GROUP, VERSION, namespace, plural or self.plural, label_selector=selector, **query, **BOUNDED
             )
         return list(answer["items"])
 
@@ -111,7 +113,7 @@ class KubeRayConnectionHook(KubernetesHook):
             with kubernetes_errors(f"pods in namespace {namespace!r}"):
                 selector = self._selector(names[begin : begin + BATCH]) + of_role
                 answer = self.core_v1_client.list_namespaced_pod(
-                    namespace, label_selector=selector, _preload_content=False
+                    namespace, label_selector=selector, _preload_content=False, **BOUNDED
                 )
                 for pod in json.loads(answer.data)["items"]:
                     pods[pod["metadata"]["labels"][self.label]].append(pod)
@@ -121,7 +123,7 @@ class KubeRayConnectionHook(KubernetesHook):
         """Return events of a namespace, such as its warnings by ``type=Warning``."""
         with kubernetes_errors(f"events in namespace {namespace!r}"):
             answer = self.core_v1_client.list_namespaced_event(
-                namespace, field_selector=selector, limit=500, _preload_content=False
+                namespace, field_selector=selector, limit=500, _preload_content=False, **BOUNDED
             )
             return list(json.loads(answer.data)["items"])
 

@@ -17,6 +17,8 @@ from airflow_provider_glueray.hooks.kuberay.status import time_of
 
 #: The most bytes of a log taken by one read; the rest comes with the next.
 LOG_BYTES = 4 * 1024 * 1024
+#: Seconds to connect, and for an answer, which comes from the kubelet of the node.
+READ_SECONDS = (3.0, 5.0)
 #: How far behind the newest line to look again, and the most lines that are remembered for it.
 OVERLAP_MS, MOST_SEEN = 2_000, 1_000
 #: RFC 3339 with nine digits of a second, or fewer.
@@ -118,6 +120,7 @@ class PodLogs:
                     header_params={"Accept": "*/*"},
                     auth_settings=["BearerToken"],
                     _preload_content=False,
+                    _request_timeout=READ_SECONDS,
                     _return_http_data_only=True,
                 )
             except ApiException as error:

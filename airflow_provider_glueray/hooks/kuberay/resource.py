@@ -19,7 +19,7 @@ from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import JobConflict, StopError, SubmitError, SubmitOutcomeUnknown
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
 from airflow_provider_glueray.hooks import settings
-from airflow_provider_glueray.hooks.kuberay.connection import KubeRayConnectionHook, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.connection import BOUNDED, KubeRayConnectionHook, namespaced_name
 from airflow_provider_glueray.hooks.kuberay.errors import AlreadyThereError, kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import (
     CLIENT_TOKEN,
@@ -64,7 +64,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
                 with kubernetes_errors(f"start of {ref.title}", ref):
                     # Strict: a member that is misspelt would else be dropped without a word.
                     self._custom_objects.create_namespaced_custom_object(
-                        GROUP, VERSION, namespace, self.plural, manifest, field_validation="Strict"
+                        GROUP, VERSION, namespace, self.plural, manifest, field_validation="Strict", **BOUNDED
                     )
             except AlreadyThereError:
                 self._refuse_strangers(ref, manifest)
@@ -96,6 +96,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
                     header_params={"Accept": "application/json"},
                     auth_settings=["BearerToken"],
                     _preload_content=False,
+                    **BOUNDED,
                     _return_http_data_only=True,
                 )
             return json.loads(answer.data)  # type: ignore[no-any-return]
@@ -219,7 +220,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
             headers = {"Content-Type": "application/merge-patch+json", "Accept": "application/json"}
             # The {} is for the types of the answer, which is not read; its parameter has another name in older ones.
             self._custom_objects.api_client.call_api(
-                path, "PATCH", None, None, headers, dict(patch), None, None, {}, ["BearerToken"]
+                path, "PATCH", None, None, headers, dict(patch), None, None, {}, ["BearerToken"], **BOUNDED
             )
 
     def _delete(self, ref: RunRef) -> None:
@@ -229,7 +230,7 @@ class KubeRayResourceHook(KubeRayConnectionHook):
     def _delete_named(self, plural: str, namespace: str, name: str, title: str) -> None:
         with kubernetes_errors(f"deletion of {title}"), _gone_is_fine():
             self._custom_objects.delete_namespaced_custom_object(
-                GROUP, VERSION, namespace, plural, name, propagation_policy="Foreground"
+                GROUP, VERSION, namespace, plural, name, propagation_policy="Foreground", **BOUNDED
             )
 
     def _pending_reasons(self, resources: Sequence[Mapping[str, Any]]) -> dict[str, PendingReason]:

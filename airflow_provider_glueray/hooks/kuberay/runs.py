@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from airflow_provider_glueray.core.errors import AccessDenied, SubmitError
 from airflow_provider_glueray.core.logs import SCRIPT, LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
-from airflow_provider_glueray.hooks.kuberay.connection import group_by_namespace, namespaced_name
+from airflow_provider_glueray.hooks.kuberay.connection import BOUNDED, group_by_namespace, namespaced_name
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.head import TOKEN_KEY, ApiServerProxy, Head, HeadAway, secret_of
 from airflow_provider_glueray.hooks.kuberay.logs import join_cursor, split_cursor
@@ -112,7 +112,7 @@ class KubeRayRunsHook(KubeRayResourceHook):
         """
         secret = secret_of(cluster)
         with kubernetes_errors(f"token of Ray in the secret {namespace}/{secret} (it takes get on secrets)"):
-            answer = self.core_v1_client.read_namespaced_secret(secret, namespace, _preload_content=False)
+            answer = self.core_v1_client.read_namespaced_secret(secret, namespace, _preload_content=False, **BOUNDED)
         return b64decode(json.loads(answer.data)["data"][TOKEN_KEY]).decode()
 
     def describe(self, refs: Collection[RunRef]) -> dict[RunRef, RunSnapshot]:
