@@ -80,6 +80,8 @@ class Supervisor:
     def send(self, msg: Any) -> Any:
         """Answer one message of the task runner."""
         self.before(msg)
+        must_be_storable(getattr(msg, "value", None))
+        must_be_storable(getattr(msg, "outlet_events", None))
         match type(msg).__name__:  # an older Airflow lacks some
             case "SetXCom":
                 self.xcoms[msg.key] = msg.value
@@ -274,8 +276,16 @@ class Task:
             event = trigger.moment
         else:
             event = run_on(self.clock, fire(trigger))
+            must_be_storable(event)
         kwargs = {**deserialize(_sent(deferred)["next_kwargs"] or {}), "event": event}
         return self.run(deferred.message.next_method, serialize(kwargs))
+
+
+def must_be_storable(value: Any) -> None:
+    """Refuse what Airflow's database, or the way there, refuses: PostgreSQL's JSONB is stricter than SQLite's text."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=str)
+    assert "\\u0000" not in text, "JSONB takes no NUL"
+    text.encode()
 
 
 def _sent(deferred: Result) -> dict[str, Any]:

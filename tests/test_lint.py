@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lint import retired, skips, sleeps
+from tests.lint import retired, skips, sleeps, ungated
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,7 @@ def test_retired_words_are_found():
     found = [(line, word) for line, word, _ in retired(text)]
 
     assert found == [(1, "Parcel"), (2, "mark"), (5, "taking up")]
+
+
+def test_xcoms_that_pass_by_the_gate():
+    assert list(ungated("def f(ti):\n    push(ti, 1)\n    ti.xcom_push('k', 1)\n")) == [3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,9 @@ from airflow_provider_glueray.core.runs import Outcome, RunRef
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.core.watcher import Watcher
+
+#: Lines that are written before an event loop may do something else: each goes to the triggerer's supervisor.
+PORTION = 200
 
 
 class TaskLog(Protocol):
@@ -46,7 +50,9 @@ def run_sync(steps: Steps, backend: RunBackend, ref: RunRef, log: TaskLog) -> Ou
         step = next(steps)
         while True:
             try:
-                answer = Answer(clock.now(), act(step))
+                # The time is that after the step: what was waited for counts.
+                value = act(step)
+                answer = Answer(clock.now(), value)
             except Exception as error:  # what a failed step means is for `follow` to say
                 answer = Answer(clock.now(), error=error)
             step = steps.send(answer)
@@ -79,22 +85,30 @@ async def run_async(
                 return await watcher.stop(ref)
             case Log():
                 return _write(step, log)
-            case EmitLogLines(cursor=cursor):
-                _write(step, log)
-                if on_progress is not None and cursor is not None:
-                    await on_progress(cursor)
+            case EmitLogLines():
+                await _write_in_portions(step, log)
+                if on_progress is not None and step.cursor is not None:
+                    await on_progress(step.cursor)
                 return None
 
     try:
         step = next(steps)
         while True:
             try:
-                answer = Answer(clock.now(), await act(step))
+                value = await act(step)
+                answer = Answer(clock.now(), value)
             except Exception as error:
                 answer = Answer(clock.now(), error=error)
             step = steps.send(answer)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+async def _write_in_portions(step: EmitLogLines, log: TaskLog) -> None:
+    """Write lines, and let others have their turn: a triggerer that hears of nothing for 30 s is taken for dead."""
+    for begin in range(0, len(step.lines), PORTION):
+        _write(step._replace(lines=step.lines[begin : begin + PORTION]), log)
+        await asyncio.sleep(0)
 
 
 def _write(step: Log | EmitLogLines, log: TaskLog) -> None:

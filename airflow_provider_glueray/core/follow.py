@@ -106,7 +106,9 @@ class FollowPolicy(NamedTuple):
     def from_json(cls, value: Mapping[str, Any]) -> FollowPolicy:
         """Rebuild from :meth:`to_json`."""
         waits = Waits.from_json(value.get("waits", {}))
-        return cls(**{**value, "sources": tuple(value["sources"]), "waits": waits})
+        # Another version of this package may have written more.
+        known = {name: each for name, each in value.items() if name in cls._fields}
+        return cls(**{**known, "sources": tuple(value["sources"]), "waits": waits})
 
 
 class Poll(NamedTuple):

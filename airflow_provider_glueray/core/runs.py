@@ -7,6 +7,7 @@ makes these classes anew, and they are cheaper.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
@@ -243,6 +244,10 @@ class RunSnapshot(NamedTuple):
         )
 
 
+#: The most characters of all reports of a run in the event of a trigger.
+MOST_REPORTED = 100_000
+
+
 class Outcome(NamedTuple):
     """How following a run ended: the last snapshot, the end of its log, whether our deadline struck, its reports."""
 
@@ -252,13 +257,18 @@ class Outcome(NamedTuple):
     reports: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            **self._asdict(),
-            "snapshot": self.snapshot.to_json(),
-            "tail": list(self.tail),
-            "reports": list(self.reports),
-        }
+        """Return plain JSON values that Airflow's database can hold: of too many reports the latest."""
+        from airflow_provider_glueray.core.storable import storable  # of no use where a DAG is parsed
+
+        reports: list[Any] = []
+        room = MOST_REPORTED
+        for report in reversed(self.reports):
+            room -= len(json.dumps(report := storable(report)))
+            if room < 0:
+                break
+            reports.insert(0, report)
+        given = {**self._asdict(), "snapshot": self.snapshot.to_json(), "tail": list(self.tail), "reports": reports}
+        return storable(given)  # type: ignore[no-any-return]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Outcome:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_glueray.core.backend import RunBackend
+from airflow_provider_glueray.core.errors import AccessDenied, ConnectionConfigError, GlueRayError
 from airflow_provider_glueray.core.logs import LogCursor, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot
 
@@ -79,12 +80,25 @@ class Watcher:
         self._reads: dict[tuple[str, tuple[str, ...]], _Reading] = {}
 
     async def call(self, function: Callable[[RunBackend], T], kind: str = "poll") -> T:
-        """Run a blocking call on the backend in a thread of its kind."""
-        return await self._in_thread(self._threads[kind], lambda: function(self._the_backend()))  # type: ignore[no-any-return]
+        """Run a blocking call on the backend in a thread of its kind.
+
+        After a refusal the backend is made anew for the next call: the connection may have got other credentials.
+        """
+        try:
+            return await self._in_thread(self._threads[kind], lambda: function(self._the_backend()))  # type: ignore[no-any-return]
+        except GlueRayError as error:
+            if _is_refusal(error):
+                self._backend = None
+            raise
 
     async def stop(self, ref: RunRef) -> None:
-        """Ask the service to stop a run, whatever else is asked at the moment."""
-        await self.call(lambda backend: backend.stop(ref), "stop")
+        """Ask the service to stop a run, whatever else is asked at the moment; once more with new credentials."""
+        try:
+            await self.call(lambda backend: backend.stop(ref), "stop")
+        except GlueRayError as error:
+            if not _is_refusal(error):
+                raise
+            await self.call(lambda backend: backend.stop(ref), "stop")
 
     def _the_backend(self) -> RunBackend:
         with self._backend_lock:
@@ -190,6 +204,13 @@ class Watcher:
         for group in self._groups.values():
             if group.task is not None:
                 group.task.cancel()
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Tell whether the service does not know who asks, or does not let him."""
+    return error is not None and (
+        isinstance(error, (AccessDenied, ConnectionConfigError)) or _is_refusal(error.__cause__)
+    )
 
 
 class PollFailedError(Exception):

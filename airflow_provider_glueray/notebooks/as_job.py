@@ -25,7 +25,7 @@ from airflow_provider_glueray.notebooks.document import Cell
 from airflow_provider_glueray.notebooks.executed import ExecutedNotebook, NotebookPlan
 from airflow_provider_glueray.packaging.programs import program_text
 from airflow_provider_glueray.task.life import Start
-from airflow_provider_glueray.task.outcome import push_usage
+from airflow_provider_glueray.task.outcome import push, push_usage
 from airflow_provider_glueray.task.record import RunRecord, call_uri, empty_results, owner_of
 from airflow_provider_glueray.task.sessions import statement_failure
 
@@ -102,7 +102,7 @@ class JobNotebookRunner:
             raise ResultMissing(
                 f"{where} has left the interpreter by itself; the executed notebook is {notebook.output_path}"
             )
-        context["ti"].xcom_push(key="glueray_value", value=results.output.value)
+        push(context, "glueray_value", results.output.value)
         self._log.info("The executed notebook is %s", notebook.output_path)
         return notebook.output_path
 

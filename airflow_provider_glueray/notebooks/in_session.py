@@ -25,7 +25,7 @@ from airflow_provider_glueray.hooks.glue.statements import prepare, read_output
 from airflow_provider_glueray.notebooks.document import Cell
 from airflow_provider_glueray.notebooks.executed import NotebookPlan
 from airflow_provider_glueray.task.life import RunLife, Start
-from airflow_provider_glueray.task.outcome import publish_links, push_usage, will_retry
+from airflow_provider_glueray.task.outcome import publish_links, push, push_usage, will_retry
 from airflow_provider_glueray.task.record import CELL_KEY, SESSION_KEY, RunRecord
 from airflow_provider_glueray.task.sessions import output_of, session_spec, show_output, statement_failure
 
@@ -69,7 +69,7 @@ class SessionNotebookRunner:
             self._end_session(context, error)
             raise
         notebook.write(done=True)
-        context["ti"].xcom_push(key="glueray_value", value=value)
+        push(context, "glueray_value", value)
         self._end_session(context, None)
         self._log.info("The executed notebook is %s", notebook.output_path)
         return notebook.output_path
@@ -123,7 +123,7 @@ class SessionNotebookRunner:
         return lambda client_token: self._hook.create(spec, self._session_name(client_token, context), client_token)
 
     def _publish_links(self, ref: RunRef, context: Context) -> None:
-        context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
+        push(context, "glueray_run", ref.to_json())
         publish_links(ref, self._hook, context, self._log)
 
     def _session_name(self, client_token: str, context: Context) -> str:

@@ -6,6 +6,7 @@ backend; a report that is lost with a log costs numbers, never a task.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,24 +38,40 @@ def by_outlet(
             continue
         figures = found.setdefault(at[0], {})
         for key, value in report.items():
-            is_sum = key in ("rows", "bytes") and isinstance(value, (int, float))
-            figures[key] = figures.get(key, 0) + value if is_sum else value
+            before = figures.get(key, 0)
+            is_sum = key in ("rows", "bytes") and _is_number(value) and _is_number(before)
+            figures[key] = before + value if is_sum else value
     return found, strays
 
 
 def note_reports(outcome: Outcome, outlets: Sequence[Any], context: Context, log: TaskLog) -> None:
-    """Put what a run has reported into the events of the task's outlets."""
+    """Put what a run has reported into the events of the task's outlets; what Airflow refuses costs a line."""
+    try:
+        _note_reports(outcome, outlets, context, log)
+    except Exception as error:  # the run has succeeded, and so has its task
+        log.log(logging.WARNING, "What the run has reported could not be noted: %s", error)
+
+
+def _note_reports(outcome: Outcome, outlets: Sequence[Any], context: Context, log: TaskLog) -> None:
+    from airflow_provider_glueray.core.storable import storable  # of no use where a DAG is parsed
+
     found, strays = by_outlet(outcome.reports, outlets)
     events = context["outlet_events"]
     run = {"glueray_run": outcome.snapshot.ref.id}
     for at, figures in found.items():
-        events[outlets[at]].extra.update({**{key: value for key, value in figures.items() if key != "asset"}, **run})
+        figures = {key: value for key, value in figures.items() if key != "asset"}
+        events[outlets[at]].extra.update(storable({**figures, **run}))
     aliases = [each for each in outlets if isinstance(each, AssetAlias)]
     for report in strays:
         name = str(report.get("asset", ""))
         if len(aliases) == 1 and name:
             extra = {key: value for key, value in report.items() if key != "asset"}
-            events[aliases[0]].add(Asset(name), extra={**extra, **run})
+            try:
+                asset = Asset(name)
+            except ValueError as error:
+                log.log(logging.WARNING, "The run reports of %r, which Airflow refuses as an asset: %s", name, error)
+                continue
+            events[aliases[0]].add(asset, extra=storable({**extra, **run}))
         elif outlets:
             log.info("The run reports of %r, which is none of the task's outlets", name)
 
@@ -93,6 +110,10 @@ def lineage_of(outcome: Outcome, inlets: Sequence[Any], outlets: Sequence[Any]) 
         outputs=outputs,
         run_facets={"externalQuery": external_query_run.ExternalQueryRunFacet(ref.id, ref.backend)},
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _names(outlet: Any) -> set[str]:

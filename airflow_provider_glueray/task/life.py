@@ -18,7 +18,7 @@ from airflow.sdk import Context
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.backend import RunHook
 from airflow_provider_glueray.core.drivers import TaskLog, run_sync
-from airflow_provider_glueray.core.errors import CapacityExceeded, GlueRayError, RunStopped, StopError
+from airflow_provider_glueray.core.errors import CapacityExceeded, RunStopped, StopError, SubmitError
 from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import Outcome, RunRef, RunSnapshot, RunState
@@ -230,7 +230,7 @@ class RunLife:
         while True:
             self._raise_if_killed()
             try:
-                return start(record.client_token)
+                return self._send(start, record, again=attempt > 0)
             except CapacityExceeded as error:
                 now = clock.now()
                 record.queued_since = record.queued_since or now
@@ -251,6 +251,20 @@ class RunLife:
                 pause = min(pause * random.uniform(0.8, 1.2), self._queue_timeout - waited)
                 self._log.info("Waiting for capacity (%s); trying again in %.0f s", error, pause)
                 self._wait_for_capacity(pause)
+
+    def _send(self, start: Start, record: RunRecord, *, again: bool) -> RunRef:
+        """Send the start; before it is sent again, look for what it may have started: a refusal can be about that.
+
+        :raises CapacityExceeded: there is none, or whether the start was accepted is not known yet.
+        """
+        if again:
+            try:
+                found = self._hook.find_runs(record.name, record.client_token)
+            except SubmitError as error:
+                raise CapacityExceeded(f"Whether the run was started is not known yet: {error}") from error
+            if found:
+                return found[0].ref
+        return start(record.client_token)
 
     def _record_run_id(self, record: RunRecord, ref: RunRef, started: float | None = None) -> None:
         record.name, record.run_id = ref.name, ref.id
@@ -329,17 +343,23 @@ class RunLife:
             raise RunStopped(Outcome(snapshots[0]))
         raise StopError("The task was killed before its run was started")
 
-    def stop_if_last_try(self, ref: RunRef, error: Exception, context: Context) -> None:
-        """Leave no run behind when something other than the run has failed and nobody will come back."""
-        if will_retry(error, context):
+    def stop_if_last_try(self, error: Exception, context: Context) -> None:
+        """Leave no run behind when something other than the run has failed and nobody will come back.
+
+        Also one whose start had no answer, and one that could not be noted.
+        """
+        record = self._record
+        if record is None or will_retry(error, context):
             return
+        what = record.ref.title if record.ref else f"a run of {record.name} with the client token {record.client_token}"
         try:
-            if not self._hook.describe([ref])[ref].is_over:
-                text = "Stopping %s: the last try of its task has failed (%s)"
-                self._log.log(logging.WARNING, text, ref.title, error)
-                self._hook.stop(ref)
-        except GlueRayError as failure:  # the log has to say why the task failed, not this
-            self._log.log(logging.ERROR, "Could not stop %s; if it runs, stop it by hand: %s", ref.title, failure)
+            for snapshot in self._runs_of(record):
+                if not snapshot.is_over:
+                    text = "Stopping %s: the last try of its task has failed (%s)"
+                    self._log.log(logging.WARNING, text, snapshot.ref.title, error)
+                    self._hook.stop(snapshot.ref)
+        except Exception as failure:  # the log has to say why the task failed, not this
+            self._log.log(logging.ERROR, "Could not stop %s; if it runs, stop it by hand: %s", what, failure)
 
 
 def _cursor_of(record: RunRecord) -> LogCursor:

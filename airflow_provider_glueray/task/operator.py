@@ -18,14 +18,14 @@ from airflow_provider_glueray.airflow_compat import TaskDeferralError, TaskDefer
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.errors import RunTimedOut, raise_failure
 from airflow_provider_glueray.core.follow import FollowPolicy
-from airflow_provider_glueray.core.runs import BACKENDS, Outcome, RunRef
+from airflow_provider_glueray.core.runs import BACKENDS, Outcome, RunRef, RunState
 from airflow_provider_glueray.core.spec import StepSpec, Workers
 from airflow_provider_glueray.core.validation import check_fields, is_template, items_of, seconds_of
 from airflow_provider_glueray.hooks import settings
 from airflow_provider_glueray.hooks.registry import hook_kwargs, make_hook
 from airflow_provider_glueray.links.runs import LINKS
 from airflow_provider_glueray.task.life import RunLife, Start
-from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links
+from airflow_provider_glueray.task.outcome import fail_without_retry, publish_links, push, returned
 from airflow_provider_glueray.task.record import STORE_KEY, RunRecord
 
 #: How long to wait for capacity, unless a task says otherwise.
@@ -152,22 +152,22 @@ class GlueRayRunOperator(GlueRayConnectedOperator):
     def execute(self, context: Context) -> Any:
         """Start the run or reattach to it, wait for it, and return its result."""
         with fail_without_retry():
-            ref = self._life.submit_or_reattach(
-                context, lambda client_token: self._name(client_token, context), lambda: self._prepare(context)
-            )
             try:
-                context["ti"].xcom_push(key="glueray_run", value=ref.to_json())
+                ref = self._life.submit_or_reattach(
+                    context, lambda client_token: self._name(client_token, context), lambda: self._prepare(context)
+                )
+                push(context, "glueray_run", ref.to_json())
                 publish_links(ref, self.hook, context, self.log)
                 return self._wait_or_defer(ref, context)
             except Exception as error:
-                self._life.stop_if_last_try(ref, error, context)
+                self._life.stop_if_last_try(error, context)
                 raise
 
     def _wait_or_defer(self, ref: RunRef, context: Context) -> Any:
         """Wait for the run: here, or in the triggerer, which this call then never returns from."""
         if self.deferrable:
             self._defer(self._life)
-        return self._finish(self._life.wait(), context)
+        return returned(self._finish(self._life.wait(), context), self.log)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take over from the trigger: judge the outcome it sent."""
@@ -176,7 +176,7 @@ class GlueRayRunOperator(GlueRayConnectedOperator):
 
             delete(context["ti"])
         with fail_without_retry():
-            return self._finish(Outcome.from_json(event), context)
+            return returned(self._finish(Outcome.from_json(event), context), self.log)
 
     def execute_after_queueing(self, context: Context, event: Any = None) -> Any:
         """Take over from the timer that has waited for capacity: try to start the run again."""
@@ -203,7 +203,9 @@ class GlueRayRunOperator(GlueRayConnectedOperator):
         return record.ref if record else None
 
     def _end_overdue(self, outcome: Outcome, context: Context) -> Any:
-        """Leave a run whose time was over and which has been stopped."""
+        """Leave a run whose time was over and which has been stopped; one that had succeeded before has succeeded."""
+        if outcome.snapshot.state is RunState.SUCCEEDED:
+            return returned(self._finish(outcome, context), self.log)
         raise RunTimedOut(outcome, self.hook.url(outcome.snapshot.ref)) from None
 
     def on_kill(self) -> None:

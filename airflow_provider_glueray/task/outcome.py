@@ -5,8 +5,11 @@ There is one exit, so both modes of both give the same verdict, XComs and closin
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from airflow.sdk import Context
 
@@ -22,11 +25,29 @@ from airflow_provider_glueray.links.runs import LINKS
 MOST_SHOWN = 200_000
 
 
+def push(context: Context, key: str, value: Any) -> None:
+    """Push an XCom; whatever the value is, Airflow can store it."""
+    from airflow_provider_glueray.core.storable import storable  # of no use where a DAG is parsed
+
+    context["ti"].xcom_push(key=key, value=storable(value))
+
+
+def returned(value: Any, log: TaskLog) -> Any:
+    """Return what a task returns, as Airflow can store it; say so if that is another value."""
+    from airflow_provider_glueray.core.storable import storable
+
+    stored = storable(value)
+    if json.dumps(stored, default=str) != json.dumps(value, default=str):
+        text = "The value holds what Airflow cannot store: %s"
+        log.log(logging.WARNING, text, "NaN and infinite numbers are None, NUL characters are U+FFFD")
+    return stored
+
+
 def publish_links(ref: RunRef, hook: RunHook, context: Context, log: TaskLog) -> None:
     """Tell the UI where a run is, now and not only when the task ends; XComs of an earlier try are gone."""
     url = hook.url(ref)
     for link, target in zip(LINKS, (url, hook.logs_url(ref)), strict=True):
-        context["ti"].xcom_push(key=link.xcom_key, value=target)
+        push(context, link.xcom_key, target)
     log.info("The page of %s: %s", ref.title, url)
 
 
@@ -44,7 +65,7 @@ def finish(outcome: Outcome, hook: RunHook, context: Context, log: TaskLog) -> s
 def push_usage(snapshot: RunSnapshot, context: Context, log: TaskLog) -> None:
     """Push what a run has used as an XCom, and say it in the closing line."""
     used = snapshot.usage.to_json(prices()) if snapshot.usage else {}
-    context["ti"].xcom_push(key="glueray_usage", value=used)
+    push(context, "glueray_usage", used)
     # What matters first: the log view cuts long lines off, and a run's id is long.
     text = f"Ended {snapshot.raw_state}"
     if used:

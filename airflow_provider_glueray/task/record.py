@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
@@ -88,11 +88,15 @@ class RunRecord:
     def load(cls, context: Context, key: str = STORE_KEY) -> Self | None:
         """Return what the task remembers, of whichever attempt group."""
         stored = cast("Mapping[str, Any] | None", task_store(context).get(key))
-        return cls(**stored) if stored else None
+        # Another version of this package may have written more.
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known}) if stored else None
 
     def save(self, context: Context, key: str = STORE_KEY) -> None:
         """Write the record to the task state store, which outlives the worker."""
-        task_store(context).set(key, asdict(self))
+        from airflow_provider_glueray.core.storable import storable  # of no use where a DAG is parsed
+
+        task_store(context).set(key, storable(asdict(self)))
 
     def is_from_before_clear(self, context: Context) -> bool:
         """Tell whether the task has been cleared since the record was made."""

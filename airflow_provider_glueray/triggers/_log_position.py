@@ -14,6 +14,7 @@ from airflow.sdk.execution_time.xcom import XCom
 
 from airflow_provider_glueray.airflow_compat import get_xcom, set_xcom, task_of
 from airflow_provider_glueray.core.logs import LogCursor
+from airflow_provider_glueray.core.storable import storable
 
 KEY = "glueray_log_cursor"
 #: Seconds between two notes while lines keep coming: what a triggerer that is killed outright may show twice.
@@ -27,10 +28,12 @@ class LogPosition:
     """The position in the log of one task's run.
 
     :param task_instance: what Airflow gave the trigger; None outside a triggerer, where nothing is kept.
+    :param run_id: of the run; a note of an earlier run of the same task is none of this one.
     """
 
-    def __init__(self, task_instance: Any) -> None:
+    def __init__(self, task_instance: Any, run_id: str) -> None:
         self._task_instance = task_instance
+        self._run_id = run_id
         self._cursor: LogCursor | None = None
         self._saved: LogCursor | None = None
         self._saved_at = time.monotonic()
@@ -48,8 +51,7 @@ class LogPosition:
         if self._task_instance is not None and time.time() - begin.since_ms / 1000 > YOUNG_SECONDS:
             with suppress(Exception):
                 found = await get_xcom(KEY, self._task_instance)
-        # A note of an earlier run of the same task is older than where this one begins.
-        if found and found["since_ms"] >= begin.since_ms:
+        if found and found.get("run_id") == self._run_id:
             begin = self._saved = LogCursor.from_json(found)
         self._cursor = begin
         return begin
@@ -65,7 +67,8 @@ class LogPosition:
         self._saved_at = time.monotonic()
         if self._task_instance is not None and self._cursor and self._cursor != self._saved:
             with suppress(Exception):
-                await set_xcom(KEY, self._cursor.to_json(), self._task_instance)
+                note = {**self._cursor.to_json(), "run_id": self._run_id}
+                await set_xcom(KEY, storable(note), self._task_instance)
                 self._saved = self._cursor
 
 

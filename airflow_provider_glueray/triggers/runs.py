@@ -20,6 +20,7 @@ from airflow_provider_glueray.core.drivers import run_async
 from airflow_provider_glueray.core.follow import FollowPolicy, follow
 from airflow_provider_glueray.core.logs import LogCursor
 from airflow_provider_glueray.core.runs import BACKENDS, RunRef
+from airflow_provider_glueray.core.storable import storable
 from airflow_provider_glueray.core.watcher import watching
 from airflow_provider_glueray.hooks.registry import make_hook
 from airflow_provider_glueray.triggers._log_position import LogPosition
@@ -60,20 +61,22 @@ class GlueRayRunTrigger(BaseTrigger):
         """Return the class path and the arguments, all plain JSON."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "run": self.run_json,
-                "hook": self.hook,
-                "policy": self.policy,
-                "cursor": self.cursor,
-                "kill": self.kill,
-            },
+            storable(
+                {
+                    "run": self.run_json,
+                    "hook": self.hook,
+                    "policy": self.policy,
+                    "cursor": self.cursor,
+                    "kill": self.kill,
+                }
+            ),
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the run to its end and yield its ``Outcome`` as JSON."""
         began = time.monotonic()
         ref = RunRef.from_json(self.run_json)
-        self._log_position = LogPosition(self.task_instance)
+        self._log_position = LogPosition(self.task_instance, ref.id)
         cursor = await self._log_position.load(LogCursor.from_json(self.cursor))
         policy = FollowPolicy.from_json(self.policy)
         steps = follow(ref, policy, cursor)

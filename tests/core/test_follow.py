@@ -98,6 +98,18 @@ def test_logs_are_read_after_each_look_and_until_quiet_after_the_end():
     assert [step.cursor.to_end for step in hand.of(ReadLogs)] == [False] + [True] * (len(hand.of(ReadLogs)) - 1)
 
 
+def test_the_time_of_an_answer_is_that_after_the_step(set_clock):
+    """A pause ends at the deadline, and so the deadline strikes then, not a pause later."""
+    now = [100.0]
+    set_clock(lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def steps():
+        answer = yield Sleep(10.0)
+        return answer.now
+
+    assert run_sync(steps(), None, REF, None) == 110.0
+
+
 def test_a_log_that_nobody_hands_over_is_asked_for_less_often():
     """Each read may take a while, and a look at the run comes after it; when it is there again, so are its lines."""
     refused = [OSError("no route")] * 6

@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
+from airflow_provider_glueray.core.errors import AccessDenied, ConnectionConfigError, StopError
 from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
-from airflow_provider_glueray.core.watcher import THREADS, watching
+from airflow_provider_glueray.core.watcher import THREADS, PollFailedError, watching
 from tests.contract.scripts import Clock
 from tests.runner import run_on
 
@@ -54,11 +55,11 @@ def with_watcher(use, clock=None):
 
     def make() -> Backend:
         backend.append(Backend())
-        return backend[0]
+        return backend[-1]
 
     async def run():
         async with watching("key", make) as watcher:
-            return await use(watcher, lambda: backend[0])
+            return await use(watcher, lambda: backend[-1])
 
     return run_on(clock, run())
 
@@ -201,6 +202,33 @@ def test_the_backend_is_made_once_and_off_the_loop():
     threads = with_watcher(use)
     assert Backend.made == 1
     assert all(name.startswith("glueray-watcher") for name in threads)
+
+
+@pytest.mark.parametrize("refusal", [AccessDenied, ConnectionConfigError])
+def test_other_credentials_are_picked_up(refusal):
+    """By the next poll after a refusal, and by the stop that is refused itself; its cause counts as well."""
+
+    def refuse(*_):
+        raise refusal("the token has expired")
+
+    def refuse_stop(*_):
+        try:
+            refuse()
+        except refusal as error:
+            raise StopError("it was not stopped") from error
+
+    async def use(watcher, backend):
+        await watcher.observe(ref(0), 0, "")
+        backend().describe = refuse
+        with pytest.raises(PollFailedError):
+            await watcher.observe(ref(0), 0, "")
+        await watcher.observe(ref(0), 0, "")
+        backend().stop = refuse_stop
+        await watcher.stop(ref(0))
+        return backend().calls["stop"]
+
+    assert with_watcher(use) == 1
+    assert Backend.made == 3
 
 
 def test_the_last_one_out_closes_and_the_next_one_starts_afresh():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ SLOW = {"restart_etcd", "restart_scheduler", "silence_node"}
 STATES = ("starting", "submitting", "running", "ending")
 
 
-def cases(faults: dict[str, Callable[[Run], None]]) -> list[Any]:
+def cases(faults: Iterable[str]) -> list[Any]:
     """Return each fault in each state; CI has time for most while the run is running."""
     return [
         pytest.param(

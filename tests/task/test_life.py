@@ -7,6 +7,7 @@ of hours takes milliseconds.
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,7 @@ a_clear_after_a_failure_starts_another                 xd      xd      xd       
 another_connection_stops_the_run_and_starts_another    xd      xd      xd        xd        -
 the_old_connection_is_gone                             xd      xd      xd        xd        -
 there_is_no_room_for_a_while                           xd      xd      xd        xd        -
+no_room_but_for_the_run_it_has_started_itself          x       x       x         x         -
 there_is_no_room_in_time                               xd      xd      xd        xd        -
 a_retry_queues_anew                                    xd      xd      xd        xd        -
 a_kill_stops_it                                        x       x       x         x         -
@@ -85,6 +87,10 @@ it_is_lost                                             xd      xd      xd       
 polls_fail_for_a_while                                 xd      xd      xd        xd        xd
 its_log_cannot_be_read                                 xd      xd      xd        xd        -
 the_last_try_fails_for_another_reason                  xd      xd      xd        xd        -
+a_last_start_without_an_answer_is_stopped              xd      xd      xd        xd        -
+a_last_run_that_cannot_be_noted_is_stopped             xd      xd      xd        xd        -
+a_success_seen_late_is_a_success                       d       d       d         d         -
+what_airflow_cannot_store_harms_nothing                xd      xd      xd        xd        -
 a_try_that_is_retried_leaves_its_run                   xd      xd      xd        xd        -
 what_it_used_is_told                                   xd      xd      xd        xd        xd
 the_newest_run_is_waited_for                           -       -       -         -         xd
@@ -569,6 +575,25 @@ def test_there_is_no_room_for_a_while(life):
     assert one.clock.seconds - before > 10
 
 
+def test_no_room_but_for_the_run_it_has_started_itself(life):
+    """The answer was lost, the look for it was throttled: it is looked for again before a second one is started."""
+    one = life(queue_timeout=600)
+    accept, one.service.room = one.service.start, 1
+
+    def start(*given):
+        one.service.start = accept
+        accept(*given)
+        one.service.errors["find_runs"] = [CapacityExceeded("Rate exceeded"), SubmitError("InternalServiceException")]
+        raise CapacityExceeded("Rate exceeded")
+
+    one.service.start = start
+    result = one.run()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED"]
+    assert one.service.calls["start"] == 1
+
+
 def test_there_is_no_room_in_time(life):
     """The error says how long it waited, and what the run needs."""
     one = life(queue_timeout=100)
@@ -783,6 +808,53 @@ def test_the_last_try_fails_for_another_reason(life):
 
     assert one.run().state == "failed"
     assert one.states() == ["STOPPED"]
+
+
+def test_a_last_start_without_an_answer_is_stopped(life):
+    """It is found by its client token."""
+    one = life(RUNNING)
+    one.service.lost_answers = 1
+
+    assert isinstance(one.run().error, SubmitOutcomeUnknown)
+    assert one.states() == ["STOPPED"]
+
+
+def test_a_last_run_that_cannot_be_noted_is_stopped(life):
+    """Airflow's API fails right after the start; what became of the task is in the log, whatever the stop does."""
+    one = life(RUNNING)
+    is_there = [False]
+
+    def fail(message):
+        if one.service.runs and not is_there[0]:
+            is_there[0] = True
+            raise ConnectionError("API server: 502")
+
+    one.task.supervisor.before = fail
+
+    assert one.run().state == "failed"
+    assert one.states() == ["STOPPED"]
+
+
+def test_a_success_seen_late_is_a_success(life):
+    """The run had ended well before Airflow gave up on the trigger: no triggerer was there to see it."""
+    one = life()
+    one.task.run()
+    one.clock.forward(3600)
+    result = one.task.run("__fail__", serialize({"error": "Trigger timeout"}))
+
+    assert result.state == "success", result.error
+    assert "glueray_usage" in result.xcoms
+    assert one.states() == ["SUCCEEDED"]
+
+
+def test_what_airflow_cannot_store_harms_nothing(life):
+    """A NUL byte in a log takes no triggerer down, and reports that Airflow refuses fail no task."""
+    reports = [{"asset": "s3://b/out", "rows": "ten"}, {"asset": "s3://b/out", "rows": 10}, {"rows": float("nan")}]
+    lines = ["a\0b \ud800", *(f"glueray-report: {json.dumps(each)}" for each in reports)]
+    one = life(Script(lines=[(3, line) for line in lines]), outlets=[Asset("s3://b/out")])
+    result = one.run()  # and the runner is as strict as Airflow's database (tests/runner.py)
+
+    assert result.state == "success", result.error
 
 
 def test_a_try_that_is_retried_leaves_its_run(life):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import pytest
 from airflow.sdk.execution_time import comms, task_runner
 
 from airflow_provider_glueray.core.follow import FollowPolicy, Waits
@@ -18,6 +20,8 @@ from airflow_provider_glueray.core.spec import RayJobSpec
 from airflow_provider_glueray.hooks.glue.jobs import GlueRayJobHook
 from airflow_provider_glueray.hooks.glue.logs import GROUPS
 from airflow_provider_glueray.hooks.registry import hook_kwargs
+from airflow_provider_glueray.triggers import _log_position
+from airflow_provider_glueray.triggers._log_position import LogPosition
 from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
 
 HOOK = hook_kwargs(GLUE_JOB, "aws_default", None, None, None)
@@ -135,3 +139,29 @@ def test_a_restarted_triggerer_goes_on_where_the_log_was(connected, monkeypatch)
     assert before == ["[script] one", "[script] two"]
     assert after == ["[script] three"]
     assert list(xcoms) == ["glueray_log_cursor"]
+
+
+@pytest.mark.parametrize("since_ms", [0, 5_000])
+def test_a_position_is_of_its_run(monkeypatch, since_ms):
+    """Whatever a cursor is like, it is accepted for the run that it was saved for, and for no other."""
+    kept = {}
+
+    async def keep(key, value, task_instance):
+        kept[key] = json.loads(json.dumps(value))
+
+    async def give(key, task_instance):
+        return kept.get(key)
+
+    monkeypatch.setattr(_log_position, "set_xcom", keep)
+    monkeypatch.setattr(_log_position, "get_xcom", give)
+    begin, cursor = LogCursor(since_ms=1_000), LogCursor(since_ms, frozenset({"14/abc/"}))
+
+    async def play(run_id):
+        first = LogPosition(object(), "jr_1")
+        await first.load(begin)
+        await first.advance(cursor)
+        await first.save()
+        return await LogPosition(object(), run_id).load(begin)
+
+    assert asyncio.run(play("jr_1")) == cursor
+    assert asyncio.run(play("jr_2")) == begin
