@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 from urllib.parse import quote
 
@@ -49,7 +49,11 @@ class GlueRayJobHook(GlueConnectionHook):
         change = self.ensure_job(staged)
         self.log.info("Job %s: %s", staged.name, change)
 
+        starts = count()
+
         def start(client_token: str, arguments: Mapping[str, str]) -> RunRef:
+            if next(starts):  # it has waited since: a task with the same job may have defined it otherwise
+                self.ensure_job(staged)
             return self.submit(replace(staged, arguments={**staged.arguments, **arguments}), client_token)
 
         return Prepared(start, is_new=change != "unchanged")

@@ -60,6 +60,19 @@ def calls(clean_endpoint):
 class TestDefinition:
     """Create or update, by a real difference."""
 
+    def test_a_run_that_has_waited_executes_what_it_prepared(self, hook, clean_endpoint):
+        """A task with the same job has defined it otherwise meanwhile."""
+        clean_endpoint.faults(quota_mdpu=1)
+        waiting = hook.prepare(spec("shared", script="s3://glueray-local/mine.py"))
+        with pytest.raises(CapacityExceeded):
+            waiting.start("m-waiting", {})
+        hook.prepare(spec("shared", script="s3://glueray-local/theirs.py"))
+        clean_endpoint.faults(quota_mdpu=50)
+        ref = waiting.start("m-waiting", {})
+
+        assert hook.get_job("shared")["Command"]["ScriptLocation"] == "s3://glueray-local/mine.py"
+        hook.stop(ref)
+
     def test_created_then_left_alone_then_updated(self, hook, calls):
         """The second night costs one GetJob and changes nothing."""
         first = spec("define", tags={"airflow_dag_id": "d", "airflow_task_id": "t"})
