@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Context
 
@@ -29,6 +29,8 @@ from airflow_provider_glueray.task.record import STORE_KEY, RunRecord, client_to
 
 if TYPE_CHECKING:
     from airflow_provider_glueray.triggers.runs import GlueRayRunTrigger
+
+T = TypeVar("T")
 
 #: Starts a run that carries the given client token; raises ``CapacityExceeded`` while there is no capacity for it.
 Start = Callable[[str], RunRef]
@@ -142,6 +144,15 @@ class RunLife:
         and may be lost. Runs of before a clear are stopped.
         """
         first, current = first_try_of(context), int(context["ti"].try_number)
+        # Nobody knows whether the try before this one has started a run, and a list may lag behind a start.
+        until = clock.now() + settings.waits().lost if current > first else 0.0
+        return self._patiently(
+            lambda: self._newest_of_this_group(context, name, first, current), lambda seen: seen[0] is not None, until
+        )
+
+    def _newest_of_this_group(
+        self, context: Context, name: Callable[[str], str], first: int, current: int
+    ) -> tuple[RunRecord | None, int]:
         newest, used = None, 0
         for try_number in range(current, 0, -1):
             found = list(self._runs_of_try(context, name, try_number))
@@ -196,7 +207,7 @@ class RunLife:
 
     def _can_reattach(self, record: RunRecord, context: Context) -> bool:
         """Look at the run of an earlier try; tell whether to go on with it."""
-        found = self._runs_of(record)
+        found = self._look_patiently(record)
         if not found:
             return False
         snapshot = found[0]
@@ -216,6 +227,30 @@ class RunLife:
             return False
         self._log.info("Reattaching to %s of an earlier try, which is %s", snapshot.ref.title, snapshot.raw_state)
         return True
+
+    def _look_patiently(self, record: RunRecord) -> list[RunSnapshot]:
+        """Look for a run that may have been started just now, which a list may lag behind.
+
+        One for which there was no room is not waited for: it was refused.
+        """
+        until = 0.0 if record.queued_since else record.submitted + settings.waits().lost
+        return self._patiently(
+            lambda: self._runs_of(record), lambda runs: any(run.state is not RunState.LOST for run in runs), until
+        )
+
+    def _patiently(self, look: Callable[[], T], is_enough: Callable[[T], bool], until: float) -> T:
+        """Look for a run until it is seen, or until a time has come; a look that fails is no look."""
+        waits, began = settings.waits(), clock.now()
+        while True:
+            try:
+                seen = look()
+                if is_enough(seen) or clock.now() >= until:
+                    return seen
+            except SubmitError as error:
+                if not error.retryable or clock.now() >= began + waits.lost:
+                    raise
+                self._log.info("Could not look for the run of an earlier try, looking again: %s", error)
+            clock.sleep(waits.look_again)
 
     def _stop_before_clear(self, snapshots: Sequence[RunSnapshot]) -> None:
         """Stop the runs of an earlier attempt group: the task was cleared, so their result is not wanted."""

@@ -54,6 +54,8 @@ class Service:
     calls: Counter[str] = field(default_factory=Counter)
     #: What the next calls of a verb raise, one after the other.
     errors: dict[str, list[Exception]] = field(default_factory=dict)
+    #: For so many seconds a run that was started is not to be seen.
+    lag: float = 0.0
     #: So many starts are made, and their answers lost.
     lost_answers: int = 0
     #: The most runs that may be active at once.
@@ -115,7 +117,8 @@ class ScriptedHook:
     def find_runs(self, name: str, client_token: str) -> list[RunSnapshot]:
         self._service.called("find_runs")
         found = [run for run in self._service.runs.values() if (run.ref.name, run.token) == (name, client_token)]
-        return [self._seen(run.ref) for run in reversed(found)]
+        seen = [self._seen(run.ref) for run in reversed(found)]
+        return [snapshot for snapshot in seen if snapshot.state is not RunState.LOST]
 
     def latest_run(self, name: str) -> RunSnapshot | None:
         self._service.called("latest_run")
@@ -128,7 +131,7 @@ class ScriptedHook:
 
     def _seen(self, ref: RunRef) -> RunSnapshot:
         run, now = self._service.runs.get(ref), self._service.clock.now()
-        if run is None:
+        if run is None or now < run.began + self._service.lag:
             return RunSnapshot(ref, RunState.LOST, "LOST", f"There is no {ref.title}")
         raw = run.raw_state(now)
         state = GLUE_JOB_STATE[raw]

@@ -51,6 +51,8 @@ a_retry_takes_up_the_run_of_a_dead_worker              x       x       x        
 a_retry_takes_up_what_the_triggerer_lost               d       d       d         d         -
 a_retry_finds_a_run_whose_id_was_never_stored          xd      xd      xd        xd        -
 a_retry_finds_a_run_whose_start_had_no_answer          xd      xd      xd        xd        -
+a_retry_waits_for_a_list_that_lags                     xd      xd      xd        xd        -
+a_retry_looks_again_when_it_could_not_look             xd      xd      xd        xd        -
 a_retry_takes_the_run_that_ended_meanwhile             xd      xd      xd        xd        -
 a_retry_without_the_store_finds_the_run                xd      xd      xd        xd        -
 a_retry_without_the_store_takes_the_run_that_ended     xd      xd      xd        xd        -
@@ -331,6 +333,34 @@ def test_a_retry_finds_a_run_whose_start_had_no_answer(life):
     one = life(retries=1)
     one.service.lost_answers = 1
     assert isinstance(one.run().error, SubmitOutcomeUnknown)
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED"]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_retry_waits_for_a_list_that_lags(life, answered):
+    """Behind a start, whether that was answered or not: not to be seen yet is not never started."""
+    one = life(retries=1)
+    one.service.lag = 20
+    if answered:
+        one.dies_at_message(lambda message: getattr(message, "key", "") == "glueray_run")
+    one.service.lost_answers = 0 if answered else 1
+    one.run()
+    result = one.retry()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED"]
+
+
+def test_a_retry_looks_again_when_it_could_not_look(life):
+    """Throttling is no answer."""
+    one = life(Script(states=[(0, "RUNNING"), (60, "SUCCEEDED")]), retries=1)
+    one.dies_at_message(stored_id)
+    one.run()
+    one.service.errors["find_runs"] = [SubmitError("Rate exceeded")] * 3
+    one.service.errors["describe"] = [SubmitError("Rate exceeded")] * 3
     result = one.retry()
 
     assert result.state == "success", result.error
@@ -850,7 +880,7 @@ def test_a_success_seen_late_is_a_success(life):
 def test_what_airflow_cannot_store_harms_nothing(life):
     """A NUL byte in a log takes no triggerer down, and reports that Airflow refuses fail no task."""
     reports = [{"asset": "s3://b/out", "rows": "ten"}, {"asset": "s3://b/out", "rows": 10}, {"rows": float("nan")}]
-    lines = ["a\0b \ud800", *(f"glueray-report: {json.dumps(each)}" for each in reports)]
+    lines = ["a\0b", *(f"glueray-report: {json.dumps(each)}" for each in reports)]
     one = life(Script(lines=[(3, line) for line in lines]), outlets=[Asset("s3://b/out")])
     result = one.run()  # and the runner is as strict as Airflow's database (tests/runner.py)
 
