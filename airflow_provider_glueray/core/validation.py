@@ -342,6 +342,9 @@ _REFUSED_MEMBERS = {
     "Connections": "Ray jobs have no VPC integration (dg/edit-script-ray-connections-formats)",
     "ExecutionClass": "FLEX is for glueetl only (badmintoncryer/cdk-preflight)",
     "MaintenanceWindow": "it is for streaming jobs only (botocore CreateJob)",
+    "JobName": "a run is found by it; use job_name",
+    "Name": "runs are found by it; use job_name",
+    "JobRunId": "it would run another run again",
     "MaxRetries": "a retry by Glue would be a second run that nobody watches; use the task's retries",
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
-from airflow_provider_glueray.core.drivers import run_async, run_sync
+from airflow_provider_glueray.core.drivers import PORTION, run_async, run_sync
 from airflow_provider_glueray.core.follow import (
     Answer,
     EmitLogLines,
@@ -108,6 +110,33 @@ def test_the_time_of_an_answer_is_that_after_the_step(set_clock):
         return answer.now
 
     assert run_sync(steps(), None, REF, None) == 110.0
+
+
+def test_many_lines_leave_others_their_turns():
+    """A triggerer whose event loop hears of nothing for 30 s counts as dead."""
+    shown: list[tuple[int, str]] = []
+    turns = [0]
+
+    def steps():
+        yield EmitLogLines([LogLine("script", f"{number}") for number in range(10 * PORTION)], None)
+        return "over"
+
+    async def others():
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    async def play():
+        task = asyncio.create_task(others())
+        log = SimpleNamespace(info=lambda _, line: shown.append((turns[0], line.text)))
+        try:
+            return await run_async(steps(), None, REF, log)
+        finally:
+            task.cancel()
+
+    assert asyncio.run(play()) == "over"
+    assert [text for _, text in shown] == [f"{number}" for number in range(10 * PORTION)]
+    assert max(Counter(turn for turn, _ in shown).values()) == PORTION
 
 
 def test_a_log_that_nobody_hands_over_is_asked_for_less_often():

@@ -84,8 +84,17 @@ def stored(of: RayJobSpec, **changes):
         ({"overrides": {"glue": {"jobs": {}}}}, "must be"),
         *(
             ({"overrides": {"glue": {"job": {member: 1}}}}, member)
-            for member in ("Timeout", "MaxCapacity", "AllocatedCapacity", "Connections", "ExecutionClass", "MaxRetries")
+            for member in (
+                "Timeout",
+                "MaxCapacity",
+                "AllocatedCapacity",
+                "Connections",
+                "ExecutionClass",
+                "MaxRetries",
+                "Name",
+            )
         ),
+        *(({"overrides": {"glue": {"run": {member: "x"}}}}, member) for member in ("JobName", "JobRunId")),
     ],
 )
 def test_each_rule_says_what_is_wrong(fields, words):
@@ -199,6 +208,15 @@ def test_any_argument_reaches_the_request_as_text(arguments):
         for key, value in arguments.items()
     }
     assert all(isinstance(text, str) for text in request["Arguments"].values())
+
+
+def test_overrides_of_a_run_take_nothing_away():
+    """What a run is found by, and what the task gives it, stay; what they add is there."""
+    over = {"Arguments": {"--more": "1", "--glueray_client_token": "x"}, "NumberOfWorkers": 9}
+    request = to_glue_run(spec(arguments={"day": "1"}, overrides={"glue": {"run": over}}), "m")
+
+    assert request["Arguments"] == {"--day": "1", "--more": "1", "--glueray_client_token": "m"}
+    assert request["NumberOfWorkers"] == 9
 
 
 FULL = {

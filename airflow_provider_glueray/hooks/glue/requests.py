@@ -130,16 +130,19 @@ def to_glue_run(spec: RayJobSpec, client_token: str) -> dict[str, Any]:
     Every argument is passed on every run: whether run arguments replace the job's defaults per key or
     wholesale is not stated by AWS (facts 9.26).
     """
+    over = spec.overrides.get("glue", {}).get("run", {})
     return {
         "JobName": spec.name,
+        # Those of the overrides are added: by the client token a run is found.
         "Arguments": {
             **service_arguments(spec, "--min-workers"),
             **spec.arguments,
+            **over.get("Arguments", {}),
             CLIENT_TOKEN_ARGUMENT: client_token,
         },
         "WorkerType": spec.workers.worker_type,
         "NumberOfWorkers": spec.workers.number_of_workers,
-        **spec.overrides.get("glue", {}).get("run", {}),
+        **{name: value for name, value in over.items() if name != "Arguments"},
     }
 
 
