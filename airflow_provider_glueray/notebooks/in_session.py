@@ -110,9 +110,7 @@ class SessionNotebookRunner:
                 lambda: self._prepare_session(context),
             )
             self._publish_links(ref, context)
-            snapshot = self._hook.describe([ref])[ref]
-            is_settled = snapshot.state.is_terminal
-            outcome = Outcome(snapshot) if is_settled else self._wait_for(self._session_life, ref)
+            outcome = self._look(ref) or self._wait_for(self._session_life, ref)
         raise_failure(outcome, self._hook.url(ref))
         return ref.id
 
@@ -223,15 +221,24 @@ class SessionNotebookRunner:
         code = prepare(cell.code, client_token, self._plan.notebook.where(cell))
         return self._hook.run_statement(session_id, code, client_token)
 
+    def _look(self, ref: RunRef) -> Outcome | None:
+        """Return the outcome of what has ended; a look that fails is no end."""
+        try:
+            snapshot = self._hook.describe([ref])[ref]
+        except SubmitError as error:
+            self._log.info("Could not look at %s, trying again: %s", ref.title, error)
+            return None
+        return Outcome(snapshot) if snapshot.state.is_terminal else None
+
     def _wait_for(self, life: RunLife, ref: RunRef) -> Outcome:
         """Wait for the session or a cell: here, or in the triggerer, which this call then never returns from."""
         if self._defer is not None:
             # Most cells are short, and a deferral costs the start of a worker.
             end = clock.now() + settings.waits().linger
             while clock.now() < end:
-                snapshot = self._hook.describe([ref])[ref]
-                if snapshot.state.is_terminal:
-                    return Outcome(snapshot)
+                outcome = self._look(ref)
+                if outcome is not None:
+                    return outcome
                 clock.sleep(0.5)
             self._defer(life, self._session_life.ref if self._plan.session_id is None else None)
         return life.wait()

@@ -141,6 +141,17 @@ def test_short_cells_are_waited_for_in_the_worker(hook, make, make_task, session
     assert (result.state, statuses(operator)) == ("success", ["completed"] * 3)
 
 
+def test_a_look_that_is_throttled_is_no_end_of_a_cell(make, make_task, session, set_waits, connected):
+    """Neither while it is waited for in the worker nor afterwards."""
+    set_waits(linger=60)
+    operator = make("1", "2", session_id=session, deferrable=True)
+    connected.faults(throttle_next={"GetStatement": 12})
+    result = make_task(operator).run()
+
+    assert (result.state, statuses(operator)) == ("success", ["completed"] * 2), result.error
+    assert connected.faults()["throttle_next"].get("GetStatement", 0) == 0
+
+
 def test_a_cell_that_fails(hook, make, make_task):
     """The error shows the cell; the executed notebook has all that has run, and the error; nothing is left up."""
     operator = make("1 + 1", "print('so far')\nraise ValueError('odd')", "3", deferrable=True, retries=1)
