@@ -30,6 +30,8 @@ os.environ["AIRFLOW__GLUERAY__WAITS"] = json.dumps(
 )
 
 from airflow.sdk import DAG
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from airflow_provider_glueray.core import clock
 from airflow_provider_glueray.core.runs import RunRef
@@ -38,6 +40,10 @@ from airflow_provider_glueray.core.validation import RAY_REGIONS
 from airflow_provider_glueray.local import client as local_client
 from airflow_provider_glueray.local.runtime import environments, processes
 from tests.runner import START, Task
+
+# How long an example takes says how busy the machine is.
+hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("suite")
 
 #: Names the folder of an endpoint that somebody else has started: this Python may have no Ray, or one too old.
 ENDPOINT_HOME = "GLUERAY_TEST_ENDPOINT_HOME"

@@ -5,6 +5,8 @@ The operator says what runs; the life of a run is the same for all operators (``
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import Any
 from airflow.sdk import Context, XComArg
 
 from airflow_provider_glueray.core.backend import JobBackend, Prepared
+from airflow_provider_glueray.core.errors import SpecError
 from airflow_provider_glueray.core.follow import FollowPolicy
 from airflow_provider_glueray.core.logs import SCRIPT
 from airflow_provider_glueray.core.runs import GLUE_JOB, Outcome, RunRef
 from airflow_provider_glueray.core.spec import MDPU_PER_WORKER, STEP_FOLDER, RayJobSpec, SourceFile
+from airflow_provider_glueray.core.validation import is_template
 from airflow_provider_glueray.hooks.registry import backend_for_connection
 from airflow_provider_glueray.task.assets import lineage_of, note_reports
 from airflow_provider_glueray.task.life import Start
@@ -25,6 +29,20 @@ from airflow_provider_glueray.task.outcome import finish
 from airflow_provider_glueray.task.record import RunRecord, owner_of
 
 _SPEC_FIELDS = parameters_of(RayJobSpec)
+
+
+#: What a job of AWS Glue holds for all its runs.
+_DEFINITION = frozenset({"script", "role", "max_concurrent_runs", "overrides"})
+
+
+def _mapped_over(task: Any) -> frozenset[str]:
+    """Return the parameters that a task is mapped over; where that is known only when it runs, all that count."""
+    value = getattr(getattr(task, "expand_input", None), "value", {})
+    if isinstance(value, Mapping):
+        return frozenset(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(each, Mapping) for each in value):
+        return frozenset().union(*value)
+    return frozenset({*_DEFINITION, "job_name"})
 
 
 class GlueRayJobOperator(GlueRayStepOperator):
@@ -36,7 +54,8 @@ class GlueRayJobOperator(GlueRayStepOperator):
 
     :param script: local ``.py`` file, relative to the DAG's file, or an S3 URI. (templated)
     :param role: name or ARN of the IAM role the run assumes on AWS Glue. (templated)
-    :param job_name: the Glue job to create or update; by default ``<dag_id>-<task_id>``. (templated)
+    :param job_name: the Glue job to create or update; by default ``<dag_id>-<task_id>``, and a digest where
+        the task is mapped over what a job holds for all its runs, such as its script. (templated)
     :param requirements: a requirements.txt beside the DAG's file, whose lines are added to ``pip`` when the task
         runs. (templated)
     :param check_requirements: warn of requirements that the runtime or its processor will not get along with,
@@ -172,7 +191,27 @@ class GlueRayJobOperator(GlueRayStepOperator):
         return policy._replace(sources=self.log_sources, min_poll_interval=policy.waits.least_poll)
 
     def _job_name(self) -> str:
-        return self.job_name or f"{self.dag_id}-{self.task_id}"
+        """Return the name of the job.
+
+        Its definition is that of all its runs, so tasks that are mapped over a part of it have jobs of their own.
+
+        :raises SpecError: one name is given for several definitions.
+        """
+        name = self.job_name or f"{self.dag_id}-{self.task_id}"
+        task: Any = self.dag.task_dict.get(self.task_id) if self.has_dag() else None  # type: ignore[no-untyped-call]
+        mapped = _mapped_over(task)
+        varies = sorted(mapped & _DEFINITION)
+        if not varies:
+            return name
+        if self.job_name is None:
+            parts = json.dumps(self._given(*sorted(_DEFINITION)), sort_keys=True, default=str)
+            return f"{name}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
+        if "job_name" in mapped or is_template(task.partial_kwargs.get("job_name")):
+            return name
+        problem = (
+            f"job_name={name!r}: it is one job for tasks that are mapped over {', '.join(varies)}, and its definition"
+        )
+        raise SpecError([f"{problem} is that of all its runs; leave job_name out, or map it as well"])
 
     def _spec(self, context: Context) -> RayJobSpec:
         """Build the spec from the rendered fields; say in it which task runs it.

@@ -81,6 +81,8 @@ class RunLife:
         self._key = key
         self._stop_on_kill = stop_on_kill
         self._record: RunRecord | None = None
+        # Whether the service may have a run of the record.
+        self._may_be_there = False
         self.is_killed = False
 
     @property
@@ -108,11 +110,12 @@ class RunLife:
             # In a session that is there, nothing can have been started before the first try.
             is_new = only_in is not None and context["ti"].try_number == 1
             record, used = (None, 0) if is_new else self._find_without_record(context, name)
-        self._record = record
+        self._record, self._may_be_there = record, record is not None
         if record and self._can_reattach(record, context):
             record.save(context, self._key)
             return self.resume(record)
         if record is None or record.run_id is not None:
+            self._may_be_there = False
             token = self._unused_token(context, name, used)
             record = RunRecord.new(context, self._backend, name(token), token, self._connection)
         # Written before the request: if everything dies now, the next try finds the run by its client token.
@@ -299,6 +302,7 @@ class RunLife:
                 raise CapacityExceeded(f"Whether the run was started is not known yet: {error}") from error
             if found:
                 return found[0].ref
+        self._may_be_there = True
         return start(record.client_token)
 
     def _record_run_id(self, record: RunRecord, ref: RunRef, started: float | None = None) -> None:
@@ -384,7 +388,7 @@ class RunLife:
         Also one whose start had no answer, and one that could not be noted.
         """
         record = self._record
-        if record is None or will_retry(error, context):
+        if record is None or not self._may_be_there or will_retry(error, context):
             return
         what = record.ref.title if record.ref else f"a run of {record.name} with the client token {record.client_token}"
         try:

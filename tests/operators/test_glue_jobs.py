@@ -219,3 +219,50 @@ class TestBadInput:
         assert isinstance(result.error, AirflowFailException)
         assert "not a Ray job" in str(result.error)
         assert glue.get_job(JobName="spark")["Job"]["Command"]["Name"] == "glueetl"
+
+
+class TestMappedTasks:
+    """A job's definition is that of all its runs: tasks that share one would execute each other's script."""
+
+    SCRIPTS = ("s3://bucket/orders.py", "s3://bucket/customers.py", "s3://bucket/prices.py")
+
+    def names(self, dag: DAG, expand: Callable[[Any], Any], each: list[dict[str, Any]], **kwargs: Any) -> list[str]:
+        """Return the names of the jobs of mapped tasks."""
+        given = {"task_id": "load", "role": "R", "dag": dag, **kwargs}
+        mapped = expand(GlueRayJobOperator.partial(**{"script": self.SCRIPTS[0], **given}))
+        return [mapped.unmap(one)._job_name() for one in each]
+
+    def over_scripts(self, dag: DAG, **kwargs: Any) -> list[str]:
+        each = [{"script": script} for script in self.SCRIPTS]
+        given = {"task_id": "load", "role": "R", "dag": dag, **kwargs}
+        mapped = GlueRayJobOperator.partial(**given).expand(script=list(self.SCRIPTS))
+        return [mapped.unmap(one)._job_name() for one in each]
+
+    def test_over_their_scripts(self, dag):
+        """Each script has its job, today's the same as tomorrow's."""
+        names = self.over_scripts(dag)
+
+        assert len(set(names)) == 3
+        assert all(name.startswith("walk-load-") and len(name) == len("walk-load-") + 8 for name in names)
+        assert names == self.over_scripts(DAG("walk", schedule=None, start_date=dag.start_date))
+
+    @pytest.mark.parametrize("field", ["arguments", "number_of_workers"])
+    def test_over_what_is_a_runs_own(self, dag, field):
+        each = [{field: value} for value in ([{"n": "1"}, {"n": "2"}] if field == "arguments" else [2, 3])]
+        names = self.names(dag, lambda task: task.expand(**{field: [one[field] for one in each]}), each)
+
+        assert set(names) == {"walk-load"}
+
+    def test_over_several_at_once(self, dag):
+        each = [{"role": "A", "arguments": {"n": "1"}}, {"role": "B", "arguments": {"n": "1"}}]
+        given = {"task_id": "load", "script": self.SCRIPTS[0], "dag": dag}
+        mapped = GlueRayJobOperator.partial(**given).expand_kwargs(each)
+
+        assert len({mapped.unmap(one)._job_name() for one in each}) == 2
+
+    def test_one_name_for_several_scripts(self, dag):
+        """It is refused, unless it may be another one for each."""
+        with pytest.raises(SpecError, match=r"mapped over script.*leave job_name out, or map it as well"):
+            self.over_scripts(dag, job_name="mine")
+        several = DAG("several", schedule=None, start_date=dag.start_date)
+        assert len(self.over_scripts(several, job_name="mine-{{ ti.map_index }}")) == 3

@@ -72,7 +72,7 @@ def environment(rayjob: dict[str, Any], container: str) -> dict[str, str]:
 
 
 class TestManifest:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.builds(
             RayJobSpec,
@@ -358,7 +358,7 @@ class TestArguments:
         assert seen["argv"] == [word for key, text in given.items() for word in (f"--{key}", text)]
         assert (seen["name"], Path(seen["file"]).name) == ("__main__", "a script.py")
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         st.lists(
             st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
