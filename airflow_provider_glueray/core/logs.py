@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 #: Where a log line came from. SCRIPT is the driver: what the user wrote to stdout and stderr.
@@ -48,6 +49,63 @@ class LogCursor(NamedTuple):
     def from_json(cls, value: Mapping[str, Any]) -> LogCursor:
         """Rebuild from :meth:`to_json`."""
         return cls(since_ms=value["since_ms"], seen=frozenset(value["seen"]))
+
+
+class LogPlace(NamedTuple):
+    """How far one of several logs was read that share a cursor: each source has a place of its own.
+
+    :param since_ms: as in :class:`LogCursor`.
+    :param seen: the keys of lines from ``since_ms`` on that were read, each with its time in epoch milliseconds.
+    :param is_silent: whether it has had no line so far.
+    """
+
+    since_ms: int
+    seen: Mapping[str, int] = MappingProxyType({})
+    is_silent: bool = True
+
+    def advance(self, lines: Mapping[str, int], since_ms: int, most: int) -> LogPlace:
+        """Return the place after a read.
+
+        :param lines: the keys and times of those that were new.
+        :param since_ms: from when on to look again; never back.
+        :param most: the most lines that are remembered, but for those of one millisecond.
+        """
+        since = max(self.since_ms, since_ms)
+        seen = {key: at for key, at in {**self.seen, **lines}.items() if at >= since}
+        if len(seen) > most:
+            # A log that runs fast is looked over again by lines, not by time, so that the cursor stays small.
+            since = sorted(seen.values())[-most]
+            seen = {key: at for key, at in seen.items() if at >= since}
+        return LogPlace(since, seen, self.is_silent and not lines)
+
+
+#: What tells a place that has had lines, and one that has had none, from the keys of lines.
+_HEARD, _SILENT = "@", "-"
+
+
+def places_of(cursor: LogCursor, sources: Iterable[str]) -> dict[str, LogPlace]:
+    """Return the places of sources in a cursor; one that was never read begins where the cursor does."""
+    known: dict[str, tuple[int, bool]] = dict.fromkeys(sources, (cursor.since_ms, True))
+    seen: dict[str, dict[str, int]] = {source: {} for source in known}
+    for each in cursor.seen:
+        source, _, rest = each.partition(" ")
+        if source not in known:
+            continue
+        if rest[0] in _HEARD + _SILENT:
+            known[source] = (int(rest[1:]), rest[0] == _SILENT)
+        else:
+            at, _, key = rest.partition(" ")
+            seen[source][key] = int(at)
+    return {source: LogPlace(since, seen[source], is_silent) for source, (since, is_silent) in known.items()}
+
+
+def cursor_at(cursor: LogCursor, places: Mapping[str, LogPlace]) -> LogCursor:
+    """Return a cursor with these places; those of sources that are not among them stay."""
+    kept = {each for each in cursor.seen if each.partition(" ")[0] not in places}
+    for source, place in places.items():
+        kept.add(f"{source} {_SILENT if place.is_silent else _HEARD}{place.since_ms}")
+        kept |= {f"{source} {at} {key}" for key, at in place.seen.items()}
+    return LogCursor(cursor.since_ms, frozenset(kept))
 
 
 class LogPage(NamedTuple):

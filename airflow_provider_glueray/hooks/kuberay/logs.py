@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
-from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogPage
+from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogPage, LogPlace, cursor_at, places_of
 from airflow_provider_glueray.hooks.kuberay.errors import kubernetes_errors
 from airflow_provider_glueray.hooks.kuberay.manifests.pods import HEAD, ROLE
 from airflow_provider_glueray.hooks.kuberay.status import time_of
@@ -67,35 +67,30 @@ class PodLogs:
 
     def page(self, pods: Sequence[Mapping[str, Any]], cursor: LogCursor, sources: Sequence[str]) -> LogPage:
         """Return what is new in the logs of pods that belong together."""
-        fresh: list[tuple[int, str, LogLine]] = []
-        for source in sources:
+        places, fresh = places_of(cursor, sources), []
+        for source, place in places.items():
+            lines: dict[str, int] = {}
             for pod in pods:
                 labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
                 if labels.get(ROLE) == SOURCES[source].role and pod["status"].get("phase") != "Pending":
-                    fresh += self._fresh(name, source, cursor)
-        if not fresh:
-            return LogPage((), cursor)
+                    for at, key, text in self._fresh(name, source, place):
+                        fresh.append((at, LogLine(source, text, name)))
+                        lines[key] = at
+            places[source] = place.advance(lines, max(lines.values(), default=0) - OVERLAP_MS, MOST_SEEN)
         fresh.sort(key=lambda each: each[0])
-        since = max(fresh[-1][0] - OVERLAP_MS, cursor.since_ms)
-        if len(fresh) > MOST_SEEN:
-            # A log that runs fast is looked over again by lines, not by time, so that the cursor stays small.
-            since = max(since, fresh[-MOST_SEEN][0])
-        # A key begins with the line's time.
-        kept = {key for key in cursor.seen if int(key.partition("/")[0]) >= since}
-        seen = kept | {key for at, key, _ in fresh if at >= since}
-        return LogPage([line for _, _, line in fresh], LogCursor(since, frozenset(seen)))
+        return LogPage([line for _, line in fresh], cursor_at(cursor, places))
 
-    def _fresh(self, pod: str, source: str, cursor: LogCursor) -> list[tuple[int, str, LogLine]]:
-        """Return the lines of a source that are new since a cursor, each after its time and its key."""
+    def _fresh(self, pod: str, source: str, place: LogPlace) -> list[tuple[int, str, str]]:
+        """Return the time, the key and the text of lines of a source that are new since a place."""
         most = LOG_BYTES
         while True:
-            content = self._read(pod, SOURCES[source].container, cursor.since_ms, most)
+            content = self._read(pod, SOURCES[source].container, place.since_ms, most)
             # What was cut off comes whole with the next read.
             whole = content if len(content) < most else content[: content.rfind(b"\n") + 1]
             fresh = [
-                (at, f"{at}/{source}{key}", LogLine(source, text, pod))
+                (at, f"{at}{key}", text)
                 for at, key, text in _lines(whole)
-                if at >= cursor.since_ms and f"{at}/{source}{key}" not in cursor.seen
+                if at >= place.since_ms and f"{at}{key}" not in place.seen
             ]
             if fresh or len(content) < most:
                 return fresh

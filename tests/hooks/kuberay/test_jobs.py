@@ -936,6 +936,22 @@ class TestLogs:
         with pytest.raises(AccessDenied, match="get on pods/log"):
             hook.read_logs({ref: LogCursor()}, ("process",))
 
+    def test_a_source_that_is_cut_off_loses_nothing(self, cluster, hook, start, monkeypatch):
+        """The other one is ahead of it, and is not waited for."""
+        ref = self.running(cluster, hook, start)
+        [pod] = cluster.pods
+        monkeypatch.setattr(logs, "LOG_BYTES", 2_000)
+        for n in range(300):
+            cluster.print(pod, f"line {n}", at=f"2026-03-01T02:{n // 60:02}:{n % 60:02}.000000000Z")
+        cluster.print(pod, "late", container="autoscaler", at="2026-03-01T03:00:00.000000000Z")
+        shown, cursor = [], LogCursor()
+        for _ in range(20):
+            lines, cursor = self.read(hook, ref, cursor, "process", "monitor")
+            shown += lines
+
+        assert [line for line in shown if line != "late"] == [f"line {n}" for n in range(300)]
+        assert shown.count("late") == 1
+
     def test_a_head_that_asks_for_a_token(self, cluster, hook, start):
         """Its token is read when it asks, once, and only then."""
         ref = self.running(cluster, hook, start)
