@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ BATCH_WINDOW_SECONDS = 0.02
 #: Blocking calls under way at once for one connection, by what they do: more would only run into the service's
 #: throttling, and a stop waits neither for polls nor for logs that nobody answers.
 THREADS = {"poll": 4, "log": 3, "stop": 4}
+#: Seconds for which a backend is kept whatever the service refuses: what may not be read is refused again and again.
+RENEW_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Watcher:
     def __init__(self, make_backend: Callable[[], RunBackend], in_thread: InThread) -> None:
         self._make_backend, self._in_thread = make_backend, in_thread
         self._backend: RunBackend | None = None
+        self._made_at = 0.0
         self._backend_lock = threading.Lock()
         self._threads = {
             name: ThreadPoolExecutor(count, thread_name_prefix=f"glueray-watcher-{name}")
@@ -82,12 +86,13 @@ class Watcher:
     async def call(self, function: Callable[[RunBackend], T], kind: str = "poll") -> T:
         """Run a blocking call on the backend in a thread of its kind.
 
-        After a refusal the backend is made anew for the next call: the connection may have got other credentials.
+        After a refusal a backend that is not new is made anew for the next call: the connection may have got other
+        credentials.
         """
         try:
             return await self._in_thread(self._threads[kind], lambda: function(self._the_backend()))  # type: ignore[no-any-return]
         except GlueRayError as error:
-            if _is_refusal(error):
+            if _is_refusal(error) and time.monotonic() - self._made_at >= RENEW_SECONDS:
                 self._backend = None
             raise
 
@@ -98,12 +103,13 @@ class Watcher:
         except GlueRayError as error:
             if not _is_refusal(error):
                 raise
+            self._backend = None
             await self.call(lambda backend: backend.stop(ref), "stop")
 
     def _the_backend(self) -> RunBackend:
         with self._backend_lock:
             if self._backend is None:
-                self._backend = self._make_backend()
+                self._backend, self._made_at = self._make_backend(), time.monotonic()
             return self._backend
 
     async def pause(self, seconds: float) -> None:

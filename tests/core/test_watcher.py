@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from airflow_provider_glueray.core import watcher as watcher_module
 from airflow_provider_glueray.core.errors import AccessDenied, ConnectionConfigError, StopError
 from airflow_provider_glueray.core.logs import LogCursor, LogLine, LogPage
 from airflow_provider_glueray.core.runs import RunRef, RunSnapshot, RunState
@@ -205,8 +206,9 @@ def test_the_backend_is_made_once_and_off_the_loop():
 
 
 @pytest.mark.parametrize("refusal", [AccessDenied, ConnectionConfigError])
-def test_other_credentials_are_picked_up(refusal):
+def test_other_credentials_are_picked_up(refusal, monkeypatch):
     """By the next poll after a refusal, and by the stop that is refused itself; its cause counts as well."""
+    monkeypatch.setattr(watcher_module, "RENEW_SECONDS", 0.0)
 
     def refuse(*_):
         raise refusal("the token has expired")
@@ -229,6 +231,23 @@ def test_other_credentials_are_picked_up(refusal):
 
     assert with_watcher(use) == 1
     assert Backend.made == 3
+
+
+def test_what_is_refused_again_and_again_makes_no_new_backend_each_time():
+    """Such as a log that may not be read: a client takes long to make."""
+
+    def refuse(*_):
+        raise AccessDenied("not these logs")
+
+    async def use(watcher, backend):
+        await watcher.observe(ref(0), 0, "")
+        backend().read_logs = refuse
+        for _ in range(20):
+            with pytest.raises(AccessDenied):
+                await watcher.read_logs(ref(0), LogCursor(), ("script",))
+
+    with_watcher(use)
+    assert Backend.made == 1
 
 
 def test_the_last_one_out_closes_and_the_next_one_starts_afresh():
