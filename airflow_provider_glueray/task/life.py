@@ -121,7 +121,7 @@ class RunLife:
         # Written before the request: if everything dies now, the next try finds the run by its client token.
         record.save(context, self._key)
         self._record = record
-        self._record_run_id(record, self._start(prepare(), record, context))
+        self._record_run_id(record, self._start(prepare, record, context))
         record.save(context, self._key)
         if self.is_killed:
             # The kill came while the response was under way and could not know the id.
@@ -188,7 +188,9 @@ class RunLife:
         """Return a client token that no run carries: a try may start a second run, and a DAG run may be made anew."""
         try_number = int(context["ti"].try_number)
         if used is None:
-            used = sum(1 for _ in self._runs_of_try(context, name, try_number))
+            used = self._patiently(
+                lambda: sum(1 for _ in self._runs_of_try(context, name, try_number)), lambda _: True, 0.0
+            )
         return next(islice(client_tokens(context, self._key, try_number), used, None))
 
     def resume(self, record: RunRecord) -> RunRef:
@@ -262,12 +264,14 @@ class RunLife:
                 self._log.info("Stopping %s, from before the task was cleared", snapshot.ref.title)
                 self._hook.stop(snapshot.ref)
 
-    def _start(self, start: Start, record: RunRecord, context: Context) -> RunRef:
-        """Start the run, waiting for capacity: full is not failed."""
+    def _start(self, prepare: Callable[[], Start], record: RunRecord, context: Context) -> RunRef:
+        """Start the run, waiting for capacity, also to prepare it: full is not failed."""
         attempt, waits = 0, settings.waits()
+        start: Start | None = None
         while True:
             self._raise_if_killed()
             try:
+                start = start or prepare()
                 return self._send(start, record, again=attempt > 0)
             except CapacityExceeded as error:
                 now = clock.now()

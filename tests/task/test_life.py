@@ -70,6 +70,7 @@ a_clear_after_a_failure_starts_another                 xd      xd      xd       
 another_connection_stops_the_run_and_starts_another    xd      xd      xd        xd        -
 the_old_connection_is_gone                             xd      xd      xd        xd        -
 there_is_no_room_for_a_while                           xd      xd      xd        xd        -
+preparing_is_throttled_for_a_while                     xd      xd      xd        xd        -
 no_room_but_for_the_run_it_has_started_itself          x       x       x         x         -
 there_is_no_room_in_time                               xd      xd      xd        xd        -
 a_retry_queues_anew                                    xd      xd      xd        xd        -
@@ -603,6 +604,17 @@ def test_there_is_no_room_for_a_while(life):
     assert one.states() == ["SUCCEEDED"]
     assert one.service.calls["start"] == 5
     assert one.clock.seconds - before > 10
+
+
+def test_preparing_is_throttled_for_a_while(life):
+    """Neither that, nor a look for runs of before, is a failure."""
+    one = life()
+    one.service.errors["prepare"] = [CapacityExceeded("Rate exceeded")] * 3
+    one.service.errors["find_runs"] = [CapacityExceeded("Rate exceeded")] * 3
+    result = one.run()
+
+    assert result.state == "success", result.error
+    assert one.states() == ["SUCCEEDED"]
 
 
 def test_no_room_but_for_the_run_it_has_started_itself(life):
