@@ -27,16 +27,16 @@ MOST_SHOWN = 200_000
 
 def push(context: Context, key: str, value: Any) -> None:
     """Push an XCom; whatever the value is, Airflow can store it."""
-    from airflow_provider_glueray.core.storable import storable  # of no use where a DAG is parsed
+    from airflow_provider_glueray.core.storable import storable_value  # of no use where a DAG is parsed
 
-    context["ti"].xcom_push(key=key, value=storable(value))
+    context["ti"].xcom_push(key=key, value=storable_value(value))
 
 
 def returned(value: Any, log: TaskLog) -> Any:
     """Return what a task returns, as Airflow can store it; say so if that is another value."""
-    from airflow_provider_glueray.core.storable import storable
+    from airflow_provider_glueray.core.storable import storable_value
 
-    stored = storable(value)
+    stored = storable_value(value)
     if json.dumps(stored, default=str) != json.dumps(value, default=str):
         text = "The value holds what Airflow cannot store: %s"
         log.log(logging.WARNING, text, "NaN and infinite numbers are None, NUL characters are U+FFFD")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_glueray.core.runs import GLUE_JOB, MOST_REPORTED, Outcome, RunRef, RunSnapshot, RunState
-from airflow_provider_glueray.core.storable import MOST_CHARACTERS, storable
+from airflow_provider_glueray.core.storable import MOST_CHARACTERS, storable, storable_value
 from tests.runner import must_be_storable
 
 TEXTS = st.text(st.characters(), max_size=20)
@@ -61,6 +62,23 @@ def is_plain(value: Any) -> bool:
 def test_a_plain_value_stays_what_it_is(value):
     assert storable(value) == value
     assert json.dumps(storable(value)) == json.dumps(value)
+
+
+@given(VALUES)
+def test_what_a_task_returns(value):
+    """What Airflow serialises itself stays what it is; nothing in it is what the database refuses."""
+    stored = storable_value(value)
+
+    assert storable_value(stored) == stored
+    assert type(stored) is type(value) or value is None or isinstance(value, (int, float))
+    must_be_storable(json.loads(json.dumps(stored, allow_nan=False, default=repr, skipkeys=True)))
+
+
+def test_times_decimals_and_tuples_stay_what_they_are():
+    moment = datetime(2026, 11, 21, 2)
+    value = {"a": (moment, Decimal("1.10")), "b": [{moment.date()}, timedelta(1)], "c": (math.nan, "\0")}
+
+    assert storable_value(value) == {**value, "c": (None, "\ufffd")}
 
 
 @pytest.mark.parametrize(

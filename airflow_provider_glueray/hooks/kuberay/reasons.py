@@ -64,7 +64,7 @@ def pending_reason(
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
             return _reason_for(condition["reason"], condition.get("message", ""))
     mine = {resource["metadata"]["name"], status.get("rayClusterName")}
-    about = [event for event in _about(events, *mine) if event.get("type") == "Warning"]
+    about = [event for event in _about(events, *mine) if event.get("type") != "Normal"]
     if about:
         latest = about[-1]
         reason = latest.get("reason", "Warning")
