@@ -468,7 +468,7 @@ class TestLogs:
         """Groups appear with their first record."""
         page = hook.read_logs({self.RUNS[0]: LogCursor()}, ("gcs",))[self.RUNS[0]]
 
-        assert page.lines == ()
+        assert not page.lines
 
     def test_all_eight_groups_are_known(self):
         """As the troubleshooting page lists them."""
