@@ -25,7 +25,7 @@ from airflow_provider_glueray.core.runs import RunRef
 #: What the connection's user must be allowed to do.
 RIGHTS = (
     "It takes a role in the namespace with create, get, list, patch and delete on rayjobs.ray.io and "
-    "rayclusters.ray.io, list on pods and events, get on pods/log, and get and create on services/proxy"
+    "rayclusters.ray.io, list on pods and events, get on pods/log, get and create on services/proxy, and get on secrets"
 )
 
 
